@@ -1,0 +1,44 @@
+# Each target does what it needs first: on a fresh machine `make demo` alone installs, trains, evaluates and draws.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALLED := $(VENV)/.installed
+PYTEST := $(BIN)/python -m pytest -q --durations=10
+
+.DEFAULT_GOAL := help
+.PHONY: help setup test test-slow lint demo clean
+MAKEFLAGS += --no-print-directory
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+
+setup: $(INSTALLED) ## install into .venv, with pinned versions (PYTHON=python3.x chooses the interpreter)
+
+$(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo 'eomt_mm needs Python >= 3.10, and "$(PYTHON)" is not that; try: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' \
+		|| { echo '"$(PYTHON)" lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -c requirements/constraints.txt -e '.[lite,test]'
+	@touch $@
+
+test: setup ## fast tests
+	$(PYTEST) -m 'not slow' $(ARGS)
+
+test-slow: setup ## slow tests
+	$(PYTEST) -m slow $(ARGS)
+
+lint: setup ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+demo: setup ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
+	@$(BIN)/python tools/make_demo.py $(DEMO_ARGS)
+
+clean: ## remove build products and caches; .venv and results in work_dirs stay
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,243 @@
+"""The only place that knows quirks of host versions: what makes them import, load checkpoints and fit together.
+
+No host is imported before a function asks for it, so that a bare ``import eomt_mm`` stays cheap.
+"""
+
+import importlib.util
+import pkgutil
+import sys
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from pickle import UnpicklingError
+from types import ModuleType
+from typing import Any
+
+EXTENSION = 'mmcv._ext'
+
+# Versions that the tests run with, or that the hosts' own assertions demand (mmdet 3.3.0: mmcv < 2.2).
+# ftfy and regex: mmseg 1.2.2 needs them to import (mmseg.utils.tokenizer) and does not require them.
+REQUIREMENTS = {
+    'torch': '>=2.4',
+    'timm': '>=1.0.15',
+    'mmengine': '>=0.10.6,<1.0',
+    'mmdet': '>=3.3.0,<3.4',
+    'mmsegmentation': '>=1.2.0,<1.3',
+    'ftfy': '',
+    'regex': '',
+}
+MMCV_VERSION = '2.1.0'
+# Distributions that write the same files: the last one installed wins, and removing either breaks the other.
+MMCV_DISTRIBUTIONS = ('mmcv-lite', 'mmcv', 'mmcv-full')
+OPENCV_DISTRIBUTIONS = (
+    'opencv-python',
+    'opencv-python-headless',
+    'opencv-contrib-python',
+    'opencv-contrib-python-headless',
+)
+
+
+class CompiledOpMissingError(NotImplementedError):
+    """A compiled op of mmcv was called, and mmcv-lite has none."""
+
+
+class _ExtensionStandIn(ModuleType):
+    """Takes the place of ``mmcv._ext``: has every op by name, and each raises when it is called."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith('__'):  # what Python asks of any module: __path__, __file__, __all__, ...
+            raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')
+
+        def op(*args: Any, **kwargs: Any) -> Any:
+            raise CompiledOpMissingError(
+                f"mmcv's compiled op '{name}' was called, but the installed mmcv has no compiled ops (mmcv-lite). "
+                f'EoMT needs none of them. For models that do, install the full package: pip uninstall -y mmcv-lite && '
+                f'pip install openmim "setuptools<81" && mim install "mmcv=={MMCV_VERSION}"'
+            )
+
+        op.__name__ = op.__qualname__ = name
+        setattr(self, name, op)
+        return op
+
+
+class _ExtensionFinder(MetaPathFinder, Loader):
+    """Answers for ``mmcv._ext`` and nothing else."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        return ModuleSpec(fullname, self, origin=__name__) if fullname == EXTENSION else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return _ExtensionStandIn(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Nothing to run: the ops come into being when they are asked for."""
+
+
+def install() -> None:
+    """Makes mmdet and mmseg importable with mmcv-lite; a second call changes nothing.
+
+    Their import fails only for want of the extension module ``mmcv._ext``. The finder is the last one asked, so a
+    compiled extension always wins.
+    """
+    if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
+        sys.meta_path.append(_ExtensionFinder())
+    if not hasattr(pkgutil, 'find_loader'):  # gone in Python 3.14; mmengine asks it for the extension
+        setattr(pkgutil, 'find_loader', _find_loader)  # noqa: B010
+
+
+def _find_loader(fullname: str) -> Any:
+    """``pkgutil.find_loader`` as it was."""
+    spec = importlib.util.find_spec(fullname)
+    return None if spec is None else spec.loader
+
+
+def allow_checkpoint_globals() -> None:
+    """Lets ``torch.load`` read mmengine's checkpoints while ``weights_only`` stays on.
+
+    mmengine saves its message hub: ``HistoryBuffer`` objects, the numpy arrays and scalars in them, and references to
+    the four statistics of ``HistoryBuffer``. Names of numpy 1 and 2 are both allowed, whichever is installed.
+
+    Before torch 2.6 ``weights_only`` is off unless asked for, and allowed globals cannot be given names; nothing is
+    done there.
+    """
+    import numpy as np
+    import torch
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if torch.torch_version.TorchVersion(torch.__version__) < '2.6':
+        return
+    numbers = [type(np.dtype(name)) for name in ('bool', 'uint8', 'int32', 'int64', 'float32', 'float64')]
+    # numpy has no public names for the two functions that rebuild arrays and scalars; their pickles refer to them.
+    rebuild: dict[str, Any] = {'_reconstruct': np.zeros(0).__reduce__()[0], 'scalar': np.float64(0).__reduce__()[0]}
+    named = [(rebuild[name], f'numpy.{core}.multiarray.{name}') for name in rebuild for core in ('core', '_core')]
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, np.ndarray, np.dtype, *numbers, *named, (_history_statistic, 'builtins.getattr')]
+    )
+
+
+def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
+    """``getattr`` as mmengine's checkpoints use it: they name the methods ``HistoryBuffer.min`` and so on.
+
+    The true ``getattr`` would lead from any allowed class to everything in the process.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which is not allowed')
+    return getattr(HistoryBuffer, name)
+
+
+def check_versions() -> None:
+    """Checks the installed stack as a whole.
+
+    Raises:
+        ImportError: one message for all clashes: what is there, what is needed, the command that mends it.
+    """
+    rows: list[tuple[str, str, str]] = []
+    remove: list[str] = []
+    add: list[str] = []
+    for check in (_check_requirements, _check_torchvision, _check_mmcv, _check_opencv):
+        check(rows, remove, add)
+    if rows:
+        raise ImportError(_clash_message(rows, remove, add))
+    _check_cv2_loads()
+
+
+def _check_requirements(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
+    for name, needed in REQUIREMENTS.items():
+        version = _version(name)
+        module = 'mmseg' if name == 'mmsegmentation' else name
+        if version is None and _importable(module):
+            continue  # a source checkout on the path: the hosts' own assertions see to it
+        if version is None or not _fits(version, needed):
+            rows.append((name, version or 'missing', needed or 'any version'))
+            add.append(f'{name}{needed}')
+
+
+def _check_torchvision(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
+    """Each torchvision release works with one torch release, which its metadata names."""
+    from packaging.requirements import Requirement
+
+    version, torch_version = _version('torchvision'), _version('torch')
+    if version is None or torch_version is None:
+        return
+    for text in metadata.requires('torchvision') or []:
+        requirement = Requirement(text)
+        if requirement.name == 'torch' and not requirement.specifier.contains(torch_version, prereleases=True):
+            rows.append(('torchvision', version, f'the release for torch {torch_version}'))
+            add += [f'torch=={torch_version}', 'torchvision']
+
+
+def _check_mmcv(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
+    found = _installed(MMCV_DISTRIBUTIONS)
+    if not found and _importable('mmcv'):
+        return
+    if [_fits(version, f'=={MMCV_VERSION}') for version in found.values()] == [True]:
+        return
+    rows.append(('mmcv', _listed(found), f'{MMCV_VERSION}, either mmcv-lite or mmcv, never both'))
+    remove += found
+    add.append(f'mmcv-lite=={MMCV_VERSION}')
+
+
+def _check_opencv(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
+    """Two distributions of one version are let pass: their files agree (albumentations brings the headless one)."""
+    found = _installed(OPENCV_DISTRIBUTIONS)
+    if not found and _importable('cv2'):
+        return
+    if len(set(found.values())) == 1:
+        return
+    rows.append(('opencv', _listed(found), 'exactly one of its distributions'))
+    remove += found
+    add.append(OPENCV_DISTRIBUTIONS[0])
+
+
+def _check_cv2_loads() -> None:
+    """The hosts import cv2 anyway; here its failure can still be explained."""
+    try:
+        import cv2  # noqa: F401
+    except ImportError as error:
+        if '.so' not in str(error):
+            raise
+        raise ImportError(
+            f'cv2 needs a system library that is not there ({error}). Either install it: '
+            f'apt-get install -y libgl1 libglib2.0-0; or take the OpenCV that does without: '
+            f'pip uninstall -y {" ".join(OPENCV_DISTRIBUTIONS)} && pip install opencv-python-headless'
+        ) from error
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _installed(names: Sequence[str]) -> dict[str, str]:
+    return {name: version for name in names if (version := _version(name)) is not None}
+
+
+def _listed(found: dict[str, str]) -> str:
+    return ' and '.join(f'{name} {version}' for name, version in found.items()) or 'missing'
+
+
+def _importable(module: str) -> bool:
+    return importlib.util.find_spec(module) is not None
+
+
+def _fits(version: str, needed: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(needed).contains(version, prereleases=True)
+
+
+def _clash_message(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> str:
+    table = [('package', 'installed', 'needed'), *rows]
+    widths = [max(len(row[column]) for row in table) for column in range(2)]
+    lines = [f'  {name:{widths[0]}}  {there:{widths[1]}}  {needed}' for name, there, needed in table]
+    command = 'pip install ' + ' '.join(f'"{spec}"' for spec in dict.fromkeys(add))
+    if remove:
+        command = f'pip uninstall -y {" ".join(remove)} && {command}'
+    return '\n'.join(['eomt_mm cannot run with the installed packages:', *lines, 'This mends it:', f'  {command}'])

@@ -1,0 +1,225 @@
+"""Wheels, sdists and editable installs carry ``.mim``; requirement files, constraints, Makefile and CI fit together."""
+
+import ast
+import importlib.metadata
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import eomt_mm
+from eomt_mm import compat
+
+ROOT = Path(__file__).resolve().parents[1]
+PACKAGED = ('eomt_mm', 'configs', 'tools', 'requirements')
+PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml')
+
+
+def build(tree: Path, kind: str) -> Path:
+    """Builds through setuptools' standard interface, as pip does; ``kind``: wheel, sdist or editable."""
+    out = tree / 'dist'
+    out.mkdir(exist_ok=True)
+    code = f'from setuptools import build_meta; print("built", build_meta.build_{kind}({str(out)!r}))'
+    done = subprocess.run([sys.executable, '-c', code], cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.split('built ')[-1].strip()
+
+
+def files_below(folder: Path) -> set[str]:
+    """Paths relative to ``folder`` of all files, caches left out."""
+    return {
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob('*')
+        if path.is_file() and not {'__pycache__', '.mim'} & set(path.parts)
+    }
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    """A copy of what gets packaged, with things that must not be: caches, tests, projects."""
+    tree = tmp_path / 'tree'
+    for name in PACKAGED:
+        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
+    for name in PACKAGED_FILES:
+        shutil.copy(ROOT / name, tree / name)
+    for stray in ('configs/__pycache__/a.pyc', 'tools/__pycache__/a.pyc', 'tests/__init__.py', 'projects/__init__.py'):
+        (tree / stray).parent.mkdir(exist_ok=True)
+        (tree / stray).touch()
+    (tree / 'tools' / 'some_tool.sh').write_text('echo\n')
+    return tree
+
+
+def expected_wheel_content(tree: Path) -> set[str]:
+    mim = {f'eomt_mm/.mim/{folder}/{name}' for folder in ('configs', 'tools') for name in files_below(tree / folder)}
+    return mim | {f'eomt_mm/{name}' for name in files_below(tree / 'eomt_mm')} | {'eomt_mm/.mim/model-index.yml'}
+
+
+def wheel_content(wheel: Path) -> set[str]:
+    return {name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name}
+
+
+def test_wheel_is_complete_and_forgets_removed_files(tree: Path) -> None:
+    gone = tree / 'configs' / 'gone.py'
+    gone.touch()
+    assert 'eomt_mm/.mim/configs/gone.py' in wheel_content(build(tree, 'wheel'))
+    gone.unlink()
+    assert wheel_content(build(tree, 'wheel')) == expected_wheel_content(tree)
+
+
+def test_wheel_of_an_sdist_is_the_same(tree: Path) -> None:
+    expected = expected_wheel_content(tree)
+    build(tree, 'editable')  # links in the source tree, which the sdist must not follow
+    sdist = build(tree, 'sdist')
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+        assert not [name for name in names if '.mim' in name or name.endswith('.pyc')]
+        archive.extractall(tree / 'unpacked', **({'filter': 'data'} if sys.version_info >= (3, 12) else {}))
+    wheel = build(tree / 'unpacked' / sdist.name.removesuffix('.tar.gz'), 'wheel')
+    assert wheel_content(wheel) == expected
+
+
+def test_editable_install_links_to_the_sources(tree: Path) -> None:
+    (tree / 'eomt_mm' / '.mim' / 'configs').mkdir(parents=True)  # left over from an install that had to copy
+    build(tree, 'editable')
+    build(tree, 'editable')
+    for name in ('configs', 'tools', 'model-index.yml'):
+        link = tree / 'eomt_mm' / '.mim' / name
+        assert link.is_symlink() and link.resolve() == (tree / name).resolve()
+
+
+def test_metadata(tree: Path) -> None:
+    with zipfile.ZipFile(wheel := build(tree, 'wheel')) as archive:
+        folder = f'eomt_mm-{eomt_mm.__version__}.dist-info'
+        text = archive.read(f'{folder}/METADATA').decode()
+        assert any(name.startswith(folder) and name.endswith('LICENSE') for name in archive.namelist())
+    assert wheel.name == f'eomt_mm-{eomt_mm.__version__}-py3-none-any.whl'
+    assert 'Requires-Python: >=3.10\n' in text
+    needed = [line for line in text.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
+    assert needed and not [line for line in needed if 'mm' in line.replace('timm', '')]  # neutral: no OpenMMLab package
+
+
+def test_every_folder_with_modules_is_a_package() -> None:
+    folders = {path.parent for path in (ROOT / 'eomt_mm').rglob('*.py') if '.mim' not in path.parts}
+    assert [folder for folder in sorted(folders) if not (folder / '__init__.py').is_file()] == []
+
+
+# Requirements ---------------------------------------------------------------------------------------------------------
+
+
+def requirements(name: str) -> dict[str, Requirement]:
+    """Of a file in ``requirements/``, by canonical name."""
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    found = [Requirement(line) for line in lines if line and not line.startswith('#')]
+    return {canonicalize_name(requirement.name): requirement for requirement in found}
+
+
+def test_compat_and_requirement_files_demand_the_same() -> None:
+    lite, full, runtime = requirements('lite'), requirements('mminstall'), requirements('runtime')
+    for name, needed in compat.REQUIREMENTS.items():
+        for group in (lite, full) if name in lite else (runtime,):
+            assert group[name].specifier == Requirement(f'{name}{needed}').specifier, name
+    assert str(lite['mmcv-lite'].specifier) == str(full['mmcv'].specifier) == f'=={compat.MMCV_VERSION}'
+    assert 'mmcv' not in lite and 'mmcv-lite' not in full
+
+
+@pytest.mark.parametrize('group', ['runtime', 'lite', 'tests'])
+def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
+    pins = requirements('constraints')
+    for name, requirement in requirements(group).items():
+        if name == 'setuptools':  # what Python or torch brings along
+            continue
+        (pin,) = pins[name].specifier
+        assert pin.operator == '==' and requirement.specifier.contains(pin.version), name
+
+
+def test_constraints_hold_one_mmcv_and_one_opencv() -> None:
+    pins = requirements('constraints')
+    assert [name for name in compat.MMCV_DISTRIBUTIONS if name in pins] == ['mmcv-lite']
+    assert [name for name in compat.OPENCV_DISTRIBUTIONS if name in pins] == ['opencv-python']
+
+
+def test_every_import_is_declared() -> None:
+    declared = {'eomt-mm', *requirements('runtime'), *requirements('lite')}
+    distributions = importlib.metadata.packages_distributions()
+    undeclared = set()
+    for path in [*(ROOT / 'eomt_mm').rglob('*.py'), *(ROOT / 'tools').rglob('*.py')]:
+        for node in ast.walk(ast.parse(path.read_text())):
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                modules = [node.module]
+            for top in {module.partition('.')[0] for module in modules} - sys.stdlib_module_names - {'eomt_mm'}:
+                if declared.isdisjoint(map(canonicalize_name, distributions.get(top, [top]))):
+                    undeclared.add(f'{path.relative_to(ROOT)}: {top}')
+    assert undeclared == set()
+
+
+# Makefile and CI ------------------------------------------------------------------------------------------------------
+
+
+def script(path: Path, body: str) -> Path:
+    path.write_text(f'#!/usr/bin/env bash\n{body}\n')
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def make(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(['make', *arguments], cwd=ROOT, capture_output=True, text=True)
+
+
+def test_make_alone_lists_the_targets() -> None:
+    done = make()
+    assert done.returncode == 0
+    targets = [line.split()[1] for line in done.stdout.splitlines()]
+    assert targets == ['help', 'setup', 'test', 'test-slow', 'lint', 'demo', 'clean']
+
+
+@pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo'])
+def test_each_target_installs_first(target: str, tmp_path: Path) -> None:
+    done = make('-n', target, f'VENV={tmp_path / "venv"}')
+    assert 'pip' in done.stdout.partition('tests')[0] and '-e ' in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('body', 'message'),
+    [('exit 1', 'needs Python >= 3.10'), ('[[ $2 != *venv* ]]', 'apt-get install python3-venv')],
+    ids=['old python', 'no venv module'],
+)
+def test_setup_refuses_an_unfit_python(tmp_path: Path, body: str, message: str) -> None:
+    python = script(tmp_path / 'python', body)
+    done = make('setup', f'PYTHON={python}', f'VENV={tmp_path / "venv"}')
+    assert done.returncode != 0 and message in done.stderr
+    assert not (tmp_path / 'venv').exists()
+
+
+@pytest.mark.parametrize(
+    ('last_line', 'passes'),
+    [
+        ('demo: PQ 61.3 on 4 held-out images, pictures in {folder}', True),
+        ('demo: PQ nan on 4 held-out images, pictures in {folder}', False),
+        ('demo: PQ 61.3 on 4 held-out images, pictures in {folder}/missing', False),
+        ('Segmentation fault', False),
+    ],
+)
+def test_ci_checks_the_last_line_of_the_demo(tmp_path: Path, last_line: str, passes: bool) -> None:
+    (tmp_path / 'a.png').touch()
+    line = last_line.format(folder=tmp_path)
+    script(tmp_path / 'make', f'echo "$1" >> {tmp_path}/calls\n[[ $1 != demo ]] || echo "{line}"')
+    env = os.environ | {'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'}
+    done = subprocess.run([ROOT / '.ci' / 'run'], env=env, capture_output=True, text=True)
+    assert (done.returncode == 0) is passes, done.stderr
+    assert (tmp_path / 'calls').read_text().split() == ['lint', 'test', 'demo']
+
+
+def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
+    script(tmp_path / 'make', f'echo "$1" >> {tmp_path}/calls\n[[ $1 != test ]]')
+    env = os.environ | {'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'}
+    assert subprocess.run([ROOT / '.ci' / 'run'], env=env, capture_output=True).returncode != 0
+    assert (tmp_path / 'calls').read_text().split() == ['lint', 'test']
