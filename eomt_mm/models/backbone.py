@@ -1,0 +1,159 @@
+"""A timm ViT as tokens, so that the head's queries can join before the last blocks."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from eomt_mm.models.masked_attention import full_attention_mask
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The token sequence between two blocks.
+
+    Attributes:
+        x: (B, N, C), the patches last: ``[queries, prefix (class token, registers), patches]``.
+        grid: rows and columns (h, w) of the patches; ``N = Q + P + h * w``.
+    """
+
+    x: Tensor
+    grid: tuple[int, int]
+
+    def prepend(self, queries: Tensor) -> 'Tokens':
+        """Puts ``queries`` (Q, C) in front of the sequence of every image."""
+        return replace(self, x=torch.cat([queries.expand(len(self.x), -1, -1), self.x], dim=1))
+
+
+class TimmViT(nn.Module):
+    """Any plain ViT of timm with blocks of the form ``block(x, attn_mask=...)``, classifier and pooling left out.
+
+    Args:
+        model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2``.
+        img_size: side in pixels of the square input that the position embeddings are made for; other sizes are
+            interpolated in each forward. A multiple of ``patch_size``.
+        patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
+        pretrained: load timm's weights for ``model_name``. Happens in :meth:`init_weights`, that is, at the start of
+            training only; building never touches the network.
+        weights: local file in a format that timm reads, instead of the download. Loaded like ``pretrained``.
+        drop_path_rate: stochastic depth, 0 as published.
+        **model_kwargs: further arguments of the timm model (``depth``, ``embed_dim``, ``num_heads``, ...).
+
+    Raises:
+        ValueError: for a name that timm lacks, a model of another kind, or sizes that do not fit.
+        FileNotFoundError: where ``weights`` is no file.
+    """
+
+    def __init__(
+        self,
+        model_name: str,
+        img_size: int = 640,
+        patch_size: int | None = 16,
+        pretrained: bool = False,
+        weights: str | None = None,
+        drop_path_rate: float = 0.0,
+        **model_kwargs: Any,
+    ) -> None:
+        super().__init__()
+        if not timm.is_model(model_name):
+            raise ValueError(
+                f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists them, "
+                f'EoMT uses vit_(small|base|large|giant)_patch14_reg4_dinov2'
+            )
+        if weights is not None and not Path(weights).is_file():
+            raise FileNotFoundError(f"backbone weights='{weights}' is no file; give the path of a timm checkpoint")
+        if patch_size is not None:
+            model_kwargs['patch_size'] = patch_size
+        self.model_name = model_name
+        self.pretrained = pretrained
+        self.weights = weights
+        self._model_kwargs = dict(
+            img_size=img_size, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate, **model_kwargs
+        )
+        vit = timm.create_model(model_name, pretrained=False, **self._model_kwargs)
+        if not isinstance(vit, timm.models.VisionTransformer):
+            raise ValueError(f"model_name='{model_name}' is a {type(vit).__name__}, not a plain timm VisionTransformer")
+        self.vit = vit
+        self.patch_size: int = vit.patch_embed.patch_size[0]
+        if img_size % self.patch_size:
+            raise ValueError(f'img_size={img_size} is no multiple of patch_size={self.patch_size}')
+
+    @property
+    def embed_dim(self) -> int:
+        return self.vit.embed_dim
+
+    @property
+    def depth(self) -> int:
+        return len(self.vit.blocks)
+
+    def forward(self, images: Tensor, num_blocks: int | None = None) -> Tokens:
+        """Patch embedding, positions, prefix tokens and the first blocks.
+
+        Args:
+            images: (B, 3, H, W), normalised; H and W multiples of ``patch_size``.
+            num_blocks: how many blocks to run; None: all of them.
+
+        Returns:
+            tokens ``[prefix, patches]`` of a grid (H / patch_size, W / patch_size), without the final norm.
+        """
+        h, w = images.shape[-2:]
+        if h % self.patch_size or w % self.patch_size:
+            raise ValueError(
+                f'input of {h} x {w} pixels: both sides must be multiples of patch_size={self.patch_size}; '
+                f'pad or resize it, or set img_size of data_preprocessor'
+            )
+        x = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(self.vit.patch_embed(images))))
+        tokens = Tokens(x, (h // self.patch_size, w // self.patch_size))
+        for i in range(self.depth if num_blocks is None else num_blocks):
+            tokens = self.run_block(tokens, i)
+        return tokens
+
+    def run_block(self, tokens: Tokens, i: int, query_mask: Tensor | None = None) -> Tokens:
+        """Runs block ``i``.
+
+        Args:
+            tokens: with the queries in front, where there are any.
+            i: index of the block, 0 to depth - 1.
+            query_mask: bool (B, Q, h * w), True where a query may attend to a patch; None: no mask.
+        """
+        attn_mask = None if query_mask is None else full_attention_mask(query_mask, tokens.x.shape[1])
+        return replace(tokens, x=self.vit.blocks[i](tokens.x, attn_mask=attn_mask))
+
+    def final_norm(self, tokens: Tokens) -> Tokens:
+        """The ViT's last LayerNorm, which every prediction shares."""
+        return replace(tokens, x=self.vit.norm(tokens.x))
+
+    def param_depth(self, name: str) -> int | None:
+        """Index of the block that parameter ``name`` (of :meth:`named_parameters`) belongs to.
+
+        Embeddings (patches, positions, class token, registers) count as block 0; the final norm gives None.
+        """
+        parts = name.removeprefix('vit.').split('.')
+        if parts[0] == 'blocks':
+            return int(parts[1])
+        return None if parts[0] == 'norm' else 0
+
+    def init_weights(self) -> None:
+        """Loads the pretrained weights, resampled to this patch and image size.
+
+        mmengine calls this once, before training and before ``load_from`` or a resume. timm's own ``init_weights`` is
+        never called: it would draw the weights anew.
+        """
+        if not (self.pretrained or self.weights):
+            return
+        overlay = dict(file=self.weights) if self.weights else None
+        try:
+            source = timm.create_model(
+                self.model_name, pretrained=True, pretrained_cfg_overlay=overlay, **self._model_kwargs
+            )
+        except Exception as error:
+            origin = f"weights='{self.weights}'" if self.weights else f"pretrained weights of '{self.model_name}'"
+            raise RuntimeError(
+                f'backbone: could not load {origin}: {error}\n'
+                f'Check that the file belongs to this model; without network give model.backbone.weights=FILE, '
+                f'or train from scratch with model.backbone.pretrained=False.'
+            ) from error
+        self.vit.load_state_dict(source.state_dict())

@@ -1,0 +1,45 @@
+"""EoMT's forward pass: a ViT, queries that join before its last blocks, predictions (EoMT paper, section "Encoder-only Mask Transformer")."""
+
+from torch import Tensor
+
+from eomt_mm.models.backbone import TimmViT
+from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.models.masked_attention import query_patch_mask
+
+# One entry per prediction layer, the final one last: class logits (B, Q, K + 1), mask logits (B, Q, H/s, W/s).
+Predictions = tuple[list[Tensor], list[Tensor]]
+
+
+def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictions:
+    """Runs EoMT.
+
+    In training, and with ``head.predict_intermediate``, a prediction is made before each joint block as well; in
+    training it then masks that block's query-to-patch attention. In evaluation masks are off.
+
+    Args:
+        backbone: gives the tokens and runs its own blocks.
+        head: queries and predictors.
+        images: (B, 3, H, W), normalised; sides multiples of the patch size.
+
+    Returns:
+        class logits and mask logits of each prediction layer: ``num_blocks + 1`` entries each, or 1.
+    """
+    class_logits: list[Tensor] = []
+    mask_logits: list[Tensor] = []
+
+    def predict() -> None:
+        classes, masks = head.predict_logits(backbone.final_norm(tokens))
+        class_logits.append(classes)
+        mask_logits.append(masks)
+
+    first_joint_block = backbone.depth - head.num_blocks
+    tokens = backbone(images, num_blocks=first_joint_block).prepend(head.queries.weight)
+    for b in range(head.num_blocks):
+        query_mask = None
+        if head.predicts_before_blocks:
+            predict()
+        if head.training and head.masked_attention:
+            query_mask = query_patch_mask(mask_logits[-1], tokens.grid, head.attn_mask_probs[b])
+        tokens = backbone.run_block(tokens, first_joint_block + b, query_mask)
+    predict()
+    return class_logits, mask_logits

@@ -1,0 +1,176 @@
+"""The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
+
+from typing import Any
+
+import torch
+from mmdet.evaluation.functional import INSTANCE_OFFSET
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from eomt_mm.models.criterion import Criterion
+from eomt_mm.models.eomt import Predictions
+from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.models.postprocess import (
+    Instances,
+    Segment,
+    ToImage,
+    instance_prediction,
+    panoptic_prediction,
+    semantic_scores,
+)
+from eomt_mm.models.targets import Target, det_sample_target, seg_sample_target
+from eomt_mm.registry import MODELS
+
+DET_TASKS = ('panoptic', 'instance')
+
+
+class HostHead(EoMTHead):
+    """EoMT's head with its criterion.
+
+    Args:
+        num_classes: number K of classes.
+        criterion: arguments of :class:`~eomt_mm.models.criterion.Criterion` that differ from the published ones.
+        **head_kwargs: arguments of :class:`~eomt_mm.models.eomt_head.EoMTHead`; ``embed_dim``, ``depth`` and
+            ``patch_size`` come from the backbone.
+    """
+
+    def __init__(self, num_classes: int, criterion: dict[str, Any] | None = None, **head_kwargs: Any) -> None:
+        super().__init__(num_classes=num_classes, **head_kwargs)
+        self.criterion = Criterion(num_classes, **(criterion or {}))
+
+    def target(self, sample: Any) -> Target:
+        """Labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
+        raise NotImplementedError
+
+    def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
+        """Weighted losses of all prediction layers; see :meth:`Criterion.forward`."""
+        return self.criterion(*predictions, [self.target(sample) for sample in samples])
+
+
+@MODELS.register_module()
+class EoMTSegHead(HostHead):
+    """``decode_head`` of mmseg: semantic segmentation.
+
+    Args:
+        num_classes: number of classes.
+        ignore_index: label of void pixels.
+        keep_scores: leave the class scores in the predictions (mmseg's test-time augmentation merges them).
+        **kwargs: see :class:`HostHead`.
+    """
+
+    align_corners = False  # mmseg's tools ask for it
+
+    def __init__(self, num_classes: int, ignore_index: int = 255, keep_scores: bool = True, **kwargs: Any) -> None:
+        super().__init__(num_classes=num_classes, **kwargs)
+        self.ignore_index = ignore_index
+        self.keep_scores = keep_scores
+        self.out_channels = num_classes
+
+    def target(self, sample: SegDataSample) -> Target:
+        return seg_sample_target(sample, self.num_classes, sample.batch_input_shape, self.ignore_index)
+
+    def predict(self, predictions: Predictions, samples: list[SegDataSample]) -> list[SegDataSample]:
+        """Adds ``pred_sem_seg`` (1, H, W) and the scores ``seg_logits`` (K, H, W) at the images' own size.
+
+        Args:
+            predictions: the windows of all images, one after the other.
+            samples: with ``geometry``.
+        """
+        class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
+        counts = [sample.geometry.num_inputs for sample in samples]
+        for sample, classes, masks in zip(samples, class_logits.split(counts), mask_logits.split(counts), strict=True):
+            scores = sample.geometry.invert(semantic_scores(classes, masks, sample.geometry.input_size))
+            if sample.get('flip', False):  # test-time augmentation merges maps of the unflipped image
+                scores = scores.flip(-1 if sample.get('flip_direction') == 'horizontal' else -2)
+            sample.pred_sem_seg = PixelData(data=scores.argmax(0, keepdim=True))
+            if self.keep_scores:
+                sample.seg_logits = PixelData(data=scores)
+        return samples
+
+
+@MODELS.register_module()
+class EoMTDetHead(HostHead):
+    """``panoptic_head`` of mmdet: panoptic or instance segmentation.
+
+    Args:
+        task: 'panoptic' or 'instance'.
+        num_things_classes: number of thing classes; they come first.
+        num_stuff_classes: number of stuff classes; 0 for instance segmentation.
+        score_thr, overlap_thr: see :func:`~eomt_mm.models.postprocess.panoptic_prediction`.
+        max_per_image: number of instances predicted per image.
+        **kwargs: see :class:`HostHead`.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        num_things_classes: int,
+        num_stuff_classes: int = 0,
+        score_thr: float = 0.8,
+        overlap_thr: float = 0.8,
+        max_per_image: int = 100,
+        **kwargs: Any,
+    ) -> None:
+        if task not in DET_TASKS:
+            raise ValueError(
+                f"task='{task}': EoMTDetHead knows {DET_TASKS}; semantic segmentation is EoMTSegHead under mmseg"
+            )
+        if task == 'instance' and num_stuff_classes:
+            raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
+        super().__init__(num_classes=num_things_classes + num_stuff_classes, **kwargs)
+        self.task = task
+        self.num_things_classes = num_things_classes
+        self.num_stuff_classes = num_stuff_classes
+        self.score_thr = score_thr
+        self.overlap_thr = overlap_thr
+        self.max_per_image = max_per_image
+
+    def target(self, sample: DetDataSample) -> Target:
+        return det_sample_target(sample, self.num_things_classes, self.num_classes, sample.batch_input_shape)
+
+    def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
+        """Adds ``pred_panoptic_seg`` or ``pred_instances`` at the images' own size.
+
+        Args:
+            predictions: one entry per image.
+            samples: with ``geometry``.
+        """
+        class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
+        for sample, classes, masks in zip(samples, class_logits, mask_logits, strict=True):
+            if self.task == 'panoptic':
+                sample.pred_panoptic_seg = self._panoptic(classes, masks, sample.geometry.invert)
+            else:
+                sample.pred_instances = self._instances(classes, masks, sample.geometry.invert)
+        return samples
+
+    def _panoptic(self, class_logits: Tensor, mask_logits: Tensor, to_image: ToImage) -> PixelData:
+        segment_map, segments = panoptic_prediction(
+            class_logits, mask_logits, to_image, self.num_things_classes, self.score_thr, self.overlap_thr
+        )
+        return PixelData(sem_seg=encode_panoptic(segment_map, segments, self.num_classes)[None])
+
+    def _instances(self, class_logits: Tensor, mask_logits: Tensor, to_image: ToImage) -> InstanceData:
+        found: Instances = instance_prediction(class_logits, mask_logits, to_image, self.max_per_image)
+        return InstanceData(
+            labels=found.labels, scores=found.scores, masks=found.masks, bboxes=boxes_of_masks(found.masks)
+        )
+
+
+def encode_panoptic(segment_map: Tensor, segments: list[Segment], num_classes: int) -> Tensor:
+    """A map of segment ids (H, W) in mmdet's encoding: label + 1000 * segment id; void is ``num_classes``."""
+    codes = [num_classes, *(segment.label + INSTANCE_OFFSET * segment.id for segment in segments)]
+    return torch.tensor(codes, dtype=torch.int32, device=segment_map.device)[segment_map.long()]
+
+
+def boxes_of_masks(masks: Tensor) -> Tensor:
+    """Tight boxes (N, 4), (x1, y1, x2, y2) in pixels, of masks (N, H, W); zeros for empty masks."""
+
+    def extent(occupied: Tensor) -> tuple[Tensor, Tensor]:  # (N, L) bool
+        first = occupied.int().argmax(1)
+        last = occupied.shape[1] - occupied.int().flip(1).argmax(1)
+        return first, torch.where(occupied.any(1), last, 0)
+
+    (x1, x2), (y1, y2) = extent(masks.any(1)), extent(masks.any(2))
+    return torch.stack([x1, y1, x2, y2], dim=1).float()

@@ -1,0 +1,123 @@
+"""The hosts' data preprocessors with EoMT's geometry: pad uint8 with black, then normalise, once.
+
+mmdet and mmseg normalise first, so their padding is never black.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from mmdet.models.data_preprocessors import DetDataPreprocessor
+from mmdet.structures import DetDataSample
+from mmengine.model import BaseDataPreprocessor
+from mmseg.models.data_preprocessor import SegDataPreProcessor
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from eomt_mm.models.geometry import Padding, Size, Windows, pad_bottom_right
+from eomt_mm.registry import MODELS
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
+
+def as_size(img_size: int | Sequence[int]) -> Size:
+    """An int or (height, width) as (height, width)."""
+    h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
+    if min(h, w) < 1:
+        raise ValueError(f'img_size={img_size}: at least one pixel, an int or (height, width)')
+    return int(h), int(w)
+
+
+class GeometryMixin(BaseDataPreprocessor):
+    """Input batches from images, with the record that leads back.
+
+    In training every image is padded to ``img_size`` (the pipeline's crop has that size already). In evaluation
+    ``geometry_class`` decides, and each sample's ``geometry`` says how its maps come back to the image.
+    """
+
+    geometry_class: type[Padding] | type[Windows]
+    sample_class: type[DetDataSample] | type[SegDataSample]
+    img_size: Size
+    bgr_to_rgb: bool
+    mean: Tensor
+    std: Tensor
+
+    def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
+        """Collated data to model input.
+
+        Args:
+            data: ``inputs``: list of uint8 (3, h, w); ``data_samples``: list of the host's samples, or absent.
+            training: pad only, or make windows and geometry records.
+
+        Returns:
+            ``inputs``: float (N, 3, *img_size), normalised; ``data_samples``: with ``batch_input_shape`` and, in
+            evaluation, ``geometry`` in their meta information. N exceeds the number of samples where an image takes
+            several windows.
+        """
+        data = self.cast_data(data)
+        images = [image[[2, 1, 0]] if self.bgr_to_rgb else image for image in data['inputs']]
+        samples = data.get('data_samples') or [self.sample_class() for _ in images]
+        if training:
+            batch = torch.stack([pad_bottom_right(image, self.img_size) for image in images])
+        else:
+            geometries = []
+            for image, sample in zip(images, samples, strict=True):
+                resized_size = (int(image.shape[-2]), int(image.shape[-1]))
+                ori_size = tuple(sample.get('ori_shape', resized_size)[:2])
+                geometries.append(self.geometry_class(ori_size, resized_size, self.img_size))
+                sample.set_metainfo(dict(geometry=geometries[-1]))
+            batch = torch.cat([geometry.apply(image) for geometry, image in zip(geometries, images, strict=True)])
+        for sample in samples:
+            sample.set_metainfo(dict(batch_input_shape=self.img_size, pad_shape=self.img_size))
+        return dict(inputs=(batch.float() - self.mean) / self.std, data_samples=samples)
+
+    def whole_inputs(self, inputs: Tensor) -> list[DetDataSample] | list[SegDataSample]:
+        """Samples for inputs (B, 3, H, W) that did not come through this preprocessor: each is an image of its own."""
+        size: Size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+        geometry = self.geometry_class(size, size, size)
+        return [self.sample_class(metainfo=dict(geometry=geometry, batch_input_shape=size)) for _ in inputs]
+
+
+@MODELS.register_module()
+class EoMTDetDataPreprocessor(GeometryMixin, DetDataPreprocessor):
+    """mmdet's preprocessor for instance and panoptic EoMT: resized images are padded to ``img_size``.
+
+    Args:
+        img_size: side or (height, width) of the input in pixels.
+        mean, std: per RGB channel, in [0, 255].
+        bgr_to_rgb: mmcv loads BGR.
+    """
+
+    geometry_class = Padding
+    sample_class = DetDataSample
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 640,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr_to_rgb: bool = True,
+    ) -> None:
+        super().__init__(mean=mean, std=std)
+        self.img_size = as_size(img_size)
+        self.bgr_to_rgb = bgr_to_rgb
+
+
+@MODELS.register_module()
+class EoMTSegDataPreprocessor(GeometryMixin, SegDataPreProcessor):
+    """mmseg's preprocessor for semantic EoMT: images are cut into windows of ``img_size``; arguments as above."""
+
+    geometry_class = Windows
+    sample_class = SegDataSample
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int] = 512,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr_to_rgb: bool = True,
+    ) -> None:
+        super().__init__(mean=mean, std=std)
+        self.img_size = as_size(img_size)
+        self.bgr_to_rgb = bgr_to_rgb

@@ -1,0 +1,133 @@
+"""EoMT as an mmseg segmentor and an mmdet detector: they connect backbone, head and host, and compute nothing."""
+
+from typing import Any
+
+from mmdet.models.detectors import BaseDetector
+from mmdet.structures import DetDataSample
+from mmseg.models.segmentors import BaseSegmentor
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+from eomt_mm.models import heads, preprocessors  # noqa: F401  they register
+from eomt_mm.models.backbone import TimmViT
+from eomt_mm.models.eomt import Predictions, eomt_forward
+from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead, HostHead
+from eomt_mm.models.postprocess import semantic_scores
+from eomt_mm.registry import MODELS
+
+MODELS.register_module(module=TimmViT)
+
+Config = dict[str, Any]
+
+
+def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[TimmViT, HostHead]:
+    """Builds both; what the head must know of the backbone is told here, not in the config.
+
+    Raises:
+        ValueError: where the preprocessor's ``img_size`` is no multiple of the patch size.
+    """
+    vit: TimmViT = MODELS.build(backbone)
+    from_backbone = dict(embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size)
+    img_size = getattr(data_preprocessor, 'img_size', None)
+    if img_size is not None and any(side % vit.patch_size for side in img_size):
+        raise ValueError(f'data_preprocessor.img_size={img_size}: both sides must be multiples of {vit.patch_size}')
+    return vit, MODELS.build(head, default_args=from_backbone)
+
+
+@MODELS.register_module()
+class EoMTSegmentor(BaseSegmentor):
+    """Semantic segmentation in mmseg.
+
+    Args:
+        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
+        decode_head: config of an :class:`~eomt_mm.models.heads.EoMTSegHead`.
+        data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTSegDataPreprocessor`.
+        train_cfg, test_cfg: unused; mmseg's tools pass them.
+        init_cfg: mmengine's initialisation.
+    """
+
+    decode_head: EoMTSegHead
+
+    def __init__(
+        self,
+        backbone: Config,
+        decode_head: Config,
+        data_preprocessor: Config | None = None,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        init_cfg: Config | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone, self.decode_head = build_backbone_and_head(backbone, decode_head, self.data_preprocessor)
+        self.num_classes = self.decode_head.num_classes
+        self.out_channels = self.decode_head.out_channels
+        self.align_corners = self.decode_head.align_corners
+
+    def extract_feat(self, inputs: Tensor) -> Predictions:
+        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.models.eomt.eomt_forward`."""
+        return eomt_forward(self.backbone, self.decode_head, inputs)
+
+    def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Predictions:
+        return self.extract_feat(inputs)
+
+    def encode_decode(self, inputs: Tensor, batch_img_metas: list[Config]) -> Tensor:
+        """Class scores (B, K, H, W) at the inputs' size."""
+        class_logits, mask_logits = self.extract_feat(inputs)
+        return semantic_scores(class_logits[-1], mask_logits[-1], tuple(inputs.shape[-2:]))
+
+    def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
+        return self.decode_head.loss(self.extract_feat(inputs), data_samples)
+
+    def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
+        """Samples with ``pred_sem_seg``; inputs and samples as the preprocessor makes them."""
+        if data_samples is None:
+            data_samples = self.data_preprocessor.whole_inputs(inputs)
+        return self.decode_head.predict(self.extract_feat(inputs), data_samples)
+
+
+@MODELS.register_module()
+class EoMTDetector(BaseDetector):
+    """Panoptic or instance segmentation in mmdet.
+
+    Args:
+        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
+        panoptic_head: config of an :class:`~eomt_mm.models.heads.EoMTDetHead`.
+        data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTDetDataPreprocessor`.
+        train_cfg, test_cfg: unused; mmdet's tools pass them.
+        init_cfg: mmengine's initialisation.
+    """
+
+    panoptic_head: EoMTDetHead
+
+    def __init__(
+        self,
+        backbone: Config,
+        panoptic_head: Config,
+        data_preprocessor: Config | None = None,
+        train_cfg: Config | None = None,
+        test_cfg: Config | None = None,
+        init_cfg: Config | None = None,
+    ) -> None:
+        super().__init__(data_preprocessor, init_cfg)
+        self.backbone, self.panoptic_head = build_backbone_and_head(backbone, panoptic_head, self.data_preprocessor)
+
+    def extract_feat(self, batch_inputs: Tensor) -> Predictions:
+        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.models.eomt.eomt_forward`."""
+        return eomt_forward(self.backbone, self.panoptic_head, batch_inputs)
+
+    def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None) -> Predictions:
+        return self.extract_feat(batch_inputs)
+
+    def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
+        return self.panoptic_head.loss(self.extract_feat(batch_inputs), batch_data_samples)
+
+    def predict(
+        self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None, rescale: bool = True
+    ) -> list[DetDataSample]:
+        """Samples with ``pred_panoptic_seg`` or ``pred_instances``; inputs and samples as the preprocessor makes them.
+
+        Results are always at the images' own size; ``rescale`` is mmdet's argument.
+        """
+        if batch_data_samples is None:
+            batch_data_samples = self.data_preprocessor.whole_inputs(batch_inputs)
+        return self.panoptic_head.predict(self.extract_feat(batch_inputs), batch_data_samples)

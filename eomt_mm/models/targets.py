@@ -1,0 +1,100 @@
+"""Ground truth of mmseg and mmdet samples as targets: labels (N,) int64 and masks (N, H, W) bool, void left out."""
+
+import torch
+import torch.nn.functional as F
+from mmdet.structures import DetDataSample
+from mmseg.structures import SegDataSample
+from torch import Tensor
+
+Target = dict[str, Tensor]
+Size = tuple[int, int]
+
+
+def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255, source: str = '') -> Target:
+    """One target per class in a label map.
+
+    Args:
+        label_map: (H, W), class indices.
+        num_classes: number of classes.
+        ignore_index: value of void pixels, which belong to no mask.
+        source: file to name in errors.
+
+    Raises:
+        ValueError: for a label outside the classes.
+    """
+    labels = label_map.unique()
+    labels = labels[labels != ignore_index].long()
+    check_labels(labels, num_classes, source)
+    return dict(labels=labels, masks=label_map == labels[:, None, None])
+
+
+def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: str = '') -> Target:
+    """One target per segment of an id map: id k is the segment with label ``labels[k - 1]``; 0 is void.
+
+    Args:
+        id_map: (H, W).
+        labels: (N,); segments without a pixel in the map give no target.
+        num_classes: number of classes.
+        source: file to name in errors.
+    """
+    ids = id_map.unique()
+    ids = ids[ids > 0].long()
+    check_labels(labels, num_classes, source)
+    return dict(labels=labels[ids - 1].long(), masks=id_map == ids[:, None, None])
+
+
+def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
+    """Raises ValueError where a label is outside [0, num_classes)."""
+    outside = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
+    if outside:
+        raise ValueError(
+            f'ground truth{f" of {source}" if source else ""} holds label(s) {outside}, outside the {num_classes} '
+            f'classes 0..{num_classes - 1} of the head: check num_classes, the classes of the data set, '
+            f'reduce_zero_label and the ignore index'
+        )
+
+
+def pad_masks(target: Target, size: Size) -> Target:
+    """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask."""
+    h, w = target['masks'].shape[-2:]
+    if (h, w) == tuple(size):
+        return target
+    return dict(target, masks=F.pad(target['masks'], (0, size[1] - w, 0, size[0] - h)))
+
+
+def seg_sample_target(sample: SegDataSample, num_classes: int, size: Size, ignore_index: int = 255) -> Target:
+    """Target of an mmseg sample with ``gt_sem_seg`` (1, H, W)."""
+    label_map = sample.gt_sem_seg.data[0]
+    return pad_masks(semantic_target(label_map, num_classes, ignore_index, source_of(sample)), size)
+
+
+def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, size: Size) -> Target:
+    """Target of an mmdet sample.
+
+    Segments that cannot overlap come as one id map (``gt_panoptic_seg.segment_ids`` (1, H, W), labels in
+    ``gt_instances.labels``) and are expanded here. Otherwise instances come as masks (mmdet's own pipelines: crowds
+    are in ``ignored_instances`` and never seen here), and stuff as ``gt_sem_seg`` (1, H, W) with labels from
+    ``num_things`` on.
+    """
+    source = source_of(sample)
+    instances = sample.gt_instances
+    if 'gt_panoptic_seg' in sample:
+        id_map = sample.gt_panoptic_seg.segment_ids[0]
+        return pad_masks(segments_target(id_map, instances.labels, num_classes, source), size)
+    labels, masks = instances.labels, instances.masks
+    check_labels(labels, num_classes, source)
+    if not isinstance(masks, Tensor):
+        masks = masks.to_tensor(torch.bool, labels.device)
+    target = pad_masks(dict(labels=labels.long(), masks=masks.bool()), size)
+    if num_classes > num_things and 'gt_sem_seg' in sample:
+        label_map = sample.gt_sem_seg.sem_seg[0]
+        # mmdet's maps hold things as well; 255 and things are no stuff
+        stuff = torch.where((label_map >= num_things) & (label_map != 255), label_map, 255)
+        stuff_target = pad_masks(semantic_target(stuff, num_classes, source=source), size)
+        target = {key: torch.cat([target[key], stuff_target[key]]) for key in target}
+    return target
+
+
+def source_of(sample: SegDataSample | DetDataSample) -> str:
+    """The file that a sample came from, for messages."""
+    return sample.get('img_path', '') or ''
