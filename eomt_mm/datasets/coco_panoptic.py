@@ -1,0 +1,242 @@
+"""Data sets in the COCO panoptic format: one json and a folder of PNGs (https://cocodataset.org/#format-data)."""
+
+import os.path as osp
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.datasets import CocoPanopticDataset
+from mmengine.fileio import load
+
+from eomt_mm.datasets.panoptic_png import NUM_IDS
+from eomt_mm.registry import DATASETS
+
+
+def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: bool = True) -> dict[str, Any]:
+    """Reads and checks an annotation file in the COCO panoptic format.
+
+    Args:
+        path: of the json.
+        backend_args: of mmengine's file backend.
+        annotated: whether annotations must be there; where not, images and categories suffice, as in the files of
+            the test sets.
+
+    Returns:
+        content of the file with 'images', 'categories' and 'annotations' (may be empty unless ``annotated``).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no json, an instances json, or has faulty entries.
+    """
+    try:
+        data = load(path, file_format='json', backend_args=backend_args)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
+    except ValueError as error:
+        raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
+    if isinstance(data, dict) and not annotated:
+        data.setdefault('annotations', [])
+    keys = [key for key in ('images', 'categories', 'annotations') if not isinstance(data, dict) or key not in data]
+    if keys:
+        raise ValueError(
+            f'{path} has no {keys}: give a json in the COCO panoptic format, such as panoptic_val2017.json'
+        )
+    _check_annotations(data, path)
+    return data
+
+
+def _check_annotations(data: dict[str, Any], path: str) -> None:
+    for image in data['images']:
+        if not {'id', 'file_name', 'height', 'width'} <= image.keys():
+            raise ValueError(f'{path}: image {image} needs "id", "file_name", "height" and "width" (pixels)')
+    for annotation in data['annotations']:
+        if 'segments_info' not in annotation:
+            raise ValueError(
+                f'{path} has annotations without "segments_info": this looks like an instances or captions json; '
+                'give the panoptic one, such as panoptic_val2017.json'
+            )
+    for category in data['categories']:
+        if not {'id', 'name', 'isthing'} <= category.keys():
+            raise ValueError(f'{path}: category {category} needs "id", "name" and "isthing" (0 or 1)')
+    _check_segments(data, path)
+
+
+def _check_segments(data: dict[str, Any], path: str) -> None:
+    known = {category['id'] for category in data['categories']}
+    images = set()
+    for annotation in data['annotations']:
+        image = annotation.get('image_id')
+        segments = annotation['segments_info']
+        if image is None or not all({'id', 'category_id'} <= segment.keys() for segment in segments):
+            raise ValueError(
+                f'{path}: annotation of image {image}: it needs "image_id", segments "id" and "category_id"'
+            )
+        if image in images:
+            raise ValueError(f'{path}: image {image} has two annotations; keep one')
+        ids = {segment['id'] for segment in segments}
+        if len(ids) < len(segments) or not all(0 < id_ < NUM_IDS for id_ in ids):
+            raise ValueError(
+                f'{path}: segment ids of image {image} must be unique and in [1, {NUM_IDS - 1}]; 0 is void'
+            )
+        unknown = {segment['category_id'] for segment in segments} - known
+        if unknown:
+            raise ValueError(f'{path}: image {image} has segments of categories {sorted(unknown)}, not in "categories"')
+        images.add(image)
+
+
+def categories_by_name(data: dict[str, Any], classes: Sequence[str], path: str) -> list[dict[str, Any]]:
+    """Finds the category of each class by its name, whatever the order in the json.
+
+    Args:
+        data: content of a panoptic json.
+        classes: names, in the order of labels.
+        path: of the json, for the message.
+
+    Returns:
+        one entry of data['categories'] per class; label k is the k-th.
+
+    Raises:
+        ValueError: classes are missing from the json, or names repeat.
+    """
+    names = [category['name'] for category in data['categories']]
+    if len(set(names)) < len(names) or len(set(classes)) < len(classes):
+        raise ValueError(f'{path}: names must be unique, in the {len(names)} categories and the {len(classes)} classes')
+    found = dict(zip(names, data['categories'], strict=True))
+    missing = [name for name in classes if name not in found]
+    if missing:
+        raise ValueError(
+            f'{len(missing)} of the {len(classes)} classes are not among the {len(names)} categories of {path}. '
+            f'Missing: {missing}. There: {names}. Pass metainfo=dict(classes=..., thing_classes=..., '
+            'stuff_classes=...) with the names of the file'
+        )
+    return [found[name] for name in classes]
+
+
+@DATASETS.register_module()
+class CocoPanoptic(CocoPanopticDataset):
+    """Images with panoptic segments; mmdet's data set with the rules of the published training.
+
+    Differs from the parent in this: crowds are marked instead of turned into stuff, images with stuff only stay in
+    training, label k is the k-th of ``metainfo['classes']`` whatever the order in the json, and what is wrong with
+    the files is said at build time. Segments of categories that are not among the classes are void.
+
+    Arguments are the parent's. ``metainfo`` holds classes (things first), thing_classes, stuff_classes and palette,
+    the 133 of COCO where not given. ``filter_cfg`` (training only): ``filter_empty_gt`` drops images without any
+    segment that is not a crowd, ``min_size`` those with a shorter side below it (pixels). In test mode
+    ``data_prefix['seg']`` may be left out; the json then needs no annotations (test sets).
+
+    An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels),
+    instances (things, crowds with ignore_flag 1) and segments_info: per segment id (of the PNG), category (label),
+    is_thing (of its category, for crowds too) and iscrowd.
+
+    Raises:
+        FileNotFoundError: json or folder of PNGs does not exist.
+        ValueError: the json does not hold panoptic annotations of these classes, or nothing is left to train on.
+    """
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Reads the annotation file; see the class."""
+        seg_prefix = self.data_prefix.get('seg')
+        if not seg_prefix and not self.test_mode:
+            raise ValueError(f'data_prefix={self.data_prefix} has no "seg": name the folder of the panoptic PNGs')
+        # Other backends have no cheap way to ask.
+        if seg_prefix and '://' not in seg_prefix and not osp.isdir(seg_prefix):
+            raise FileNotFoundError(
+                f'data_prefix["seg"]: folder {seg_prefix} does not exist; it holds the panoptic PNGs '
+                "(unpack panoptic_train2017.zip inside COCO's annotations)"
+            )
+        data = read_panoptic_json(self.ann_file, self.backend_args, annotated=bool(seg_prefix))
+        metainfo = self.metainfo
+        categories = categories_by_name(data, metainfo['classes'], self.ann_file)
+        _check_things_first(categories, metainfo, self.ann_file)
+        self.cat_ids = [category['id'] for category in categories]
+        self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
+        self._texts = {'text': metainfo['thing_classes'], 'stuff_text': metainfo['stuff_classes']}
+        annotations = {annotation['image_id']: annotation for annotation in data['annotations']}
+        return [
+            self.parse_data_info(
+                {
+                    'raw_img_info': {**image, 'img_id': image['id']},
+                    'raw_ann_info': annotations.get(image['id'], {'segments_info': []}),
+                }
+            )
+            for image in data['images']
+        ]
+
+    def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
+        """Turns the json's entries of one image into an item.
+
+        Args:
+            raw_data_info: ``raw_img_info``, an entry of 'images' with ``img_id``; ``raw_ann_info``, the entry of
+                'annotations' of this image (the parent takes the list of its segments here).
+
+        Returns:
+            the item, see the class.
+        """
+        image, annotation = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
+        name = annotation.get('file_name') or osp.splitext(image['file_name'])[0] + self.seg_map_suffix
+        seg_prefix = self.data_prefix.get('seg')
+        item = {
+            'img_path': osp.join(self.data_prefix['img'], image['file_name']),
+            'img_id': image['img_id'],
+            'seg_map_path': osp.join(seg_prefix, name) if seg_prefix else None,
+            'height': image['height'],
+            'width': image['width'],
+        }
+        if self.return_classes:
+            item.update(self._texts, custom_entities=True)
+        # An area of 0 means no pixel; a box narrower than 1 does not, so unlike the parent nothing is dropped for it.
+        segments = [
+            segment
+            for segment in annotation['segments_info']
+            if segment['category_id'] in self.cat2label and segment.get('area', 1) > 0
+        ]
+        item['segments_info'] = [self._segment(segment) for segment in segments]
+        item['instances'] = [
+            self._instance(raw, segment)
+            for raw, segment in zip(segments, item['segments_info'], strict=True)
+            if segment['is_thing'] and 'bbox' in raw
+        ]
+        return item
+
+    def _segment(self, raw: dict[str, Any]) -> dict[str, Any]:
+        label = self.cat2label[raw['category_id']]
+        is_thing = label < len(self._texts['text'])
+        return {'id': raw['id'], 'category': label, 'is_thing': is_thing, 'iscrowd': bool(raw.get('iscrowd', 0))}
+
+    @staticmethod
+    def _instance(raw: dict[str, Any], segment: dict[str, Any]) -> dict[str, Any]:
+        x, y, width, height = raw['bbox']
+        box = [x, y, x + width, y + height]
+        return {'bbox': box, 'bbox_label': segment['category'], 'ignore_flag': int(segment['iscrowd'])}
+
+    def filter_data(self) -> list[dict[str, Any]]:
+        """Drops what cannot be trained on; in test mode everything stays, or its false positives would be lost."""
+        if self.test_mode or self.filter_cfg is None:
+            return self.data_list
+        drop_empty = self.filter_cfg.get('filter_empty_gt', False)
+        min_size = self.filter_cfg.get('min_size', 0)
+        kept = [
+            item
+            for item in self.data_list
+            if min(item['width'], item['height']) >= min_size
+            and not (drop_empty and all(segment['iscrowd'] for segment in item['segments_info']))
+        ]
+        if not kept:
+            raise ValueError(
+                f'filter_cfg={dict(self.filter_cfg)} leaves none of the {len(self.data_list)} images of '
+                f'{self.ann_file}: check that its annotations belong to its images, or filter less'
+            )
+        return kept
+
+
+def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:
+    """Labels 0 .. number of things - 1 must be things, for classes in metainfo and for the file alike."""
+    classes = list(metainfo['classes'])
+    things, stuff = list(metainfo['thing_classes']), list(metainfo['stuff_classes'])
+    by_file = [name for name, category in zip(classes, categories, strict=True) if category['isthing']]
+    if classes != things + stuff or by_file != things:
+        raise ValueError(
+            f'metainfo: classes must be thing_classes followed by stuff_classes, things being those that {path} marks '
+            f'with isthing=1. {len(classes)} classes, {len(things)} thing_classes, {len(stuff)} stuff_classes; things '
+            f'by the file: {by_file}. Pass metainfo=dict(classes=..., thing_classes=..., stuff_classes=...) so ordered'
+        )

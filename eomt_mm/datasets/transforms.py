@@ -1,0 +1,227 @@
+"""Augmentation and resizing as published (detectron2-style colours, truncating scale jitter, nearest masks)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmdet.datasets.transforms import PackDetInputs
+from mmdet.structures.mask import BitmapMasks
+from mmengine.structures import InstanceData, PixelData
+from torchvision.transforms.v2 import functional as colour
+
+from eomt_mm.registry import TRANSFORMS
+
+Results = dict[str, Any]
+IGNORE_INDEX = 255
+
+
+def _as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
+    h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
+    return int(h), int(w)
+
+
+def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (h, w, 3) to (*size, 3), antialiased bilinear (PIL; cv2 differs by up to 58 levels when shrinking)."""
+    if image.shape[:2] == size:
+        return image
+    return mmcv.imresize(image, size[::-1], interpolation='bilinear', backend='pillow')
+
+
+@TRANSFORMS.register_module()
+class ResizeToInput(BaseTransform):
+    """Resizes the image, keeping its aspect, so that it fits inside the input or covers it.
+
+    Sizes are ``round(h * f), round(w * f)`` (half to even). Put the loading of annotations *after* it in test
+    pipelines: they stay at the file's size.
+
+    Args:
+        img_size: side or (height, width) of the model's input.
+        fit: 'inside' (f = min(H/h, W/w): instance, panoptic) or 'cover' (f = max(H/h, W/w): semantic, whose windows
+            lie along the long side).
+    """
+
+    def __init__(self, img_size: int | Sequence[int], fit: str) -> None:
+        if fit not in ('inside', 'cover'):
+            raise ValueError(f"fit='{fit}': 'inside' (instance, panoptic) or 'cover' (semantic)")
+        self.img_size = _as_size(img_size)
+        self.fit = fit
+
+    def transform(self, results: Results) -> Results:
+        """Reads and writes ``img``; writes ``img_shape``, ``scale_factor`` (w, h) and ``keep_ratio``."""
+        h, w = results['img'].shape[:2]
+        ratios = self.img_size[0] / h, self.img_size[1] / w
+        factor = min(ratios) if self.fit == 'inside' else max(ratios)
+        size = max(1, round(h * factor)), max(1, round(w * factor))
+        results['img'] = _resize_image(results['img'], size)
+        results['img_shape'] = size
+        results['scale_factor'] = (size[1] / w, size[0] / h)
+        results['keep_ratio'] = True
+        return results
+
+
+@TRANSFORMS.register_module()
+class ColorJitter(BaseTransform):
+    """Brightness, contrast, saturation and hue, each with probability 0.5 (used for ADE20K and Cityscapes).
+
+    Brightness comes first; contrast comes before or after saturation and hue with equal probability.
+
+    Args:
+        brightness: the factor is drawn from 1 -+ this.
+        contrast: likewise; blends with the mean grey level.
+        saturation: likewise; blends with the grey image.
+        hue: the shift is drawn from -+ this, in turns of the colour circle.
+    """
+
+    def __init__(
+        self, brightness: float = 32 / 255, contrast: float = 0.5, saturation: float = 0.5, hue: float = 0.05
+    ) -> None:
+        if not (0 <= brightness <= 1 and 0 <= contrast <= 1 and 0 <= saturation <= 1 and 0 <= hue <= 0.5):
+            raise ValueError(
+                f'brightness={brightness}, contrast={contrast}, saturation={saturation} must be in [0, 1], '
+                f'hue={hue} in [0, 0.5]'
+            )
+        self.ranges = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+
+    def transform(self, results: Results) -> Results:
+        """Reads and writes ``img``, uint8 BGR (h, w, 3)."""
+        order = ['brightness', 'saturation', 'hue']
+        order.insert(1 if np.random.rand() < 0.5 else 3, 'contrast')
+        chosen = [name for name in order if np.random.rand() < 0.5]
+        if not chosen:
+            return results
+        image = torch.from_numpy(results['img'][..., ::-1].transpose(2, 0, 1).copy())
+        for name in chosen:
+            centre, spread = (0 if name == 'hue' else 1), self.ranges[name]
+            image = getattr(colour, f'adjust_{name}')(image, np.random.uniform(centre - spread, centre + spread))
+        results['img'] = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])
+        return results
+
+
+@TRANSFORMS.register_module()
+class ScaleJitterCrop(BaseTransform):
+    """Random scale, black padding at the bottom and the right, random crop of the input's size.
+
+    r = min(S/h, S/w) * U(scale_range), size ``int(h * r), int(w * r)``. Targets without a pixel in the crop are
+    dropped; where none remains, scale and crop of the same image are drawn again, at most ``max_tries`` times in all;
+    then the last crop is taken, without targets. Masks are cut by nearest neighbour straight from the original map.
+
+    Args:
+        img_size: side S or (height, width) of the crop.
+        scale_range: (0.1, 2.0) for COCO and ADE20K panoptic, (0.5, 2.0) for semantic sets; 1 fits the whole image.
+        max_tries: at least 1.
+    """
+
+    def __init__(
+        self, img_size: int | Sequence[int], scale_range: tuple[float, float] = (0.1, 2.0), max_tries: int = 20
+    ) -> None:
+        if not 0 < scale_range[0] <= scale_range[1]:
+            raise ValueError(f'scale_range={tuple(scale_range)}: 0 < low <= high')
+        if max_tries < 1:
+            raise ValueError(f'max_tries={max_tries}: at least 1')
+        self.img_size = _as_size(img_size)
+        self.scale_range = scale_range
+        self.max_tries = max_tries
+
+    def transform(self, results: Results) -> Results:
+        """Reads and writes ``img``, and of ``gt_seg_map`` (with or without ``gt_segment_labels``), ``gt_masks`` with
+        ``gt_bboxes``, ``gt_bboxes_labels`` and ``gt_ignore_flags`` what is there; writes ``img_shape``."""
+        source_size = results['img'].shape[:2]
+        has_targets = _num_targets(results) > 0
+        for _ in range(self.max_tries):
+            size, corner = self._draw(source_size)
+            cut = self._cut_targets(results, _NearestCrop(source_size, size, corner, self.img_size))
+            if not has_targets or _num_targets(cut) > 0:
+                break
+        results.update(cut)
+        results['img'] = self._crop_image(results['img'], size, corner)
+        results['img_shape'] = self.img_size
+        return results
+
+    def _draw(self, source_size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Size after scaling, and top and left of the crop in the padded image."""
+        (h, w), (crop_h, crop_w) = source_size, self.img_size
+        r = min(crop_h / h, crop_w / w) * np.random.uniform(*self.scale_range)
+        size = max(1, int(h * r)), max(1, int(w * r))
+        corner = (
+            np.random.randint(0, max(size[0] - crop_h, 0) + 1),
+            np.random.randint(0, max(size[1] - crop_w, 0) + 1),
+        )
+        return size, corner
+
+    def _crop_image(self, image: np.ndarray, size: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
+        (top, left), (crop_h, crop_w) = corner, self.img_size
+        part = _resize_image(image, size)[top : top + crop_h, left : left + crop_w]
+        crop = np.zeros((crop_h, crop_w, *image.shape[2:]), image.dtype)
+        crop[: part.shape[0], : part.shape[1]] = part
+        return crop
+
+    def _cut_targets(self, results: Results, window: '_NearestCrop') -> Results:
+        cut: Results = {}
+        if 'gt_seg_map' in results:
+            is_id_map = 'gt_segment_labels' in results
+            cut['gt_seg_map'] = window.crop(results['gt_seg_map'], fill=0 if is_id_map else IGNORE_INDEX)
+            if is_id_map:
+                cut['gt_segment_labels'] = results['gt_segment_labels']
+        if 'gt_masks' in results:
+            masks = window.crop(results['gt_masks'].to_ndarray(), fill=0)
+            kept = masks.any((1, 2))
+            cut['gt_masks'] = BitmapMasks(masks[kept], *self.img_size)
+            cut['gt_bboxes'] = cut['gt_masks'].get_bboxes('hbox')
+            for key in ('gt_bboxes_labels', 'gt_ignore_flags'):
+                if key in results:
+                    cut[key] = results[key][kept]
+        return cut
+
+
+def _num_targets(results: Results) -> int:
+    """Number of targets; of maps only whether there are any. Without ground truth: 1, a crop always serves."""
+    if 'gt_masks' in results:
+        return len(results['gt_masks'])
+    if 'gt_seg_map' in results:
+        void = 0 if 'gt_segment_labels' in results else IGNORE_INDEX
+        return int((results['gt_seg_map'] != void).any())
+    return 1
+
+
+class _NearestCrop:
+    """Nearest-neighbour resizing and cropping in one look-up, equal to cv2's resize (INTER_NEAREST) and a crop."""
+
+    def __init__(
+        self, source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
+    ) -> None:
+        self.size = crop
+        # cv2 takes source pixel floor(i / (resized / source)) for pixel i of the resized map
+        self.rows, self.cols = (
+            np.minimum((np.arange(start, min(start + length, new)) / (new / old)).astype(np.int64), old - 1)
+            for start, length, new, old in zip(corner, crop, resized, source, strict=True)
+        )
+
+    def crop(self, maps: np.ndarray, fill: int) -> np.ndarray:
+        """(..., *source) to (..., *crop), ``fill`` outside the image."""
+        part = maps[..., self.rows[:, None], self.cols]
+        out = np.full((*maps.shape[:-2], *self.size), fill, maps.dtype)
+        out[..., : part.shape[-2], : part.shape[-1]] = part
+        return out
+
+
+@TRANSFORMS.register_module()
+class PackSegments(PackDetInputs):
+    """mmdet's PackDetInputs for id maps: segments travel as one map and are expanded on the way into the loss.
+
+    The sample gets ``gt_panoptic_seg.segment_ids`` (1, H, W) int32, 0 = void, and ``gt_instances.labels`` (N,):
+    segment k of the map has label ``labels[k - 1]``.
+    """
+
+    def transform(self, results: Results) -> Results:
+        id_map = results.pop('gt_seg_map', None)
+        labels = results.pop('gt_segment_labels', None)
+        packed: Results = super().transform(results)
+        if id_map is not None and labels is not None:
+            sample = packed['data_samples']
+            sample.gt_instances = InstanceData(labels=torch.from_numpy(np.asarray(labels, np.int64)))
+            ids = torch.from_numpy(np.ascontiguousarray(id_map, np.int32))
+            sample.gt_panoptic_seg = PixelData(segment_ids=ids[None])
+        return packed

@@ -1,0 +1,157 @@
+"""Panoptic quality on arrays: counting per image, and the averages.
+
+The rules are those of the COCO panoptic evaluation (Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4;
+https://cocodataset.org/#panoptic-eval):
+
+- A predicted and a true segment match if they have the same category and IoU > 0.5; the union leaves out what the
+  prediction has on void. At that threshold a segment matches at most one other.
+- Crowd segments of the truth match nothing and are never missed.
+- An unmatched prediction is not wrong if more than half of it lies on void and on the crowd of its category.
+- Categories that occur neither in truth nor in prediction do not count in averages.
+
+Areas are pixel counts of the maps; the ``area`` of annotation files is not read.
+"""
+
+from collections.abc import Mapping
+from typing import TypedDict
+
+import numpy as np
+
+from eomt_mm.datasets.panoptic_png import index_of, run_starts
+
+
+class Averages(TypedDict):
+    """Panoptic, segmentation and recognition quality in [0, 1], NaN over no category; n: number of categories."""
+
+    pq: float
+    sq: float
+    rq: float
+    n: int
+
+
+def count_panoptic(
+    gt_ids: np.ndarray, gt_segments: np.ndarray, pred_ids: np.ndarray, pred_segments: np.ndarray
+) -> np.ndarray:
+    """Counts matches, false positives and misses of one image.
+
+    Args:
+        gt_ids: (H, W), integers; ids that ``gt_segments`` does not list are void.
+        gt_segments: (G, 3), integers: id, category id, is crowd (0 or 1); ids are unique.
+        pred_ids: (H, W), integers; ids that ``pred_segments`` does not list are void.
+        pred_segments: (P, 2), integers: id, category id; ids are unique.
+
+    Returns:
+        (R, 5), float64: category id, sum of the IoU of matches, matches, false positives, misses; one row per
+        category of which anything was counted, ascending.
+
+    Raises:
+        ValueError: the maps differ in size, ids repeat, or a predicted segment has no pixel.
+    """
+    if gt_ids.shape != pred_ids.shape:
+        raise ValueError(
+            f'prediction is {pred_ids.shape}, ground truth {gt_ids.shape} (height, width): '
+            'resize predictions to the size of the original image'
+        )
+    for name, segments in (('gt_segments', gt_segments), ('pred_segments', pred_segments)):
+        if len(np.unique(segments[:, 0])) < len(segments):
+            raise ValueError(f'{name} lists an id twice: {sorted(segments[:, 0].tolist())}; ids must be unique')
+    overlap = _overlap(gt_ids, gt_segments[:, 0], pred_ids, pred_segments[:, 0])
+    pred_areas = overlap.sum(axis=0)[1:]
+    if not pred_areas.all():
+        raise ValueError(f'predicted segments {pred_segments[pred_areas == 0, 0].tolist()} have no pixel: drop them')
+
+    gt_matched, pred_matched, ious = _match(overlap, gt_segments, pred_segments)
+    ignored = overlap[0, 1:] + _overlap_with_crowd(overlap, gt_segments, pred_segments)
+    wrong = (2 * ignored <= pred_areas).astype(bool)
+    wrong[pred_matched] = False
+    missed = gt_segments[:, 2] == 0
+    missed[gt_matched] = False
+    return _rows(gt_segments[gt_matched, 1], ious, pred_segments[wrong, 1], gt_segments[missed, 1])
+
+
+def _overlap(gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pred_listed: np.ndarray) -> np.ndarray:
+    """(G + 1, P + 1), int64: common pixels of all pairs of segments; row and column 0 are void."""
+    starts = run_starts(gt_ids, pred_ids)
+    lengths = np.diff(starts, append=gt_ids.size)
+    gt_index = index_of(gt_ids.ravel()[starts], gt_listed)
+    pred_index = index_of(pred_ids.ravel()[starts], pred_listed)
+    shape = (len(gt_listed) + 1, len(pred_listed) + 1)
+    # Weights are summed as float64, exact up to 2**53 pixels.
+    pixels = np.bincount(gt_index * shape[1] + pred_index, weights=lengths, minlength=shape[0] * shape[1])
+    return pixels.astype(np.int64).reshape(shape)
+
+
+def _match(
+    overlap: np.ndarray, gt_segments: np.ndarray, pred_segments: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Indices (M,) of matched true and predicted segments and their IoU (M,)."""
+    common = overlap[1:, 1:]
+    same = (gt_segments[:, 1, None] == pred_segments[None, :, 1]) & (gt_segments[:, 2, None] == 0)
+    gt, pred = np.nonzero(same & (common > 0))
+    gt_areas = overlap[1:].sum(axis=1)
+    pred_areas_off_void = common.sum(axis=0)
+    common = common[gt, pred]
+    union = gt_areas[gt] + pred_areas_off_void[pred] - common
+    # In integers, so that an IoU of exactly 0.5 is none by rounding either.
+    matched = 2 * common > union
+    return gt[matched], pred[matched], common[matched] / union[matched]
+
+
+def _overlap_with_crowd(overlap: np.ndarray, gt_segments: np.ndarray, pred_segments: np.ndarray) -> np.ndarray:
+    """(P,), int64: pixels of each predicted segment on the crowd of its category."""
+    # Of several crowds of a category in an image the COCO evaluation knows only the one listed last; so do we, or
+    # numbers would not compare.
+    crowd_of = {int(category): row for row, (_, category, crowd) in enumerate(gt_segments, start=1) if crowd}
+    on_crowd = [
+        overlap[crowd_of[int(category)], column] if int(category) in crowd_of else 0
+        for column, category in enumerate(pred_segments[:, 1], start=1)
+    ]
+    return np.array(on_crowd, dtype=np.int64)
+
+
+def _rows(matched: np.ndarray, ious: np.ndarray, wrong: np.ndarray, missed: np.ndarray) -> np.ndarray:
+    """Rows of `count_panoptic` from the categories of matches (M,) with their IoU, false positives and misses."""
+    categories, place = np.unique(np.concatenate([matched, wrong, missed]), return_inverse=True)
+    size = len(categories)
+    matched_at, wrong_at, missed_at = np.split(place, [len(matched), len(matched) + len(wrong)])
+    columns = [
+        categories,
+        np.bincount(matched_at, weights=ious, minlength=size),
+        np.bincount(matched_at, minlength=size),
+        np.bincount(wrong_at, minlength=size),
+        np.bincount(missed_at, minlength=size),
+    ]
+    return np.stack(columns, axis=1).astype(np.float64)
+
+
+def summarise(rows: np.ndarray, categories: Mapping[int, bool]) -> tuple[dict[str, Averages], dict[int, Averages]]:
+    """Averages counts over categories.
+
+    Args:
+        rows: (R, 5), rows of `count_panoptic` of any number of images.
+        categories: category ids to average over, and whether each is a thing; rows of other categories are left out.
+
+    Returns:
+        averages under 'All', 'Things' and 'Stuff'; and per category, n = 1 where something was counted, else
+        n = 0 and NaN.
+    """
+    ids = np.array(list(categories), dtype=np.int64)
+    place = index_of(rows[:, 0].astype(np.int64), ids)
+    totals = np.zeros((len(ids) + 1, 4))
+    np.add.at(totals, place, rows[:, 1:])
+    iou, matches, wrong, missed = totals[1:].T
+    counted = matches + wrong + missed > 0
+    found = np.maximum(matches, 1)
+    sq = iou / found
+    rq = matches / np.maximum(matches + 0.5 * wrong + 0.5 * missed, 0.5)
+    is_thing = np.array(list(categories.values()), dtype=bool)
+    every = np.ones(len(ids), dtype=bool)
+
+    def average(chosen: np.ndarray) -> Averages:
+        chosen = chosen & counted
+        n = int(chosen.sum())
+        pq, sq_, rq_ = (float(value[chosen].mean()) if n else float('nan') for value in (sq * rq, sq, rq))
+        return {'pq': pq, 'sq': sq_, 'rq': rq_, 'n': n}
+
+    averages = {'All': average(every), 'Things': average(is_thing), 'Stuff': average(~is_thing)}
+    return averages, {int(id_): average(ids == id_) for id_ in ids}
