@@ -1,0 +1,50 @@
+"""ADE20K semantic: 150 classes; label 0 of the files is void."""
+data_root = 'data/ade/ADEChallengeData2016/'
+img_size = 512
+
+train_pipeline = [
+    dict(type='eomt_mm.LoadImage'),
+    dict(type='eomt_mm.LoadSemanticMap', reduce_zero_label=True),
+    dict(type='eomt_mm.ColorJitter'),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='eomt_mm.ScaleJitterCrop', img_size=img_size, scale_range=(0.5, 2.0)),
+    dict(type='PackSegInputs'),
+]
+test_pipeline = [
+    dict(type='eomt_mm.LoadImage'),
+    dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='cover'),
+    dict(type='eomt_mm.LoadSemanticMap', reduce_zero_label=True),
+    dict(type='PackSegInputs'),
+]
+# 16 images in total as published: 4 GPUs x 4.
+train_dataloader = dict(
+    batch_size=4,
+    num_workers=4,
+    persistent_workers=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    dataset=dict(
+        type='ADE20KDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/training', seg_map_path='annotations/training'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=1,
+    num_workers=2,
+    persistent_workers=True,
+    drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(
+        type='ADE20KDataset',
+        data_root=data_root,
+        data_prefix=dict(img_path='images/validation', seg_map_path='annotations/validation'),
+        test_mode=True,
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
+test_evaluator = val_evaluator
+val_cfg = dict(type='ValLoop')
+test_cfg = dict(type='TestLoop')

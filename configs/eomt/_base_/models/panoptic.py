@@ -1,0 +1,6 @@
+"""EoMT for panoptic segmentation in mmdet; the recipe adds sizes and classes, the leaf the backbone."""
+model = dict(
+    type='eomt_mm.EoMTDetector',
+    data_preprocessor=dict(type='eomt_mm.EoMTDetDataPreprocessor'),
+    panoptic_head=dict(type='eomt_mm.EoMTDetHead', task='panoptic', num_queries=200),
+)

@@ -1,0 +1,7 @@
+"""EoMT-S DINOv2, ADE20K semantic, 512 px: nobody published it; L's schedule."""
+_base_ = [
+    '../_base_/recipes/ade20k_semantic.py',
+    '../_base_/backbones/dinov2_small.py',
+    '../_base_/schedules/ade20k_31e.py',
+]
+model = dict(backbone=_base_.backbone)

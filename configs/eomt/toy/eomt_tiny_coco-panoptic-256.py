@@ -1,0 +1,9 @@
+"""A tiny EoMT from scratch at 256 px on COCO panoptic: to see that data and program fit, not for results."""
+_base_ = [
+    '../_base_/recipes/coco_panoptic.py',
+    '../_base_/backbones/tiny_scratch.py',
+    '../_base_/schedules/overfit_400i.py',
+]
+img_size = 256
+train_dataloader = dict(num_workers=2)
+model = dict(backbone=_base_.backbone)

@@ -1,0 +1,90 @@
+"""Parameter groups with layer-wise learning-rate decay."""
+
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
+from torch import nn
+
+from eomt_mm.models.backbone import TimmViT
+from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+def lr_factor(
+    block: int | None, depth: int, layer_decay: float, num_joint_blocks: int, decay_joint_blocks: bool
+) -> float:
+    """Learning-rate factor of a backbone parameter, as published.
+
+    Block i of L has ``layer_decay ** (L - 1 - i)``; embeddings count as block 0 (no decay step of their own); the
+    final norm (``block=None``) has 1, and so have the joint blocks unless ``decay_joint_blocks``.
+    """
+    if block is None or (block >= depth - num_joint_blocks and not decay_joint_blocks):
+        return 1.0
+    return layer_decay ** (depth - 1 - block)
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
+    """Builds an optimiser with one parameter group per learning-rate factor, in backbone and rest.
+
+    ``paramwise_cfg`` takes ``layer_decay`` (1: none) and ``decay_joint_blocks`` (published: True with DINOv2, False
+    with DINOv3). Weight decay acts on every parameter, biases, norms and queries included, as published. Frozen
+    parameters belong to no group. Groups carry ``is_backbone``, which the schedule reads.
+
+    Raises:
+        ValueError: for an unknown key of ``paramwise_cfg`` or a model without a TimmViT.
+    """
+
+    def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
+        settings = dict(paramwise_cfg or {})
+        self.layer_decay: float = settings.pop('layer_decay', 1.0)
+        self.decay_joint_blocks: bool = settings.pop('decay_joint_blocks', True)
+        if settings:
+            raise ValueError(
+                f'paramwise_cfg has unknown keys {sorted(settings)}: {type(self).__name__} takes layer_decay and '
+                f'decay_joint_blocks; set paramwise_cfg._delete_=True to drop inherited ones'
+            )
+        if not 0 < self.layer_decay <= 1:
+            raise ValueError(f'layer_decay={self.layer_decay}: in (0, 1]; published are 0.8 and 1')
+        super().__init__(optim_wrapper_cfg)
+
+    def __call__(self, model: nn.Module) -> Any:
+        """Optimiser wrapper for ``model``."""
+        if is_model_wrapper(model):
+            model = model.module
+        wrapper_cfg = dict(self.optim_wrapper_cfg)
+        wrapper_cfg.setdefault('type', 'OptimWrapper')
+        optimizer = OPTIMIZERS.build(dict(self.optimizer_cfg, params=self.param_groups(model)))
+        return OPTIM_WRAPPERS.build(wrapper_cfg, default_args=dict(optimizer=optimizer))
+
+    def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
+        """Groups with ``params``, ``lr``, ``lr_factor``, ``is_backbone`` and ``param_names``."""
+        vits = [(name, module) for name, module in model.named_modules() if isinstance(module, TimmViT)]
+        heads = [module for module in model.modules() if isinstance(module, EoMTHead)]
+        if len(vits) != 1 or len(heads) != 1:
+            raise ValueError(
+                f'{type(model).__name__} has {len(vits)} TimmViT and {len(heads)} EoMT heads; layer decay needs one of '
+                f'each. Use the default optim_wrapper constructor for other models'
+            )
+        (vit_name, vit), head = vits[0], heads[0]
+        groups: dict[tuple[bool, float], dict[str, Any]] = {}
+        for name, param in model.named_parameters():
+            if not param.requires_grad:
+                continue
+            is_backbone = name.startswith(f'{vit_name}.')
+            factor = 1.0
+            if is_backbone:
+                block = vit.param_depth(name.removeprefix(f'{vit_name}.'))
+                factor = lr_factor(block, vit.depth, self.layer_decay, head.num_blocks, self.decay_joint_blocks)
+            group = groups.setdefault(
+                (is_backbone, factor),
+                dict(params=[], param_names=[], lr=self.base_lr * factor, lr_factor=factor, is_backbone=is_backbone),
+            )
+            group['params'].append(param)
+            group['param_names'].append(name)
+        print_log(f'layer decay {self.layer_decay}: {len(groups)} parameter groups', logger='current')
+        # The head first: its learning rate, which is never decayed, is the one that the log shows.
+        return sorted(groups.values(), key=lambda group: (group['is_backbone'], -group['lr_factor']))

@@ -1,0 +1,129 @@
+"""Mask annealing: block by block, the joint blocks learn to do without masks (EoMT paper, "Mask annealing")."""
+
+import logging
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+from torch import nn
+
+from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.models.masked_attention import annealed_keep_prob
+from eomt_mm.registry import HOOKS
+
+
+def published_steps(num_blocks: int, total: int) -> list[tuple[int, int]]:
+    """(start, end) of the annealing of each joint block in a schedule of ``total`` steps.
+
+    With the unit u = total // 6, starts run evenly from u to 4u and each block takes u steps; halves round up. This
+    gives the published steps of every configuration but those that state their own.
+    """
+    unit = total // 6
+    starts = [math.floor(unit * (1 + 3 * b / max(1, num_blocks - 1)) + 0.5) for b in range(num_blocks)]
+    return [(start, start + unit) for start in starts]
+
+
+@HOOKS.register_module()
+class MaskAnnealingHook(Hook):
+    """Sets the keep probability of each joint block's masks after every iteration, and logs it.
+
+    Args:
+        starts, ends: per joint block, where its annealing starts and ends: fractions of ``max_iters`` in [0, 1] or,
+            with ``total_steps``, optimiser steps. None: as published,
+            from 1/6..4/6 to 2/6..5/6 of the schedule (:func:`published_steps`).
+        total_steps: length of the schedule that ``starts`` and ``ends`` are steps of. Where ``max_iters`` differs,
+            they are scaled to it.
+        power: exponent of the fall.
+
+    Raises:
+        ValueError: where the arguments do not fit each other or the model's number of joint blocks.
+    """
+
+    def __init__(
+        self,
+        starts: Sequence[float] | None = None,
+        ends: Sequence[float] | None = None,
+        total_steps: int | None = None,
+        power: float = 0.9,
+    ) -> None:
+        if (starts is None) != (ends is None):
+            raise ValueError(f'starts={starts}, ends={ends}: give both or neither')
+        if starts is not None and ends is not None:
+            if len(starts) != len(ends) or any(a < 0 or e < a for a, e in zip(starts, ends, strict=True)):
+                raise ValueError(f'starts={starts}, ends={ends}: one of each per joint block, 0 <= start <= end')
+            if total_steps is None and max(ends) > 1:
+                raise ValueError(
+                    f'ends={ends} exceed 1: give fractions of max_iters, or set total_steps to the length of the '
+                    f'schedule that they are steps of'
+                )
+        elif total_steps is not None:
+            raise ValueError(f'total_steps={total_steps} needs starts and ends in steps')
+        self.starts = starts
+        self.ends = ends
+        self.total_steps = total_steps
+        self.power = power
+        self._steps: list[tuple[int, int]] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Works out the steps for this schedule and model, and sets the probabilities (of a resumed run, too)."""
+        head = find_head(runner.model)
+        self._steps = self.annealing_steps(head.num_blocks, runner.max_iters)
+        shown = ', '.join(f'{start}-{end}' for start, end in self._steps)
+        scaled = ''
+        if self.total_steps not in (None, runner.max_iters):
+            scaled = f' (scaled from a schedule of {self.total_steps})'
+        print_log(f'mask annealing of {head.num_blocks} joint blocks at steps {shown}{scaled}', logger='current')
+        left = self.keep_probs(runner.max_iters)
+        if max(left) > 0:
+            print_log(
+                f'masks stay on: after the last of {runner.max_iters} iterations the keep probabilities are {left}, '
+                f'but masks are off in evaluation. Let the annealing end within the schedule '
+                f'(MaskAnnealingHook ends={self.ends}, total_steps={self.total_steps})',
+                logger='current',
+                level=logging.WARNING,
+            )
+        self._set(runner, head)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Probabilities for the next step; mmengine counts ``iter`` up only after the hooks."""
+        self._set(runner, find_head(runner.model), done=1)
+
+    def annealing_steps(self, num_blocks: int, max_iters: int) -> list[tuple[int, int]]:
+        """(start, end) of each joint block in steps of a schedule of ``max_iters``."""
+        if self.starts is None or self.ends is None:
+            return published_steps(num_blocks, max_iters)
+        if len(self.starts) != num_blocks:
+            raise ValueError(
+                f'MaskAnnealingHook has {len(self.starts)} starts and ends, the model {num_blocks} joint blocks: '
+                f'give one of each per block'
+            )
+        unit = max_iters / (self.total_steps or 1)
+        return [
+            (math.floor(start * unit + 0.5), math.floor(end * unit + 0.5))
+            for start, end in zip(self.starts, self.ends, strict=True)
+        ]
+
+    def keep_probs(self, step: int) -> list[float]:
+        """Keep probability of each joint block after ``step`` steps."""
+        return [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
+
+    def _set(self, runner: Any, head: EoMTHead, done: int = 0) -> None:
+        probs = self.keep_probs(runner.iter + done)
+        head.set_attn_mask_probs(probs)
+        for b, prob in enumerate(probs):
+            runner.message_hub.update_scalar(f'train/mask_prob_{b}', prob)
+
+
+def find_head(model: nn.Module) -> EoMTHead:
+    """The EoMT head of a model, wrapped for distributed training or not."""
+    if is_model_wrapper(model):
+        model = model.module
+    for module in model.modules():
+        if isinstance(module, EoMTHead):
+            return module
+    raise ValueError(f'{type(model).__name__} has no EoMT head: MaskAnnealingHook belongs to EoMT models')

@@ -1,0 +1,75 @@
+"""The published learning-rate schedule: the backbone waits while the head warms up, then follows."""
+
+from typing import Any
+
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+from eomt_mm.registry import PARAM_SCHEDULERS
+
+
+def two_stage_factor(
+    step: int, total: int, warmup_steps: tuple[int, int], is_backbone: bool, power: float = 0.9
+) -> float:
+    """Factor on the learning rate at optimiser step ``step`` (0-based) of ``total``.
+
+    With warm-up (w0, w1): everything but the backbone rises linearly over w0 steps; the backbone stays at 0 for w0
+    steps and rises over the next w1. Both then fall as (1 - progress)^power to 0 at ``total``.
+    """
+    head_warmup, backbone_warmup = warmup_steps
+    start, length = (head_warmup, backbone_warmup) if is_backbone else (0, head_warmup)
+    if step < start:
+        return 0.0
+    if step < start + length:
+        return (step - start) / length
+    progress = (step - start - length) / max(1, total - start - length)
+    return max(0.0, 1 - progress) ** power
+
+
+@PARAM_SCHEDULERS.register_module()
+class TwoStagePolyLR(_ParamScheduler):
+    """Two-stage warm-up and polynomial decay per iteration; see :func:`two_stage_factor`.
+
+    Args:
+        optimizer: with groups that carry ``is_backbone``
+            (:class:`~eomt_mm.engine.layer_decay.LayerDecayOptimWrapperConstructor`).
+        warmup_steps: (w0, w1); published are (500, 1000) with DINOv2, (2000, 3000) with DINOv3.
+        end: length of the schedule; mmengine fills in the training loop's ``max_iters``.
+        power: of the decay.
+        last_step, verbose: mmengine's.
+
+    Raises:
+        ValueError: where the warm-up is longer than the schedule.
+    """
+
+    def __init__(
+        self,
+        optimizer: Any,
+        end: int,
+        warmup_steps: tuple[int, int] = (500, 1000),
+        power: float = 0.9,
+        by_epoch: bool = False,
+        last_step: int = -1,
+        verbose: bool = False,
+    ) -> None:
+        if by_epoch:
+            raise ValueError('by_epoch=True: TwoStagePolyLR counts iterations; set by_epoch=False')
+        if min(warmup_steps) < 0 or sum(warmup_steps) >= end:
+            raise ValueError(
+                f'warmup_steps={tuple(warmup_steps)} do not fit a schedule of {end} iterations: '
+                f'lower param_scheduler.0.warmup_steps or raise train_cfg.max_iters'
+            )
+        self.total = end
+        self.warmup_steps = (warmup_steps[0], warmup_steps[1])
+        self.power = power
+        super().__init__(optimizer, 'lr', end=end, last_step=last_step, by_epoch=False, verbose=verbose)
+
+    def _get_value(self) -> list[float]:
+        # mmengine appends a group of its own, without parameters, that logs the undecayed rate as base_lr.
+        return [
+            base * two_stage_factor(self.last_step, self.total, self.warmup_steps, in_backbone, self.power)
+            for base, in_backbone in zip(self.base_values, self._in_backbone, strict=True)
+        ]
+
+    @property
+    def _in_backbone(self) -> list[bool]:
+        return [group.get('is_backbone', False) for group in self.optimizer.param_groups]

@@ -1,0 +1,75 @@
+"""Evaluates a checkpoint.
+
+    python tools/test.py CONFIG CHECKPOINT --data-root data/coco
+    python tools/test.py CONFIG CHECKPOINT --out results/       # result files for the benchmarks' servers
+    python tools/test.py CONFIG CHECKPOINT --show-dir pictures/ # image, ground truth and prediction side by side
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from eomt_mm.apis.config import load_config
+from eomt_mm.apis.model import check_checkpoint
+from mmengine.config import Config, DictAction
+from mmengine.runner import Runner
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint that training saved')
+    parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
+    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
+    parser.add_argument('--out', help='folder for result files in the format of the benchmark server')
+    parser.add_argument('--dump', help='file (.pkl) for the predictions')
+    parser.add_argument('--show-dir', help='folder for pictures')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.dump and not args.dump.endswith(('.pkl', '.pickle')):
+        parser.error(f'--dump {args.dump}: a pickle, name it *.pkl')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def write_results(cfg: Config, folder: str) -> None:
+    """Lets the metric write the benchmark server's files below ``folder``."""
+    settings = {
+        'eomt_mm.PanopticQuality': dict(out_dir=folder),
+        'CocoMetric': dict(outfile_prefix=str(Path(folder) / 'results')),
+        'IoUMetric': dict(output_dir=folder),
+    }
+    kind = cfg.test_evaluator['type']
+    if kind not in settings:
+        raise ValueError(f"--out: the metric '{kind}' writes no result files; those that do are {sorted(settings)}")
+    cfg.test_evaluator.update(settings[kind])
+
+
+def dump_predictions(cfg: Config, path: str) -> None:
+    """Adds the host's metric that pickles predictions (masks of instances run-length encoded)."""
+    kind = 'DumpResults' if cfg.default_scope == 'mmseg' else 'DumpDetResults'
+    cfg.test_evaluator = [cfg.test_evaluator, dict(type=kind, out_file_path=path)]
+    if 'decode_head' in cfg.model:
+        cfg.model.decode_head.keep_scores = False  # a float per class and pixel would fill the memory
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    check_checkpoint(args.checkpoint)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    cfg.load_from = args.checkpoint
+    if args.out:
+        write_results(cfg, args.out)
+    if args.dump:
+        dump_predictions(cfg, args.dump)
+    if args.show_dir:
+        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='eomt_mm.PictureHook', out_dir=args.show_dir)]
+    Runner.from_cfg(cfg).test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,66 @@
+"""Trains a model.
+
+    python tools/train.py configs/eomt/coco/eomt_dinov2-l_12e_coco-panoptic-640.py --data-root data/coco
+    python tools/train.py CONFIG --resume                      # goes on from the last checkpoint of the work dir
+    python tools/train.py CONFIG --cfg-options img_size=512 train_cfg.max_iters=20000
+"""
+
+import argparse
+import os
+from pathlib import Path
+
+from eomt_mm.apis.config import load_config
+from eomt_mm.apis.model import check_checkpoint
+from mmengine.config import Config, DictAction
+from mmengine.device import get_device
+from mmengine.runner import Runner, find_latest_checkpoint
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/NAME_OF_CONFIG')
+    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
+    parser.add_argument(
+        '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the last one of the work dir'
+    )
+    parser.add_argument('--amp', action='store_true', help='mixed precision (needs an accelerator)')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.amp and get_device() == 'cpu':
+        parser.error('--amp needs an accelerator, and this machine shows none: leave it out')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    return args
+
+
+def set_start(cfg: Config, resume: str | None) -> None:
+    """Decides what the run starts from: a checkpoint to resume, ``load_from``, or pretrained weights.
+
+    A checkpoint holds all weights, so the backbone's are not fetched first.
+    """
+    if resume == 'auto':
+        resume = find_latest_checkpoint(cfg.work_dir)
+        if resume is None:
+            print(f'--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning')
+    if resume is not None:
+        cfg.resume, cfg.load_from = True, resume
+    if cfg.get('load_from'):
+        check_checkpoint(cfg.load_from)
+        cfg.model.backbone.update(pretrained=False, weights=None)
+
+
+def main() -> None:
+    args = parse_args()
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    cfg.launcher = args.launcher
+    cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    if args.amp:
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    set_start(cfg, args.resume)
+    Runner.from_cfg(cfg).train()
+
+
+if __name__ == '__main__':
+    main()
