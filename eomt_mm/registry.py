@@ -4,7 +4,11 @@
 when it meets ``type='eomt_mm.X'`` under any default scope, and the locations at the first look-up.
 """
 
-from mmengine.registry import (
+from eomt_mm import compat
+
+compat.check_versions()  # before the first host is imported: a missing one is told in one message
+
+from mmengine.registry import (  # noqa: E402
     DATASETS as MMENGINE_DATASETS,
     HOOKS as MMENGINE_HOOKS,
     METRICS as MMENGINE_METRICS,
@@ -15,9 +19,6 @@ from mmengine.registry import (
     Registry,
 )
 
-from eomt_mm import compat
-
-compat.check_versions()
 compat.allow_checkpoint_globals()
 
 

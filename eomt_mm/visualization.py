@@ -40,8 +40,7 @@ def draw_segments(image: np.ndarray, segments: Sequence[DrawnSegment], opacity: 
     picture = image.astype(np.float32)
     for segment in segments:
         picture[segment.mask] = (1 - opacity) * picture[segment.mask] + opacity * np.array(segment.colour, np.float32)
-    drawn = enlarge(picture.round().astype(np.uint8), factor)
-    canvas = np.array(drawn)
+    canvas = enlarge(picture.round().astype(np.uint8), factor)
     for segment in segments:
         canvas[outline(enlarge(segment.mask, factor))] = segment.colour
     drawn = Image.fromarray(canvas)
@@ -94,9 +93,10 @@ def _write_name(
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]]) -> Image.Image:
     """Pictures of equal size next to each other, each under its title, on white."""
-    font = ImageFont.load_default(size=max(14, min(panels[0][1].size) // 24))
-    header = int(1.8 * font.size)
     width, height = panels[0][1].size
+    font_size = max(14, min(width, height) // 24)
+    font = ImageFont.load_default(size=font_size)
+    header = int(1.8 * font_size)
     canvas = Image.new('RGB', (len(panels) * (width + MARGIN) - MARGIN, header + height), 'white')
     pen = ImageDraw.Draw(canvas)
     for i, (title, picture) in enumerate(panels):

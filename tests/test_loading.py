@@ -184,7 +184,7 @@ def test_image_without_annotation_needs_no_png(tmp_path):
         (dict(ori_shape=(H, W), img_shape=(H, W)), True),
         (dict(ori_shape=(H, W), img_shape=(2 * H, 2 * W)), True),  # the image was resized before
         (dict(height=H, width=W), True),
-        (dict(), True),
+        ({}, True),
         (dict(ori_shape=(W, H), img_shape=(W, H)), False),
         (dict(height=W, width=H), False),
         (dict(ori_shape=(W, H), height=H, width=W), False),  # the file, not what the json says of it

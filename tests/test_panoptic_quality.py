@@ -409,10 +409,9 @@ def test_nan_where_there_is_no_class(files, capsys):
 
 
 def test_truth_of_unknown_classes_is_not_void(files):
-    arguments, truth = files
+    arguments, _ = files
     metric = build(**arguments)
     metric.dataset_meta = dict(classes=('cat',))
-    ids, rows = truth[10]
     everywhere = torch.zeros(24, 32, dtype=torch.int64)
     metrics = evaluate(metric, [sample(10, everywhere)])
     assert metrics['coco_panoptic/PQ'] == 0 and metrics['coco_panoptic/RQ'] == 0
@@ -517,7 +516,7 @@ def test_equals_the_reference_evaluation_that_mmdet_carries(tmp_path, monkeypatc
 
 
 def test_format_only_needs_no_truth(files, tmp_path):
-    arguments, truth = files
+    _, truth = files
     data = json.loads((tmp_path / 'panoptic.json').read_text())
     del data['annotations']
     (tmp_path / 'test.json').write_text(json.dumps(data))

@@ -1,5 +1,6 @@
 """Evaluates a checkpoint.
 
+Examples:
     python tools/test.py CONFIG CHECKPOINT --data-root data/coco
     python tools/test.py CONFIG CHECKPOINT --out results/       # result files for the benchmarks' servers
     python tools/test.py CONFIG CHECKPOINT --show-dir pictures/ # image, ground truth and prediction side by side
@@ -9,8 +10,9 @@ import argparse
 import os
 from pathlib import Path
 
-from eomt_mm.apis.config import load_config
-from eomt_mm.apis.model import check_checkpoint
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.model import check_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 

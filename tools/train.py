@@ -1,5 +1,6 @@
 """Trains a model.
 
+Examples:
     python tools/train.py configs/eomt/coco/eomt_dinov2-l_12e_coco-panoptic-640.py --data-root data/coco
     python tools/train.py CONFIG --resume                      # goes on from the last checkpoint of the work dir
     python tools/train.py CONFIG --cfg-options img_size=512 train_cfg.max_iters=20000
@@ -9,8 +10,9 @@ import argparse
 import os
 from pathlib import Path
 
-from eomt_mm.apis.config import load_config
-from eomt_mm.apis.model import check_checkpoint
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.model import check_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.runner import Runner, find_latest_checkpoint

@@ -158,7 +158,7 @@ def check_classes(cfg: Config) -> None:
         elif model.get('panoptic_head', {}).get('task') == 'panoptic':
             for name, kind in dict(num_things_classes='things', num_stuff_classes='stuff').items():
                 _compare(loader, f'model.panoptic_head.{name}', model.panoptic_head.get(name), classes, kind)
-        elif 'panoptic_head' in model:
+        elif model.get('panoptic_head', {}).get('task') == 'instance':
             count = model.panoptic_head.get('num_things_classes')
             _compare(loader, 'model.panoptic_head.num_things_classes', count, classes, 'classes')
 

@@ -10,9 +10,7 @@ from torch import nn
 from eomt_mm.apis.config import load_config
 
 
-def init_model(
-    config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu'
-) -> nn.Module:
+def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
     """Builds a model in eval mode.
 
     Args:

@@ -51,8 +51,8 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             raise ValueError(f'layer_decay={self.layer_decay}: in (0, 1]; published are 0.8 and 1')
         super().__init__(optim_wrapper_cfg)
 
-    def __call__(self, model: nn.Module) -> Any:
-        """Optimiser wrapper for ``model``."""
+    def __call__(self, model: Any) -> Any:
+        """Optimiser wrapper for ``model``, which may be wrapped for distributed training."""
         if is_model_wrapper(model):
             model = model.module
         wrapper_cfg = dict(self.optim_wrapper_cfg)

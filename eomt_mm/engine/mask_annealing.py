@@ -7,7 +7,6 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from eomt_mm.models.eomt_head import EoMTHead
@@ -120,9 +119,7 @@ class MaskAnnealingHook(Hook):
 
 
 def find_head(model: nn.Module) -> EoMTHead:
-    """The EoMT head of a model, wrapped for distributed training or not."""
-    if is_model_wrapper(model):
-        model = model.module
+    """The EoMT head of a model, which may be wrapped for distributed training."""
     for module in model.modules():
         if isinstance(module, EoMTHead):
             return module

@@ -1,7 +1,7 @@
 """Pictures during testing: image, ground truth and prediction side by side."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import mmcv
 import numpy as np
@@ -14,7 +14,7 @@ from torch import Tensor
 from eomt_mm.registry import HOOKS
 from eomt_mm.visualization import DrawnSegment, draw_segments, side_by_side
 
-Sample = DetDataSample | SegDataSample
+Sample: TypeAlias = DetDataSample | SegDataSample
 
 
 @HOOKS.register_module()

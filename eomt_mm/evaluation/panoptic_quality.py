@@ -179,7 +179,7 @@ class PanopticQuality(BaseMetric):
         """Writes a map into the folder aside; returns its segments (P, 2) with ids as in the file."""
         assert self.out_dir is not None
         # Id 0 is void in files, and instance 0 of label 0 before.
-        ids = np.where(np.isin(panoptic, segments[:, 0]), panoptic + 1, 0)
+        ids = np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0)
         write_panoptic_png(self.out_dir / f'{RESULTS}.part' / self._truth[image_id].file_name, ids)
         return segments + np.array([1, 0])
 

@@ -73,7 +73,12 @@ class TimmViT(nn.Module):
         self._model_kwargs = dict(
             img_size=img_size, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate, **model_kwargs
         )
-        vit = timm.create_model(model_name, pretrained=False, **self._model_kwargs)
+        try:
+            vit = self._create()
+        except (TypeError, AssertionError) as error:  # other kinds of model know no dynamic_img_size
+            raise ValueError(
+                f"model_name='{model_name}' cannot be built as a plain ViT with {self._model_kwargs}: {error}"
+            ) from error
         if not isinstance(vit, timm.models.VisionTransformer):
             raise ValueError(f"model_name='{model_name}' is a {type(vit).__name__}, not a plain timm VisionTransformer")
         self.vit = vit
@@ -88,6 +93,11 @@ class TimmViT(nn.Module):
     @property
     def depth(self) -> int:
         return len(self.vit.blocks)
+
+    def _create(self, **kwargs: Any) -> Any:
+        vit: Any = timm.create_model(self.model_name, **self._model_kwargs, **kwargs)
+        vit.attn_pool = None  # SigLIP has one; its parameters would never get a gradient
+        return vit
 
     def forward(self, images: Tensor, num_blocks: int | None = None) -> Tokens:
         """Patch embedding, positions, prefix tokens and the first blocks.
@@ -146,9 +156,7 @@ class TimmViT(nn.Module):
             return
         overlay = dict(file=self.weights) if self.weights else None
         try:
-            source = timm.create_model(
-                self.model_name, pretrained=True, pretrained_cfg_overlay=overlay, **self._model_kwargs
-            )
+            source = self._create(pretrained=True, pretrained_cfg_overlay=overlay)
         except Exception as error:
             origin = f"weights='{self.weights}'" if self.weights else f"pretrained weights of '{self.model_name}'"
             raise RuntimeError(

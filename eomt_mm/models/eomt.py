@@ -1,4 +1,4 @@
-"""EoMT's forward pass: a ViT, queries that join before its last blocks, predictions (EoMT paper, section "Encoder-only Mask Transformer")."""
+"""EoMT's forward pass: a ViT, queries that join before its last blocks, predictions (arXiv 2503.19108)."""
 
 from torch import Tensor
 

@@ -97,7 +97,13 @@ class EoMTHead(nn.Module):
         return self.training or self.predict_intermediate
 
     def set_attn_mask_probs(self, probs: list[float]) -> None:
-        """Sets the keep probabilities, one per joint block, each in [0, 1]."""
+        """Sets the keep probabilities, one per joint block, each in [0, 1].
+
+        Raises:
+            ValueError: for another number of them, or a value outside.
+        """
+        if len(probs) != self.num_blocks or not all(0 <= prob <= 1 for prob in probs):
+            raise ValueError(f'probs={probs}: one for each of the {self.num_blocks} joint blocks, each in [0, 1]')
         self.attn_mask_probs.copy_(torch.tensor(probs))
 
     def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

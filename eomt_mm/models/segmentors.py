@@ -11,7 +11,7 @@ from torch import Tensor
 from eomt_mm.models import heads, preprocessors  # noqa: F401  they register
 from eomt_mm.models.backbone import TimmViT
 from eomt_mm.models.eomt import Predictions, eomt_forward
-from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead, HostHead
+from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.models.postprocess import semantic_scores
 from eomt_mm.registry import MODELS
 
@@ -20,7 +20,7 @@ MODELS.register_module(module=TimmViT)
 Config = dict[str, Any]
 
 
-def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[TimmViT, HostHead]:
+def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[TimmViT, Any]:
     """Builds both; what the head must know of the backbone is told here, not in the config.
 
     Raises:
@@ -73,7 +73,7 @@ class EoMTSegmentor(BaseSegmentor):
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[Config]) -> Tensor:
         """Class scores (B, K, H, W) at the inputs' size."""
         class_logits, mask_logits = self.extract_feat(inputs)
-        return semantic_scores(class_logits[-1], mask_logits[-1], tuple(inputs.shape[-2:]))
+        return semantic_scores(class_logits[-1], mask_logits[-1], (inputs.shape[-2], inputs.shape[-1]))
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
         return self.decode_head.loss(self.extract_feat(inputs), data_samples)

@@ -1,5 +1,6 @@
 """Plots losses, learning rate and annealing of a run from mmengine's scalars.
 
+Example:
     python tools/analysis/plot_curves.py work_dirs/NAME --out curves.png
 """
 

@@ -4,7 +4,7 @@ img_size = 512
 
 train_pipeline = [
     dict(type='eomt_mm.LoadImage'),
-    dict(type='eomt_mm.LoadSemanticMap', reduce_zero_label=True),
+    dict(type='eomt_mm.LoadSemanticMap'),
     dict(type='eomt_mm.ColorJitter'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='eomt_mm.ScaleJitterCrop', img_size=img_size, scale_range=(0.5, 2.0)),
@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='eomt_mm.LoadImage'),
     dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='cover'),
-    dict(type='eomt_mm.LoadSemanticMap', reduce_zero_label=True),
+    dict(type='eomt_mm.LoadSemanticMap'),
     dict(type='PackSegInputs'),
 ]
 # 16 images in total as published: 4 GPUs x 4.

@@ -12,7 +12,7 @@ metainfo = dict(
         (86, 180, 233), (0, 158, 115), (230, 159, 0), (153, 153, 153),
     ],
 )  # fmt: skip
-train_dataloader = dict(batch_size=16, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo))
+train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo))
 val_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo))
 test_dataloader = val_dataloader
 val_evaluator = dict(
