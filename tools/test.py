@@ -9,6 +9,7 @@ Examples:
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import load_config  # isort: skip
@@ -36,6 +37,11 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
+def evaluators(cfg: Config) -> list[dict[str, Any]]:
+    """The test metrics, of which a config may state one or several."""
+    return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
+
+
 def write_results(cfg: Config, folder: str) -> None:
     """Lets the metric write the benchmark server's files below ``folder``."""
     settings = {
@@ -43,16 +49,18 @@ def write_results(cfg: Config, folder: str) -> None:
         'CocoMetric': dict(outfile_prefix=str(Path(folder) / 'results')),
         'IoUMetric': dict(output_dir=folder),
     }
-    kind = cfg.test_evaluator['type']
-    if kind not in settings:
-        raise ValueError(f"--out: the metric '{kind}' writes no result files; those that do are {sorted(settings)}")
-    cfg.test_evaluator.update(settings[kind])
+    writing = [metric for metric in evaluators(cfg) if metric['type'] in settings]
+    if not writing:
+        kinds = [metric['type'] for metric in evaluators(cfg)]
+        raise ValueError(f'--out: the metrics {kinds} write no result files; those that do are {sorted(settings)}')
+    for metric in writing:
+        metric.update(settings[metric['type']])
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
     """Adds the host's metric that pickles predictions (masks of instances run-length encoded)."""
     kind = 'DumpResults' if cfg.default_scope == 'mmseg' else 'DumpDetResults'
-    cfg.test_evaluator = [cfg.test_evaluator, dict(type=kind, out_file_path=path)]
+    cfg.test_evaluator = [*evaluators(cfg), dict(type=kind, out_file_path=path)]
     if 'decode_head' in cfg.model:
         cfg.model.decode_head.keep_scores = False  # a float per class and pixel would fill the memory
 

@@ -80,7 +80,8 @@ def _check_complete(content: bytes) -> None:
 class LoadSemanticMap(LoadSegmentationAnnotations):
     """mmseg's loading of a label map, with one clear error for a file that is missing, damaged or does not fit.
 
-    Arguments and what is added are the parent's: gt_seg_map (H, W), uint8, 255 = void.
+    Arguments and what is added are the parent's: gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is
+    added.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -88,7 +89,9 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
     """
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
-        path = results['seg_map_path']
+        path = results.get('seg_map_path')
+        if path is None:  # an image without ground truth, as the hosts' inferencers pass it
+            return
         try:
             super()._load_seg_map(results)
         except FileNotFoundError as error:
@@ -128,7 +131,9 @@ class LoadPanopticSegments(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads ``results['seg_map_path']``."""
+        """Loads ``results['seg_map_path']``, if there is ground truth: the hosts' inferencers pass bare images."""
+        if 'segments_info' not in results:
+            return results
         kept = [segment for segment in results['segments_info'] if not segment.get('iscrowd', False)]
         ids = np.array([segment['id'] for segment in kept], dtype=np.int64)
         labels = np.array([segment['category'] for segment in kept], dtype=np.int64)

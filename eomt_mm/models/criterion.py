@@ -28,7 +28,7 @@ class Criterion(nn.Module):
     Args:
         num_classes: number K of classes, without "no object".
         class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs.
-        no_object_weight: weight of "no object" in the class loss.
+        no_object_weight: weight of "no object" in the class loss; above 0, or images without targets have no loss.
         num_points: points per mask.
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.models.point_sampling.uncertain_points`.
         sync_class_norm: average the normaliser of the class loss over processes. False as published: each process
@@ -48,6 +48,8 @@ class Criterion(nn.Module):
         sync_class_norm: bool = True,
     ) -> None:
         super().__init__()
+        if no_object_weight <= 0:
+            raise ValueError(f'no_object_weight={no_object_weight}: above 0; published is 0.1')
         if oversample_ratio < 1:
             raise ValueError(f'oversample_ratio={oversample_ratio}: at least 1; published is 3')
         if not 0 <= importance_ratio <= 1:
@@ -139,6 +141,7 @@ class Criterion(nn.Module):
             masks = torch.cat(
                 [target['masks'][target_idx] for target, (_, target_idx) in zip(targets, matches, strict=True)]
             )
+            points = points.to(logits.dtype)
             masks = sample_at_points(masks, points)  # (M, P)
         logits = sample_at_points(logits, points)  # (M, P)
         bce = F.binary_cross_entropy_with_logits(logits, masks, reduction='none').mean(-1)

@@ -64,6 +64,8 @@ def pad_masks(target: Target, size: Size) -> Target:
 
 def seg_sample_target(sample: SegDataSample, num_classes: int, size: Size, ignore_index: int = 255) -> Target:
     """Target of an mmseg sample with ``gt_sem_seg`` (1, H, W)."""
+    if 'gt_sem_seg' not in sample:
+        raise ValueError(missing_annotation(sample, 'a label map (gt_sem_seg)'))
     label_map = sample.gt_sem_seg.data[0]
     return pad_masks(semantic_target(label_map, num_classes, ignore_index, source_of(sample)), size)
 
@@ -81,6 +83,8 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
     if 'gt_panoptic_seg' in sample:
         id_map = sample.gt_panoptic_seg.segment_ids[0]
         return pad_masks(segments_target(id_map, instances.labels, num_classes, source), size)
+    if 'masks' not in instances:
+        raise ValueError(missing_annotation(sample, 'segments (gt_panoptic_seg) or masks (gt_instances.masks)'))
     labels, masks = instances.labels, instances.masks
     check_labels(labels, num_classes, source)
     if not isinstance(masks, Tensor):
@@ -93,6 +97,14 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
         stuff_target = pad_masks(semantic_target(stuff, num_classes, source=source), size)
         target = {key: torch.cat([target[key], stuff_target[key]]) for key in target}
     return target
+
+
+def missing_annotation(sample: SegDataSample | DetDataSample, what: str) -> str:
+    """Message for a training sample without ground truth."""
+    return (
+        f'training sample {source_of(sample)} has no {what}: give the data set its annotations (ann_file, '
+        f'data_prefix) and the training pipeline a transform that loads them'
+    )
 
 
 def source_of(sample: SegDataSample | DetDataSample) -> str:

@@ -11,7 +11,7 @@ train_pipeline = [
     dict(type='PackSegInputs'),
 ]
 test_pipeline = [
-    dict(type='eomt_mm.LoadImage'),
+    dict(type='LoadImageFromFile'),  # the hosts' inferencers look for this name
     dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='cover'),
     dict(type='eomt_mm.LoadSemanticMap'),
     dict(type='PackSegInputs'),

@@ -10,7 +10,7 @@ train_pipeline = [
     dict(type='PackDetInputs'),
 ]
 test_pipeline = [
-    dict(type='eomt_mm.LoadImage'),
+    dict(type='LoadImageFromFile'),  # the hosts' inferencers look for this name
     dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='inside'),
     dict(type='eomt_mm.LoadInstances'),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
