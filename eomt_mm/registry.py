@@ -30,7 +30,7 @@ MODELS = _child('model', MMENGINE_MODELS, 'models.segmentors')
 DATASETS = _child('dataset', MMENGINE_DATASETS, 'datasets.coco_panoptic')
 TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'datasets.loading', 'datasets.transforms')
 METRICS = _child('metric', MMENGINE_METRICS, 'evaluation.panoptic_quality')
-HOOKS = _child('hook', MMENGINE_HOOKS, 'engine.mask_annealing', 'engine.pictures')
+HOOKS = _child('hook', MMENGINE_HOOKS, 'engine.checkpoint_fit', 'engine.mask_annealing', 'engine.pictures')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optim_wrapper_constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay'
 )

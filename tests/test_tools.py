@@ -209,12 +209,18 @@ def test_missing_checkpoint_is_named(name: str, tool: Callable, coco_root: Path,
 def test_checkpoint_of_another_shape_is_refused(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     arguments = ['--data-root', coco_root, '--work-dir', tmp_path, '--cfg-options']
     tool('train.py', CONFIGS['panoptic'], *arguments, *small('panoptic', 1))
-    options = dict(option.split('=') for option in small('panoptic') if option.startswith(('model', 'img')))
-    values = {key: int(value) for key, value in options.items()}
+    options, wrong = small('panoptic', 1), 'model.panoptic_head.num_queries=7'
+    pairs = dict(option.split('=') for option in options if option.startswith(('model', 'img')))
+    values = {key: int(value) for key, value in pairs.items()}
     cfg = load_config(CONFIGS['panoptic'], {**values, 'model.panoptic_head.num_queries': 7}, coco_root)
-    with pytest.raises(ValueError, match=r'iter_1\.pth') as error:
-        init_model(cfg, tmp_path / 'iter_1.pth')
-    assert 'queries' in str(error.value)
+    for use in (
+        lambda: init_model(cfg, tmp_path / 'iter_1.pth'),
+        lambda: tool('test.py', CONFIGS['panoptic'], tmp_path / 'iter_1.pth', *arguments, *options, wrong),
+        lambda: tool('train.py', CONFIGS['panoptic'], *arguments, *options, wrong, f'load_from={tmp_path}/iter_1.pth'),
+    ):
+        with pytest.raises(ValueError, match=r'iter_1\.pth') as error:
+            use()
+        assert 'panoptic_head.queries.weight: (10, 48) in the file, (7, 48) in the model' in str(error.value)
     model = init_model(load_config(CONFIGS['panoptic'], values, coco_root), tmp_path / 'iter_1.pth')
     assert model.dataset_meta['classes'] == SHAPES_METAINFO['classes']
 

@@ -4,10 +4,11 @@ from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader, load_state_dict
 from torch import nn
 
 from eomt_mm.apis.config import load_config
+from eomt_mm.checkpoints.fit import check_fit
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
@@ -30,18 +31,14 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     model.cfg = cfg
     if checkpoint is not None:
         check_checkpoint(checkpoint)
-        try:
-            saved = load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
-        except RuntimeError as error:
-            raise ValueError(
-                f'checkpoint {checkpoint} does not fit the model of {cfg.filename}: {error}\n'
-                f'Use the config it was trained with (same backbone, classes, queries, img_size)'
-            ) from error
+        saved = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
+        check_fit(model.state_dict(), saved.get('state_dict', saved), str(checkpoint))
+        load_state_dict(model, saved.get('state_dict', saved))
         model.dataset_meta = saved.get('meta', {}).get('dataset_meta', {})
     return model.to(device).eval()
 
 
 def check_checkpoint(path: str | Path) -> None:
-    """Raises FileNotFoundError where a checkpoint does not exist."""
-    if not Path(path).is_file():
+    """Raises FileNotFoundError where a local checkpoint does not exist; addresses (``https://...``) pass."""
+    if '://' not in str(path) and not Path(path).is_file():
         raise FileNotFoundError(f'checkpoint {path} does not exist: give a .pth file that training saved')

@@ -52,7 +52,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
         (B, K, *size), at least 0; not normalised.
     """
     probs = class_logits.float().softmax(-1)[..., :-1]
-    masks = resize(mask_logits.float(), size).sigmoid_()
+    masks = resize(mask_logits.float(), size).sigmoid()
     return torch.einsum('bqk,bqhw->bkhw', probs, masks)
 
 

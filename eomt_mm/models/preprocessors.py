@@ -23,10 +23,10 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 def as_size(img_size: int | Sequence[int]) -> Size:
     """An int or (height, width) as (height, width)."""
-    h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
-    if min(h, w) < 1:
+    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
+    if len(sides) != 2 or min(sides) < 1:
         raise ValueError(f'img_size={img_size}: at least one pixel, an int or (height, width)')
-    return int(h), int(w)
+    return int(sides[0]), int(sides[1])
 
 
 class GeometryMixin(BaseDataPreprocessor):

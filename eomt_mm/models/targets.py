@@ -36,10 +36,20 @@ def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: st
         labels: (N,); segments without a pixel in the map give no target.
         num_classes: number of classes.
         source: file to name in errors.
+
+    Raises:
+        ValueError: for a label outside the classes, or an id without a label.
     """
     ids = id_map.unique()
     ids = ids[ids > 0].long()
     check_labels(labels, num_classes, source)
+    unlabelled = ids[ids > len(labels)].tolist()
+    if unlabelled:
+        raise ValueError(
+            f'ground truth{f" of {source}" if source else ""} holds segment(s) {unlabelled} with {len(labels)} '
+            f'label(s): id k takes label k - 1, so a transform that drops instances must keep their labels or '
+            f'renumber the map'
+        )
     return dict(labels=labels[ids - 1].long(), masks=id_map == ids[:, None, None])
 
 
@@ -55,10 +65,19 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
 
 
 def pad_masks(target: Target, size: Size) -> Target:
-    """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask."""
+    """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask.
+
+    Raises:
+        ValueError: where the masks are larger.
+    """
     h, w = target['masks'].shape[-2:]
     if (h, w) == tuple(size):
         return target
+    if h > size[0] or w > size[1]:
+        raise ValueError(
+            f'ground truth of {h} x {w} pixels does not fit the input of {size[0]} x {size[1]}: image and ground truth '
+            f'must go through the same resizing and cropping'
+        )
     return dict(target, masks=F.pad(target['masks'], (0, size[1] - w, 0, size[0] - h)))
 
 

@@ -1,0 +1,49 @@
+"""Whether saved weights are those of a model; mmengine itself only warns, and goes on with random ones."""
+
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+
+SHOWN = 8
+
+
+def check_fit(
+    expected: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str, allow_missing: bool = False
+) -> None:
+    """Compares names and shapes of saved weights with a model's.
+
+    Args:
+        expected: the model's ``state_dict()``.
+        saved: the file's; a leading ``module.`` of distributed training is passed over. Unexpected names are fine.
+        source: the file, for the message.
+        allow_missing: weights that the file lacks keep their initial values (fine-tuning).
+
+    Raises:
+        ValueError: listing shapes that differ and names that are missing.
+    """
+    names = {name.removeprefix('module.'): value for name, value in saved.items()}
+    differing = [
+        f'{name}: {tuple(names[name].shape)} in the file, {tuple(value.shape)} in the model'
+        for name, value in expected.items()
+        if name in names and names[name].shape != value.shape
+    ]
+    missing = [] if allow_missing else [name for name in expected if name not in names]
+    if not differing and not missing:
+        return
+    parts = []
+    if differing:
+        parts.append(f'{len(differing)} weights of another shape:\n{_listed(differing)}')
+    if missing:
+        parts.append(f"{len(missing)} of the model's {len(expected)} weights missing:\n{_listed(missing)}")
+    found = '\nand '.join(parts)
+    raise ValueError(
+        f'checkpoint {source} does not fit the model. It has {found}\n'
+        f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start another '
+        f'training from it, delete the differing weights from the file'
+    )
+
+
+def _listed(lines: Iterable[str]) -> str:
+    lines = list(lines)
+    more = [f'... and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
+    return '\n'.join(f'  {line}' for line in [*lines[:SHOWN], *more])
