@@ -18,10 +18,12 @@ class Tokens:
     Attributes:
         x: (B, N, C), the patches last: ``[queries, prefix (class token, registers), patches]``.
         grid: rows and columns (h, w) of the patches; ``N = Q + P + h * w``.
+        rope: (h * w, 2 * head_dim), sines then cosines of the patches' rotary positions, where the ViT has them.
     """
 
     x: Tensor
     grid: tuple[int, int]
+    rope: Tensor | None = None
 
     def prepend(self, queries: Tensor) -> 'Tokens':
         """Puts ``queries`` (Q, C) in front of the sequence of every image."""
@@ -32,7 +34,8 @@ class TimmViT(nn.Module):
     """Any plain ViT of timm with blocks of the form ``block(x, attn_mask=...)``, classifier and pooling left out.
 
     Args:
-        model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2``.
+        model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3_qkvb``
+            (DINOv3's plain variants lack the biases of queries and values that EoMT trains).
         img_size: side in pixels of the square input that the position embeddings are made for; other sizes are
             interpolated in each forward. A multiple of ``patch_size``.
         patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
@@ -79,8 +82,11 @@ class TimmViT(nn.Module):
             raise ValueError(
                 f"model_name='{model_name}' cannot be built as a plain ViT with {self._model_kwargs}: {error}"
             ) from error
-        if not isinstance(vit, timm.models.VisionTransformer):
-            raise ValueError(f"model_name='{model_name}' is a {type(vit).__name__}, not a plain timm VisionTransformer")
+        if not isinstance(vit, timm.models.VisionTransformer | timm.models.Eva) or getattr(vit, 'rope_mixed', False):
+            raise ValueError(
+                f"model_name='{model_name}' is a {type(vit).__name__}: EoMT needs a plain ViT, one of timm's "
+                f'VisionTransformer or Eva models, without rotary positions per block'
+            )
         self.vit = vit
         self.patch_size: int = vit.patch_embed.patch_size[0]
         if img_size % self.patch_size:
@@ -97,6 +103,8 @@ class TimmViT(nn.Module):
     def _create(self, **kwargs: Any) -> Any:
         vit: Any = timm.create_model(self.model_name, **self._model_kwargs, **kwargs)
         vit.attn_pool = None  # SigLIP has one; its parameters would never get a gradient
+        if isinstance(vit.norm, nn.Identity):  # models that pool by averaging keep their last norm behind the pooling
+            vit.norm, vit.fc_norm = vit.fc_norm, nn.Identity()
         return vit
 
     def forward(self, images: Tensor, num_blocks: int | None = None) -> Tokens:
@@ -115,8 +123,10 @@ class TimmViT(nn.Module):
                 f'input of {h} x {w} pixels: both sides must be multiples of patch_size={self.patch_size}; '
                 f'pad or resize it, or set img_size of data_preprocessor'
             )
-        x = self.vit.norm_pre(self.vit.patch_drop(self.vit._pos_embed(self.vit.patch_embed(images))))
-        tokens = Tokens(x, (h // self.patch_size, w // self.patch_size))
+        x, rope = self.vit._pos_embed(self.vit.patch_embed(images)), None
+        if isinstance(x, tuple):  # timm's Eva family returns its rotary positions as well
+            x, rope = x
+        tokens = Tokens(self.vit.norm_pre(x), (h // self.patch_size, w // self.patch_size), rope)
         for i in range(self.depth if num_blocks is None else num_blocks):
             tokens = self.run_block(tokens, i)
         return tokens
@@ -130,7 +140,20 @@ class TimmViT(nn.Module):
             query_mask: bool (B, Q, h * w), True where a query may attend to a patch; None: no mask.
         """
         attn_mask = None if query_mask is None else full_attention_mask(query_mask, tokens.x.shape[1])
-        return replace(tokens, x=self.vit.blocks[i](tokens.x, attn_mask=attn_mask))
+        positions = {} if tokens.rope is None else dict(rope=self._sequence_rope(tokens.x.shape[1], tokens.rope))
+        return replace(tokens, x=self.vit.blocks[i](tokens.x, attn_mask=attn_mask, **positions))
+
+    def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
+        """Rotary positions of the whole sequence but its first P tokens, which timm's attention leaves alone.
+
+        With Q queries in front, the P tokens left alone are queries; the Q tokens that follow (other queries, class
+        token, registers) get the rotation by zero, so that only patches are rotated.
+        """
+        num_unrotated = num_tokens - self.vit.num_prefix_tokens - len(rope)
+        if num_unrotated == 0:
+            return rope
+        zero = rope.new_zeros(num_unrotated, rope.shape[1] // 2)
+        return torch.cat([torch.cat([zero, zero + 1], dim=1), rope])
 
     def final_norm(self, tokens: Tokens) -> Tokens:
         """The ViT's last LayerNorm, which every prediction shares."""
