@@ -17,7 +17,7 @@ LEAVES = sorted(CONFIGS.glob('[!_]*/*.py'))
 PANOPTIC = CONFIGS / 'coco' / 'eomt_dinov2-s_24e_coco-panoptic-640.py'
 SEMANTIC = CONFIGS / 'ade20k' / 'eomt_dinov2-l_31e_ade20k-semantic-512.py'
 # Millions of parameters with 200 queries and 133 classes (panoptic), 80 (instance), 100 queries and 150 (semantic).
-PARAMETERS = {'dinov2-s': 24.0, 'dinov2-l': 316.5}
+PARAMETERS = {'dinov2-s': 24.0, 'dinov2-l': 316.5, 'dinov3-s': 23.4, 'dinov3-l': 315.1}
 
 
 def plain(cfg: Config) -> dict:

@@ -1,0 +1,7 @@
+"""EoMT-S DINOv3, COCO panoptic, 640 px: PQ 47.2 (EoMT model zoo, DINOv3)."""
+_base_ = [
+    '../_base_/recipes/coco_panoptic.py',
+    '../_base_/backbones/dinov3_small.py',
+    '../_base_/schedules/coco_24e_dinov3_3blocks.py',
+]
+model = dict(backbone=_base_.backbone)
