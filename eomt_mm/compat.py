@@ -20,7 +20,7 @@ EXTENSION = 'mmcv._ext'
 # ftfy and regex: mmseg 1.2.2 needs them to import (mmseg.utils.tokenizer) and does not require them.
 REQUIREMENTS = {
     'torch': '>=2.4',
-    'timm': '>=1.0.15',
+    'timm': '>=1.0.26',
     'mmengine': '>=0.10.6,<1.0',
     'mmdet': '>=3.3.0,<3.4',
     'mmsegmentation': '>=1.2.0,<1.3',

@@ -10,7 +10,7 @@ from eomt_mm.datasets.generate import write_ade20k, write_coco
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)  # small operations: waiting for a second thread costs more than it brings
 
 
 @pytest.fixture(scope='session')

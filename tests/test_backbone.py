@@ -80,7 +80,7 @@ def test_size_that_is_no_multiple_names_both_numbers(size: tuple[int, int]) -> N
     [
         ('vit_of_nobody', {}, ['vit_of_nobody', 'list_models', 'dinov2']),
         ('resnet18', {}, ['resnet18', 'plain']),
-        ('eva02_tiny_patch14_224', dict(depth=1), ['Eva', 'plain']),
+        ('swin_tiny_patch4_window7_224', dict(depths=(1,), num_heads=(1,), embed_dim=8), ['SwinTransformer', 'plain']),
         (DINOV2, dict(img_size=70, depth=1), ['img_size=70', 'patch_size=16']),
         (DINOV2, dict(dept=2), [DINOV2, 'dept']),
     ],

@@ -327,7 +327,7 @@ def test_the_installed_stack_fits() -> None:
         {'mmcv-lite': None, 'mmcv': '2.1.0'},
         {'opencv-python': None, 'opencv-python-headless': '4.9.0.80'},
         {'opencv-python-headless': GOOD['opencv-python']},
-        {'mmengine': '0.10.6', 'mmdet': '3.3.1', 'mmsegmentation': '1.2.0', 'timm': '1.0.15'},
+        {'mmengine': '0.10.6', 'mmdet': '3.3.1', 'mmsegmentation': '1.2.0', 'timm': '1.0.26'},
         {'torchvision': None},
     ],
     ids=str,
@@ -348,7 +348,7 @@ def test_source_checkouts_pass(clash) -> None:
         ({'mmengine': '0.10.5'}, 'mmengine 0.10.5 >=0.10.6,<1.0', 'pip install "mmengine>=0.10.6,<1.0"'),
         ({'mmdet': '3.2.0'}, 'mmdet 3.2.0 >=3.3.0,<3.4', 'pip install "mmdet>=3.3.0,<3.4"'),
         ({'mmsegmentation': '1.3.0'}, 'mmsegmentation 1.3.0 >=1.2.0,<1.3', 'pip install "mmsegmentation>=1.2.0,<1.3"'),
-        ({'timm': '0.9.16'}, 'timm 0.9.16 >=1.0.15', 'pip install "timm>=1.0.15"'),
+        ({'timm': '0.9.16'}, 'timm 0.9.16 >=1.0.26', 'pip install "timm>=1.0.26"'),
         ({'ftfy': None}, 'ftfy missing any version', 'pip install "ftfy"'),
         (
             {'torch': '2.13.0+cpu'},

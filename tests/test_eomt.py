@@ -238,9 +238,7 @@ def assert_same_output(ours: Tensor, theirs: Tensor) -> None:
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 @pytest.mark.parametrize('swiglu', [False, True])
-def test_equals_transformers_with_masks_off(
-    dtype: torch.dtype, swiglu: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equals_transformers_with_masks_off(dtype: torch.dtype, swiglu: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     hf, network = hf_and_ours(swiglu)
     hf, network = hf.to(dtype).eval(), network.to(dtype).eval()
     hf.attn_mask_probs.zero_()  # its way to switch masks off

@@ -1,6 +1,7 @@
 """Query-to-patch masks: what can be masked, how often, and how the probability falls."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -94,7 +95,7 @@ def test_other_precisions(dtype: torch.dtype) -> None:
 def test_annealing_is_one_then_falls_then_zero() -> None:
     probs = [annealed_keep_prob(step, start=10, end=20) for step in range(30)]
     assert probs[:11] == [1.0] * 11 and probs[20:] == [0.0] * 10
-    assert all(later < earlier for earlier, later in zip(probs[10:20], probs[11:21], strict=True))
+    assert all(later < earlier for earlier, later in pairwise(probs[10:21]))
     assert probs[15] == pytest.approx(0.5**0.9)
     assert annealed_keep_prob(15, 10, 20, power=2) == pytest.approx(0.25)
 

@@ -54,9 +54,7 @@ def fusion_head(**test_cfg: Any) -> Any:
 
 def regions(segment_map: Tensor, labels: dict[int, int]) -> set[tuple[int, bytes]]:
     """Each non-empty segment as its label and its pixels, whatever its number."""
-    return {
-        (label, (segment_map == i).numpy().tobytes()) for i, label in labels.items() if (segment_map == i).any()
-    }
+    return {(label, (segment_map == i).numpy().tobytes()) for i, label in labels.items() if (segment_map == i).any()}
 
 
 def test_panoptic_equals_mmdet_on_200_cases() -> None:
@@ -87,9 +85,7 @@ def test_thresholds_are_used_as_in_mmdet() -> None:
         class_logits, mask_logits = sharp_case(seed)
         head = fusion_head(object_mask_thr=score_thr, iou_thr=overlap_thr, filter_low_score=True)
         theirs = head.panoptic_postprocess(class_logits, mask_logits).sem_seg[0]
-        segment_map, segments = panoptic_prediction(
-            class_logits, mask_logits, identity, THINGS, score_thr, overlap_thr
-        )
+        segment_map, segments = panoptic_prediction(class_logits, mask_logits, identity, THINGS, score_thr, overlap_thr)
         their_labels = {i: i % 1000 for i in theirs.unique().tolist() if i != K}
         ours = regions(segment_map, {segment.id: segment.label for segment in segments})
         assert ours == regions(theirs, their_labels)
@@ -133,9 +129,7 @@ def test_stuff_is_merged_and_things_are_not() -> None:
     """Query 3 is stuff of the class of query 1; its score is not reported."""
     class_logits = confident([0, 5, 0, 5])
     class_logits[3] *= 0.5
-    segment_map, segments = panoptic_prediction(
-        class_logits, blocks((0, 2), (2, 4), (4, 6), (6, 8)), identity, THINGS
-    )
+    segment_map, segments = panoptic_prediction(class_logits, blocks((0, 2), (2, 4), (4, 6), (6, 8)), identity, THINGS)
     assert [(segment.id, segment.label) for segment in segments] == [(1, 0), (2, 5), (3, 0)]
     assert segment_map[0].tolist() == [1, 1, 2, 2, 3, 3, 2, 2]
     assert segments[1].score == pytest.approx(class_logits[1].softmax(0)[5].item())
@@ -164,6 +158,13 @@ def test_overlap_exactly_at_the_threshold_is_kept() -> None:
     lost = panoptic_prediction(class_logits, blocks((0, 5), (4, 8)), identity, THINGS, overlap_thr=0.81)[1]
     assert [segment.label for segment in won] == [0, 1]
     assert [segment.label for segment in lost] == [1]
+
+
+def test_score_exactly_at_the_threshold_is_not_kept() -> None:
+    class_logits = torch.full((1, K + 1), -200.0)
+    class_logits[0, :2] = 0.0  # one half each
+    assert panoptic_prediction(class_logits, blocks((0, 8)), identity, THINGS, score_thr=0.5)[1] == []
+    assert panoptic_prediction(class_logits, blocks((0, 8)), identity, THINGS, score_thr=0.49)[1] != []
 
 
 def test_only_kept_masks_are_resized() -> None:
@@ -249,7 +250,9 @@ def test_half_precisions(dtype: torch.dtype) -> None:
     scores = semantic_scores(class_logits[None], mask_logits[None], (30, 40))
     assert scores.dtype == torch.float32
     assert torch.equal(scores, semantic_scores(wide[0][None], wide[1][None], (30, 40)))
-    found, expected = (instance_prediction(*logits, to_size((30, 40))) for logits in ((class_logits, mask_logits), wide))
+    found, expected = (
+        instance_prediction(*logits, to_size((30, 40))) for logits in ((class_logits, mask_logits), wide)
+    )
     assert torch.equal(found.scores, expected.scores) and torch.equal(found.masks, expected.masks)
     half = panoptic_prediction(class_logits, mask_logits, to_size((30, 40)), THINGS)
     full = panoptic_prediction(*wide, to_size((30, 40)), THINGS)

@@ -111,8 +111,8 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
     target = pad_masks(dict(labels=labels.long(), masks=masks.bool()), size)
     if num_classes > num_things and 'gt_sem_seg' in sample:
         label_map = sample.gt_sem_seg.sem_seg[0]
-        # mmdet's maps hold things as well; 255 and things are no stuff
-        stuff = torch.where((label_map >= num_things) & (label_map != 255), label_map, 255)
+        # mmdet's maps hold things as well
+        stuff = torch.where(label_map >= num_things, label_map, 255)
         stuff_target = pad_masks(semantic_target(stuff, num_classes, source=source), size)
         target = {key: torch.cat([target[key], stuff_target[key]]) for key in target}
     return target
