@@ -1,9 +1,11 @@
 """Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 import eomt_mm  # noqa: F401
 from eomt_mm.datasets.generate import write_ade20k, write_coco
@@ -25,3 +27,10 @@ def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ADE20K tree: 6 training and 4 validation images of about 96 x 96, one of each split all void."""
     root = tmp_path_factory.mktemp('ade') / 'root'
     return write_ade20k(root, num_train=6, num_val=4, size=(96, 96), progress=False)
+
+
+@pytest.fixture(autouse=True)
+def no_default_scope_left() -> Iterator[None]:
+    """A runner sets mmengine's default scope for the whole process; the next test starts without."""
+    yield
+    DefaultScope._instance_dict.clear()
