@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/recipes/shapes_panoptic.py',
     '../_base_/backbones/tiny_scratch.py',
-    '../_base_/schedules/demo_400i.py',
+    '../_base_/schedules/demo_250i.py',
 ]
 model = dict(backbone=dict(_base_.backbone, patch_size=8))
