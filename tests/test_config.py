@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from eomt_mm.apis import init_model, load_config
-from eomt_mm.apis.config import dataset_classes
+from eomt_mm.apis.config import dataset_meta
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
@@ -135,8 +135,8 @@ def test_no_workers_needs_no_second_override() -> None:
 @pytest.mark.parametrize(
     'path, key, count, parts',
     [
-        (PANOPTIC, 'model.panoptic_head.num_things_classes', 7, ('7', '80 things', 'person, bicycle')),
-        (PANOPTIC, 'model.panoptic_head.num_stuff_classes', 0, ('=0', '53 stuff', 'banner')),
+        (PANOPTIC, 'model.panoptic_head.num_things_classes', 7, ('7', '80 thing_classes', 'person, bicycle')),
+        (PANOPTIC, 'model.panoptic_head.num_stuff_classes', 0, ('=0', '53 stuff_classes', 'banner')),
         (SEMANTIC, 'model.decode_head.num_classes', 151, ('151', '150 classes', 'wall, building')),
     ],
 )
@@ -151,7 +151,7 @@ def test_class_count_that_does_not_fit_the_data_is_refused(
 
 def test_classes_of_ones_own_data() -> None:
     dataset = dict(type='RepeatDataset', dataset=dict(type='CocoDataset', metainfo=dict(classes=('a', 'b'))))
-    assert dataset_classes(dataset, 'mmdet') == {'classes': ['a', 'b']}
+    assert dataset_meta(dataset, 'mmdet')['classes'] == ('a', 'b')
 
 
 def test_missing_config_is_named() -> None:

@@ -11,6 +11,8 @@ from mmengine.registry import DATASETS
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size')
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+META_KEYS = ('classes', 'palette', 'thing_classes', 'stuff_classes')
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -54,7 +56,7 @@ def load_config(
             if key not in options:
                 part['img_size'] = cfg.img_size
     _check_img_size(cfg)
-    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for name in LOADERS:
         loader = cfg.get(name)
         if loader and loader.get('num_workers') == 0:
             loader.persistent_workers = False  # torch refuses it without workers
@@ -128,18 +130,31 @@ def _is_unknown(node: Any, keys: list[str]) -> bool:
     return False
 
 
-def dataset_classes(dataset: dict[str, Any], scope: str) -> dict[str, list[str]]:
-    """Class names of a data set config: ``classes``, and ``things`` and ``stuff`` where it tells them apart."""
+def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
+    """Class names and palette of a data set config: those of its type, then its own ``metainfo``, as plain tuples.
+
+    Returns:
+        of ``classes``, ``palette``, ``thing_classes``, ``stuff_classes`` those that it states.
+    """
     while 'dataset' in dataset:  # wrappers
         dataset = dataset['dataset']
     with DATASETS.switch_scope_and_registry(scope) as registry:
         meta = dict(getattr(registry.get(dataset['type']), 'METAINFO', {}))
     meta.update(dataset.get('metainfo') or {})
-    found = {}
-    for name, key in dict(classes='classes', things='thing_classes', stuff='stuff_classes').items():
-        if meta.get(key):
-            found[name] = list(meta[key])
-    return found
+    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
+
+
+def config_meta(cfg: Config) -> dict[str, Any]:
+    """:func:`dataset_meta` of the data set that a config tests on, or validates or trains on; empty without any."""
+    for loader in reversed(LOADERS):
+        if cfg.get(loader):
+            return dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
+    return {}
+
+
+def _plain(values: Any) -> Any:
+    """Tuples, which ``torch.load(weights_only=True)`` reads, whatever container a config uses."""
+    return tuple(map(_plain, values)) if isinstance(values, list | tuple) else values
 
 
 def check_classes(cfg: Config) -> None:
@@ -149,23 +164,26 @@ def check_classes(cfg: Config) -> None:
         ValueError: with both numbers and the class names.
     """
     model = cfg.get('model', {})
-    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+    for loader in LOADERS:
         if not cfg.get(loader):
             continue
-        classes = dataset_classes(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
+        meta = dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
         if 'decode_head' in model:
-            _compare(loader, 'model.decode_head.num_classes', model.decode_head.get('num_classes'), classes, 'classes')
-        elif model.get('panoptic_head', {}).get('task') == 'panoptic':
-            for name, kind in dict(num_things_classes='things', num_stuff_classes='stuff').items():
-                _compare(loader, f'model.panoptic_head.{name}', model.panoptic_head.get(name), classes, kind)
-        elif model.get('panoptic_head', {}).get('task') == 'instance':
-            count = model.panoptic_head.get('num_things_classes')
-            _compare(loader, 'model.panoptic_head.num_things_classes', count, classes, 'classes')
+            counts = {'model.decode_head.num_classes': 'classes'}
+        else:
+            head = 'model.panoptic_head'
+            counts = dict(
+                panoptic={f'{head}.num_things_classes': 'thing_classes', f'{head}.num_stuff_classes': 'stuff_classes'},
+                instance={f'{head}.num_things_classes': 'classes'},
+            ).get(model.get('panoptic_head', {}).get('task'), {})
+        for key, kind in counts.items():
+            _, head, name = key.split('.')
+            _compare(loader, key, model[head].get(name), meta, kind)
 
 
-def _compare(loader: str, key: str, count: int | None, classes: dict[str, list[str]], kind: str) -> None:
-    names = classes.get(kind, [])
-    if count is None or not classes.get('classes') or count == len(names):
+def _compare(loader: str, key: str, count: int | None, meta: dict[str, Any], kind: str) -> None:
+    names = meta.get(kind, ())
+    if count is None or 'classes' not in meta or count == len(names):
         return
     shown = ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')
     raise ValueError(
