@@ -34,14 +34,28 @@ class GeometryMixin(BaseDataPreprocessor):
 
     In training every image is padded to ``img_size`` (the pipeline's crop has that size already). In evaluation
     ``geometry_class`` decides, and each sample's ``geometry`` says how its maps come back to the image.
+
+    Args:
+        img_size: side or (height, width) of the input in pixels.
+        mean, std: per RGB channel, in [0, 255].
+        bgr_to_rgb: swap the channels; mmcv loads BGR.
     """
 
     geometry_class: type[Padding] | type[Windows]
     sample_class: type[DetDataSample] | type[SegDataSample]
-    img_size: Size
-    bgr_to_rgb: bool
     mean: Tensor
     std: Tensor
+
+    def __init__(
+        self,
+        img_size: int | Sequence[int],
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        bgr_to_rgb: bool = True,
+    ) -> None:
+        super().__init__(mean=mean, std=std)  # the host's, which keeps both as buffers
+        self.img_size = as_size(img_size)
+        self.bgr_to_rgb = bgr_to_rgb
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Collated data to model input.
@@ -81,43 +95,15 @@ class GeometryMixin(BaseDataPreprocessor):
 
 @MODELS.register_module()
 class EoMTDetDataPreprocessor(GeometryMixin, DetDataPreprocessor):
-    """mmdet's preprocessor for instance and panoptic EoMT: resized images are padded to ``img_size``.
-
-    Args:
-        img_size: side or (height, width) of the input in pixels.
-        mean, std: per RGB channel, in [0, 255].
-        bgr_to_rgb: mmcv loads BGR.
-    """
+    """mmdet's preprocessor for instance and panoptic EoMT: resized images are padded to ``img_size``."""
 
     geometry_class = Padding
     sample_class = DetDataSample
 
-    def __init__(
-        self,
-        img_size: int | Sequence[int] = 640,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        bgr_to_rgb: bool = True,
-    ) -> None:
-        super().__init__(mean=mean, std=std)
-        self.img_size = as_size(img_size)
-        self.bgr_to_rgb = bgr_to_rgb
-
 
 @MODELS.register_module()
 class EoMTSegDataPreprocessor(GeometryMixin, SegDataPreProcessor):
-    """mmseg's preprocessor for semantic EoMT: images are cut into windows of ``img_size``; arguments as above."""
+    """mmseg's preprocessor for semantic EoMT: images are cut into windows of ``img_size``."""
 
     geometry_class = Windows
     sample_class = SegDataSample
-
-    def __init__(
-        self,
-        img_size: int | Sequence[int] = 512,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
-        bgr_to_rgb: bool = True,
-    ) -> None:
-        super().__init__(mean=mean, std=std)
-        self.img_size = as_size(img_size)
-        self.bgr_to_rgb = bgr_to_rgb
