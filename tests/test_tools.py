@@ -1,8 +1,10 @@
 """Training, testing and resuming through tools/, from files, for the three tasks."""
 
+import copy
 import json
 import pickle
 import runpy
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,7 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from eomt_mm.apis import init_model, load_config
+from eomt_mm.checkpoints.exporting import export_official
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -220,32 +223,37 @@ def test_checkpoint_of_another_shape_is_refused(tool: Callable, coco_root: Path,
     ):
         with pytest.raises(ValueError, match=r'iter_1\.pth') as error:
             use()
-        assert 'panoptic_head.queries.weight: (10, 48) in the file, (7, 48) in the model' in str(error.value)
+        assert 'queries.weight: (10, 48) in the file, (7, 48) in the model' in str(error.value)
     model = init_model(load_config(CONFIGS['panoptic'], values, coco_root), tmp_path / 'iter_1.pth')
     assert model.dataset_meta['classes'] == SHAPES_METAINFO['classes']
 
 
-def test_images_without_targets_do_not_stop_training(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
-    """All void and only crowds, in one batch with nothing else."""
-    root = tmp_path / 'root'
-    root.mkdir()
-    (root / 'train2017').symlink_to(coco_root / 'train2017')
-    (root / 'val2017').symlink_to(coco_root / 'val2017')
-    annotations = root / 'annotations'
-    annotations.mkdir()
-    for source in (coco_root / 'annotations').iterdir():
-        (annotations / source.name).symlink_to(source)
-    path = annotations / 'panoptic_train2017.json'
+def without_targets(task: str, source: Path, root: Path) -> None:
+    """Copies a tree so that no training image has a target: all void (semantic), only crowds (the others)."""
+    shutil.copytree(source, root)
+    if task == 'semantic':
+        for path in (root / 'annotations' / 'training').iterdir():
+            Image.fromarray(np.zeros_like(np.asarray(Image.open(path)))).save(path)
+        return
+    kind = 'panoptic' if task == 'panoptic' else 'instances'
+    path = root / 'annotations' / f'{kind}_train2017.json'
     content = json.loads(path.read_text())
     for annotation in content['annotations']:
-        for segment in annotation['segments_info']:
+        for segment in annotation.get('segments_info', [annotation]):
             segment['iscrowd'] = 1
-    path.unlink()
     path.write_text(json.dumps(content))
-    options = [*small('panoptic', 2), 'train_dataloader.dataset.filter_cfg.filter_empty_gt=False']
-    tool(
-        'train.py', CONFIGS['panoptic'], '--data-root', root, '--work-dir', tmp_path / 'work', '--cfg-options', *options
-    )
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_images_without_targets_do_not_stop_training(
+    task: str, tool: Callable, roots: dict[str, Path], tmp_path: Path
+) -> None:
+    without_targets(task, roots[task], tmp_path / 'root')
+    options = small(task, 2)
+    if task != 'semantic':
+        options.append('train_dataloader.dataset.filter_cfg.filter_empty_gt=False')
+    arguments = ['--data-root', tmp_path / 'root', '--work-dir', tmp_path / 'work', '--cfg-options', *options]
+    tool('train.py', CONFIGS[task], *arguments)
     found = losses(tmp_path / 'work')
     assert sorted(found) == [1, 2]
     assert all(np.isfinite(value) for value in found.values())
@@ -253,8 +261,6 @@ def test_images_without_targets_do_not_stop_training(tool: Callable, coco_root: 
 
 @pytest.mark.parametrize('damage', ['missing image', 'corrupt image', 'missing png', 'label outside'])
 def test_bad_files_are_named(damage: str, tool: Callable, coco_root: Path, ade20k_root: Path, tmp_path: Path) -> None:
-    import shutil
-
     task = 'semantic' if damage == 'label outside' else 'panoptic'
     root = tmp_path / 'root'
     shutil.copytree(ade20k_root if task == 'semantic' else coco_root, root)
@@ -276,3 +282,36 @@ def test_bad_files_are_named(damage: str, tool: Callable, coco_root: Path, ade20
         tool('train.py', CONFIGS[task], *arguments)
     assert any(victim.stem in str(error.value) for victim in victims)
     assert not list((tmp_path / 'work').glob('*.pth'))
+
+
+def test_released_formats_are_read_on_the_fly(
+    tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = CONFIGS['panoptic']
+    options = [*small('panoptic', 1), 'model.backbone.model_name=vit_small_patch14_reg4_dinov2']
+    common = ['--data-root', coco_root, '--cfg-options', *options]
+    tool('train.py', config, '--work-dir', tmp_path / 'a', *common)
+    saved = torch.load(tmp_path / 'a' / 'iter_1.pth', weights_only=True)['state_dict']
+    export_official(saved, tmp_path / 'pytorch_model.bin')
+
+    for name, source in dict(ours=tmp_path / 'a' / 'iter_1.pth', official=tmp_path / 'pytorch_model.bin').items():
+        tool('test.py', config, source, '--work-dir', tmp_path / name, '--dump', tmp_path / f'{name}.pkl', *common)
+    ours, official = (pickle.loads((tmp_path / f'{name}.pkl').read_bytes()) for name in ('ours', 'official'))
+    for a, b in zip(ours, official, strict=True):
+        assert torch.equal(a['pred_panoptic_seg']['sem_seg'], b['pred_panoptic_seg']['sem_seg'])
+
+    started: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(
+        'mmengine.hooks.IterTimerHook._before_iter',
+        lambda self, runner, *_, **__: started or started.update(copy.deepcopy(runner.model.state_dict())),
+    )
+    tool('train.py', config, '--work-dir', tmp_path / 'b', *common, f'load_from={tmp_path}/pytorch_model.bin')
+    assert not [k for k, v in saved.items() if 'attn_mask_probs' not in k and not torch.equal(v, started[k])]
+
+
+def test_bare_backbone_is_no_model(tmp_path: Path) -> None:
+    cfg = load_config(CONFIGS['panoptic'], {'img_size': 64, 'model.backbone.depth': 2})
+    vit = {k.removeprefix('backbone.vit.'): v for k, v in init_model(cfg).state_dict().items() if 'vit' in k}
+    torch.save(vit, tmp_path / 'vit.bin')
+    with pytest.raises(ValueError, match=r'model\.backbone\.weights'):
+        init_model(cfg, tmp_path / 'vit.bin')

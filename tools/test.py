@@ -13,7 +13,7 @@ from typing import Any
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import load_config  # isort: skip
-from eomt_mm.apis.model import check_checkpoint  # isort: skip
+from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.runner import Runner
 
@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint that training saved')
+    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--out', help='folder for result files in the format of the benchmark server')
@@ -68,10 +68,9 @@ def dump_predictions(cfg: Config, path: str) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    check_checkpoint(args.checkpoint)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    cfg.load_from = args.checkpoint
+    cfg.load_from = local_checkpoint(cfg, args.checkpoint)
     if args.out:
         write_results(cfg, args.out)
     if args.dump:

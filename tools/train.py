@@ -4,6 +4,7 @@ Examples:
     python tools/train.py configs/eomt/coco/eomt_dinov2-l_12e_coco-panoptic-640.py --data-root data/coco
     python tools/train.py CONFIG --resume                      # goes on from the last checkpoint of the work dir
     python tools/train.py CONFIG --cfg-options img_size=512 train_cfg.max_iters=20000
+    python tools/train.py CONFIG --cfg-options load_from=hf://owner/name    # or any released file
 """
 
 import argparse
@@ -12,7 +13,7 @@ from pathlib import Path
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import load_config  # isort: skip
-from eomt_mm.apis.model import check_checkpoint  # isort: skip
+from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.runner import Runner, find_latest_checkpoint
@@ -49,7 +50,7 @@ def set_start(cfg: Config, resume: str | None) -> None:
     if resume is not None:
         cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
-        check_checkpoint(cfg.load_from)
+        cfg.load_from = local_checkpoint(cfg, cfg.load_from)
         cfg.model.backbone.update(pretrained=False, weights=None)
 
 

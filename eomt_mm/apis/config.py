@@ -131,7 +131,7 @@ def _is_unknown(node: Any, keys: list[str]) -> bool:
 
 
 def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
-    """Class names and palette of a data set config: those of its type, then its own ``metainfo``, as plain tuples.
+    """Class names and palette of a data set config: those of its type, then its own ``metainfo``.
 
     Returns:
         of ``classes``, ``palette``, ``thing_classes``, ``stuff_classes`` those that it states.
@@ -141,7 +141,7 @@ def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
     with DATASETS.switch_scope_and_registry(scope) as registry:
         meta = dict(getattr(registry.get(dataset['type']), 'METAINFO', {}))
     meta.update(dataset.get('metainfo') or {})
-    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
+    return plain_meta(meta)
 
 
 def config_meta(cfg: Config) -> dict[str, Any]:
@@ -152,8 +152,12 @@ def config_meta(cfg: Config) -> dict[str, Any]:
     return {}
 
 
+def plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """The entries that checkpoints keep, as tuples, which ``torch.load(weights_only=True)`` reads."""
+    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
+
+
 def _plain(values: Any) -> Any:
-    """Tuples, which ``torch.load(weights_only=True)`` reads, whatever container a config uses."""
     return tuple(map(_plain, values)) if isinstance(values, list | tuple) else values
 
 

@@ -1,14 +1,17 @@
-"""Models from configurations."""
+"""Models from configurations, and checkpoints of any known format for them."""
 
 from pathlib import Path
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
-from mmengine.runner import CheckpointLoader, load_state_dict
-from torch import nn
+from mmengine.runner import load_state_dict
+from torch import Tensor, nn
 
-from eomt_mm.apis.config import load_config
-from eomt_mm.checkpoints.fit import check_fit
+from eomt_mm.apis.config import config_meta, load_config
+from eomt_mm.checkpoints.class_order import class_order_for
+from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.checkpoints.importing import ImportReport, import_checkpoint
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
@@ -16,11 +19,13 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
     Args:
         config: path, or what :func:`~eomt_mm.apis.config.load_config` returned.
-        checkpoint: file saved in training. None: random weights; nothing is downloaded.
+        checkpoint: saved in training, or any file, folder or ``hf://owner/name[@revision]`` that
+            :func:`~eomt_mm.checkpoints.importing.import_checkpoint` reads. None: random weights; nothing is
+            downloaded.
         device: such as 'cpu' or 'cuda:0'.
 
     Returns:
-        model with ``cfg`` and, from the checkpoint, ``dataset_meta``.
+        model with ``cfg`` and ``dataset_meta`` (classes and palette: the checkpoint's, else the config's).
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
@@ -29,13 +34,62 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     cfg = config if isinstance(config, Config) else load_config(config)
     model = MODELS.build(cfg.model)
     model.cfg = cfg
+    model.dataset_meta = config_meta(cfg)
     if checkpoint is not None:
-        check_checkpoint(checkpoint)
-        saved = CheckpointLoader.load_checkpoint(str(checkpoint), map_location='cpu')
-        check_fit(model.state_dict(), saved.get('state_dict', saved), str(checkpoint))
-        load_state_dict(model, saved.get('state_dict', saved))
-        model.dataset_meta = saved.get('meta', {}).get('dataset_meta', {})
+        state, report = import_for(cfg, checkpoint, model.state_dict())
+        if report.missing:
+            raise ValueError(
+                f'checkpoint {checkpoint} is no whole model: it lacks {len(report.missing)} weights, such as '
+                f'{", ".join(report.missing[:3])}. Pretrained backbones belong to model.backbone.weights'
+            )
+        load_state_dict(model, state)
+        model.dataset_meta = report.meta.get('dataset_meta') or model.dataset_meta
     return model.to(device).eval()
+
+
+def import_for(cfg: Config, source: str | Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], ImportReport]:
+    """:func:`~eomt_mm.checkpoints.importing.import_checkpoint` for the model of a config.
+
+    Raises:
+        ValueError: naming the converter, which has flags for files that do not tell everything themselves.
+    """
+    meta = config_meta(cfg)
+    num_things = len(meta['thing_classes']) if 'thing_classes' in meta else None
+    try:
+        return import_checkpoint(source, expected, class_order=class_order_for(meta.get('classes'), num_things))
+    except ValueError as error:
+        raise ValueError(
+            f'{error}\n(flags are those of tools/convert_checkpoint.py SRC DST --config CONFIG)'
+        ) from error
+
+
+def local_checkpoint(cfg: Config, source: str | Path) -> str:
+    """A checkpoint as mmengine's runner reads it: a ``.pth`` is taken as ours, other formats are converted.
+
+    Args:
+        cfg: of the model; the converted file goes to ``cfg.work_dir``.
+        source: file, folder, ``hf://owner/name[@revision]``, or an address that mmengine reads.
+
+    Returns:
+        path or address.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: its weights are not this model's.
+    """
+    source = str(source)
+    if source.endswith('.pth') or ('://' in source and not source.startswith('hf:')):
+        check_checkpoint(source)
+        return source
+    with torch.device('meta'):  # names and shapes are enough
+        expected = MODELS.build(cfg.model).state_dict()
+    state, report = import_for(cfg, source, expected)
+    print(report.text())
+    name = source.removeprefix('hf://').strip('/.').replace('/', '--')
+    target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'
+    with written_aside(target) as path:
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=config_meta(cfg))), path)
+    return str(target)
 
 
 def check_checkpoint(path: str | Path) -> None:

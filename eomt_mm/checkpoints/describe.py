@@ -1,0 +1,156 @@
+"""What weights tell about their model: classes, queries, blocks, sizes; and which config fits."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from eomt_mm.checkpoints.files import State
+
+VIT = 'backbone.vit.'
+# (family, width, depth): letter in the names of configs, name in timm, attention heads
+KNOWN = {
+    ('dinov2', 384, 12): ('s', 'vit_small_patch14_reg4_dinov2', 6),
+    ('dinov2', 768, 12): ('b', 'vit_base_patch14_reg4_dinov2', 12),
+    ('dinov2', 1024, 24): ('l', 'vit_large_patch14_reg4_dinov2', 16),
+    ('dinov2', 1536, 40): ('g', 'vit_giant_patch14_reg4_dinov2', 24),
+    ('dinov3', 384, 12): ('s', 'vit_small_patch16_dinov3_qkvb', 6),
+    ('dinov3', 768, 12): ('b', 'vit_base_patch16_dinov3_qkvb', 12),
+    ('dinov3', 1024, 24): ('l', 'vit_large_patch16_dinov3_qkvb', 16),
+    ('dinov3', 1280, 32): ('h', 'vit_huge_plus_patch16_dinov3_qkvb', 20),
+    ('dinov3', 4096, 40): ('7b', 'vit_7b_patch16_dinov3', 32),
+}
+# LayerNorm's, in timm's ViT for DINOv2 and Eva for DINOv3
+NORM_EPS = dict(dinov2=1e-6, dinov3=1e-5)
+# (classes, queries) of the published models; 150 classes are semantic with 100 queries, panoptic with 200
+PUBLISHED = {
+    (133, 200): 'coco-panoptic',
+    (80, 200): 'coco-instance',
+    (150, 200): 'ade20k-panoptic',
+    (150, 100): 'ade20k-semantic',
+    (19, 100): 'cityscapes-semantic',
+}
+
+
+@dataclass(frozen=True)
+class Description:
+    """What can be read off weights; None where it cannot.
+
+    Attributes:
+        family: 'dinov2' (registers and positions), 'dinov3' (registers and rotary positions) or 'other'.
+        width: of the tokens.
+        depth: number of blocks.
+        patch_size: side in pixels.
+        img_size: side in pixels of the square input that positions are stored for; DINOv3 stores none.
+        num_classes: without "no object".
+        num_queries: of the head.
+        num_blocks: joint blocks, the length of the stored ``attn_mask_probs``.
+        num_scale_blocks: of the head.
+    """
+
+    family: str
+    width: int
+    depth: int
+    patch_size: int
+    img_size: int | None = None
+    num_classes: int | None = None
+    num_queries: int | None = None
+    num_blocks: int | None = None
+    num_scale_blocks: int | None = None
+
+    @property
+    def model_name(self) -> str | None:
+        """Name in timm of the published model with this family, width and depth."""
+        known = KNOWN.get((self.family, self.width, self.depth))
+        return known[1] if known else None
+
+    @property
+    def num_heads(self) -> int | None:
+        """Attention heads of that model; weights do not tell."""
+        known = KNOWN.get((self.family, self.width, self.depth))
+        return known[2] if known else None
+
+    @property
+    def config_pattern(self) -> str | None:
+        """Pattern below ``configs/eomt`` of the leaf configs that fit."""
+        known = KNOWN.get((self.family, self.width, self.depth))
+        if known is None or self.num_classes is None or self.num_queries is None:
+            return None
+        task = PUBLISHED.get((self.num_classes, self.num_queries))
+        size = self.img_size or '*'
+        return f'{task.split("-")[0]}/eomt_{self.family}-{known[0]}_*_{task}-{size}.py' if task else None
+
+    def text(self) -> str:
+        """One line."""
+        parts = [
+            f'{self.model_name or self.family}: width {self.width}, {self.depth} blocks, patches of {self.patch_size}'
+        ]
+        for name in ('img_size', 'num_classes', 'num_queries', 'num_blocks'):
+            value = getattr(self, name)
+            if value is not None:
+                parts.append(f'{name} {value}')
+        return ', '.join(parts)
+
+
+def describe(state: Mapping[str, Tensor]) -> Description:
+    """Reads a description off weights in our names.
+
+    Args:
+        state: ``state_dict()`` of a model, or weights with the head's prefix ``head.``.
+
+    Raises:
+        ValueError: there is no patch embedding among them.
+    """
+    vit = {name.removeprefix(VIT): value for name, value in state.items() if name.startswith(VIT)}
+    kernel = vit.get('patch_embed.proj.weight')
+    if kernel is None or kernel.ndim != 4:
+        raise ValueError(f'{VIT}patch_embed.proj.weight (C, 3, p, p) is missing: these are not the weights of a ViT')
+    depth = len({name.split('.')[1] for name in vit if name.startswith('blocks.')})
+    patch_size = kernel.shape[-1]
+    side = grid_side(vit['pos_embed'])[1] if 'pos_embed' in vit else None
+    head = head_of(state)
+    classes, queries, probs = (
+        head.get(name) for name in ('class_predictor.weight', 'queries.weight', 'attn_mask_probs')
+    )
+    return Description(
+        family=_family(vit),
+        width=kernel.shape[0],
+        depth=depth,
+        patch_size=patch_size,
+        img_size=side * patch_size if side else None,
+        num_classes=len(classes) - 1 if classes is not None else None,
+        num_queries=len(queries) if queries is not None else None,
+        num_blocks=probs.numel() if probs is not None else None,
+        num_scale_blocks=len({name.split('.')[1] for name in head if name.startswith('upscale.')}) or None,
+    )
+
+
+def head_of(state: Mapping[str, Tensor]) -> State:
+    """The head's weights, its prefix (``head.``, ``panoptic_head.``, ``decode_head.``) taken off."""
+    return {
+        name.split('.', 1)[1]: value
+        for name, value in state.items()
+        if name.startswith(('head.', 'panoptic_head.', 'decode_head.'))
+    }
+
+
+def grid_side(positions: Tensor) -> tuple[int, int | None]:
+    """Number of prefix tokens and side of the square grid in position embeddings (1, P + G * G, C).
+
+    The side is None where no prefix of 0 to 5 tokens leaves a square.
+    """
+    count = positions.shape[1]
+    for prefix in range(6):
+        side = math.isqrt(max(count - prefix, 0))
+        if side and side * side == count - prefix:
+            return prefix, side
+    return 0, None
+
+
+def _family(vit: Mapping[str, Tensor]) -> str:
+    if 'reg_token' not in vit:
+        return 'other'
+    if 'pos_embed' in vit:
+        return 'dinov2'
+    return 'dinov3' if 'blocks.0.gamma_1' in vit else 'other'

@@ -1,0 +1,251 @@
+"""Files and folders of weights, read without executing anything that is in them, and written whole or not at all."""
+
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+State = dict[str, Tensor]
+
+HUB = re.compile(r'hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?')
+HUB_FILES = ['*.json', '*.safetensors', 'pytorch_model.bin']
+# In a folder the first of these counts. safetensors first: Hugging Face's own format is never a delta.
+FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
+NESTED = ('state_dict', 'model')
+# Left in names by torch.compile and by distributed training.
+COMPILED = re.compile(r'(^|\.)_orig_mod(?=\.)')
+
+
+@dataclass
+class Checkpoint:
+    """What a file holds.
+
+    Attributes:
+        state: names to tensors, flat; ``_orig_mod`` and a leading ``module.`` taken out of the names.
+        path: the file itself, for messages.
+        config: ``config.json`` of a Hugging Face folder; empty where there is none.
+        meta: ``meta`` of files that mmengine or we saved; empty where there is none.
+    """
+
+    state: State
+    path: str
+    config: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+
+
+def read_checkpoint(source: str | Path) -> Checkpoint:
+    """Reads weights; nothing but tensors and plain values is ever unpickled.
+
+    Args:
+        source: ``.safetensors``, or any name that ``torch.load`` reads; a folder with one of ``FOLDER_FILES``; or
+            ``hf://owner/name[@revision]``, which is downloaded once and then found in the hub's cache.
+
+    Returns:
+        weights on the CPU.
+
+    Raises:
+        FileNotFoundError: there is no such file, or none of ``FOLDER_FILES`` in the folder.
+        ConnectionError: the download failed.
+        ValueError: the file is damaged, holds no weights, or would execute code.
+    """
+    path = download(str(source)) if str(source).startswith('hf:') else Path(source)
+    if not path.exists():
+        raise FileNotFoundError(
+            f'checkpoint {path} does not exist: give a file, a folder of Hugging Face, or hf://owner/name[@revision]'
+        )
+    config: dict[str, Any] = {}
+    if path.is_dir():
+        folder, path = path, _file_of_folder(path)
+        if (folder / 'config.json').is_file():
+            config = _read_json(folder / 'config.json')
+    if path.name.endswith('.index.json'):
+        saved = _read_shards(path)
+    elif path.suffix == '.safetensors':
+        saved = _read_safetensors(path)
+    else:
+        saved = _read_torch(path)
+    meta = saved.get('meta') if isinstance(saved, Mapping) else None
+    return Checkpoint(_flat(saved, path), str(path), config, dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def download(address: str) -> Path:
+    """Folder of ``hf://owner/name[@revision]`` in the hub's cache, filled where needed.
+
+    ``HF_HUB_OFFLINE=1`` (read by huggingface_hub) keeps it to the cache.
+
+    Raises:
+        ValueError: for an address of another form.
+        ConnectionError: in one line, with the hub's reason.
+    """
+    found = HUB.fullmatch(address)
+    if not found:
+        raise ValueError(f"checkpoint '{address}': an address of the hub has the form hf://owner/name[@revision]")
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(found['repo'], revision=found['revision'], allow_patterns=HUB_FILES)
+        )
+    except Exception as error:  # the hub's own classes and those of whatever transport it uses
+        reason = ' '.join(str(error).split()) or type(error).__name__
+        raise ConnectionError(
+            f"checkpoint '{address}' could not be downloaded: {reason}. Check the name and the network; gated models "
+            f'need `hf auth login`; a folder that was downloaded elsewhere can be given as a path'
+        ) from error
+
+
+def _file_of_folder(folder: Path) -> Path:
+    for name in FOLDER_FILES:
+        if (folder / name).is_file():
+            return folder / name
+    there = sorted(path.name for path in folder.iterdir())
+    shown = ', '.join(there[:12]) + (', ...' if len(there) > 12 else '') or 'nothing'
+    raise FileNotFoundError(
+        f'folder {folder} has no weights: one of {", ".join(FOLDER_FILES)} is needed, found {shown}. '
+        f'Give the file itself if it has another name'
+    )
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text(encoding='utf-8'))
+    except ValueError as error:
+        raise ValueError(f'{path} is no JSON ({error}): download it again') from error
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} holds a {type(content).__name__}, not an object: download it again')
+    return content
+
+
+def _read_safetensors(path: Path) -> State:
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f'{path} is no complete safetensors file ({error}): download it again') from error
+
+
+def _read_shards(index: Path) -> State:
+    shards = _read_json(index).get('weight_map')
+    if not isinstance(shards, dict) or not shards:
+        raise ValueError(f'{index} has no weight_map: download it again')
+    state: State = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name:
+            raise ValueError(f"{index} names the shard '{name}', which lies elsewhere: shards lie beside the index")
+        if not (index.parent / name).is_file():
+            raise FileNotFoundError(f'{index} names the shard {index.parent / name}, which is missing: download it')
+        state.update(_read_safetensors(index.parent / name))
+    lacking = sorted(set(shards) - set(state))
+    if lacking:
+        raise ValueError(f'{index} names weights that no shard holds: {", ".join(lacking)}. Download the folder again')
+    return state
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=True)
+    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
+        reason = ' '.join(str(error).split())
+        if 'weights_only' in reason or 'Unsupported' in reason:
+            found = re.search(r'(?:GLOBAL|global) (\S+)', reason)
+            what = f' (it refers to {found[1]})' if found else ''
+            raise ValueError(
+                f'{path} holds more than weights{what}, and reading that could execute code. Where you trust it, load '
+                f'it yourself and save its state_dict alone with torch.save'
+            ) from error
+        raise ValueError(
+            f'{path} is no file of weights that torch reads ({type(error).__name__}: {reason[:200]}). '
+            f'Give a .safetensors file, or a whole .pth, .bin or .ckpt file'
+        ) from error
+
+
+def _flat(saved: Any, path: Path) -> State:
+    """Takes the weights out of the dicts that training programs wrap them in."""
+    while isinstance(saved, Mapping):
+        inner = next((saved[key] for key in NESTED if isinstance(saved.get(key), Mapping)), None)
+        if inner is None:
+            break
+        saved = inner
+    if not isinstance(saved, Mapping):
+        raise ValueError(f'{path} holds a {type(saved).__name__}, not a dict of weights: give its state_dict')
+    state: State = {}
+    for name, value in saved.items():
+        if not isinstance(value, Tensor):
+            continue
+        name = COMPILED.sub('', str(name)).removeprefix('.').removeprefix('module.')
+        if name in state:
+            raise ValueError(f"{path} holds '{name}' twice, with and without compilation's or training's prefix")
+        state[name] = value
+    if not state:
+        raise ValueError(f'{path} holds no weights; its entries are {", ".join(map(str, list(saved)[:12])) or "none"}')
+    return state
+
+
+def check_free(target: str | Path, folder: bool = False) -> None:
+    """Refuses a target that :func:`written_aside` could not put in place; writes nothing.
+
+    Raises:
+        FileExistsError: ``target`` is there already and is of the other kind, or a folder that is not empty.
+    """
+    target = Path(target)
+    if target.is_dir() and (not folder or any(target.iterdir())):
+        remedy = 'name a new folder or empty it' if folder else 'it is a folder; name a file'
+        raise FileExistsError(f'{target} exists: {remedy}')
+    if folder and target.is_file():
+        raise FileExistsError(f'{target} exists: it is a file; name a folder')
+
+
+@contextmanager
+def written_aside(target: str | Path, folder: bool = False) -> Iterator[Path]:
+    """A temporary path beside ``target`` that takes its place when all went well, and is gone otherwise.
+
+    Args:
+        target: file, which is replaced, or folder, which must be new or empty.
+        folder: make a folder, not a file.
+
+    Raises:
+        FileExistsError: see :func:`check_free`.
+    """
+    target = Path(target)
+    check_free(target, folder)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    aside = Path(tempfile.mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
+    try:
+        written = aside / target.name
+        if folder:
+            written.mkdir()
+        yield written
+        if folder and target.is_dir():
+            target.rmdir()
+        os.replace(written, target)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def check_finite(state: Mapping[str, Tensor], path: str, name_of: Callable[[str], str] = str) -> None:
+    """Refuses weights with NaN or infinity.
+
+    Args:
+        state: names to tensors.
+        path: file, for the message.
+        name_of: turns a name of ``state`` into the one that the message shows.
+
+    Raises:
+        ValueError: with all their names.
+    """
+    bad = [name_of(name) for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    if bad:
+        listed = '\n'.join(f'  {name}' for name in bad)
+        raise ValueError(
+            f'{path}: {len(bad)} weights hold NaN or infinity:\n{listed}\n'
+            f'The file is damaged, or its training diverged: download it again, or take an earlier checkpoint'
+        )

@@ -1,0 +1,178 @@
+"""Which program wrote a file, seen from the names in it, and its weights in our names."""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from eomt_mm.checkpoints import backbones, huggingface, official
+from eomt_mm.checkpoints.files import State, check_finite
+from eomt_mm.checkpoints.rules import Mapped, Rule, copy, map_to_ours
+
+HEADS = ('panoptic_head', 'decode_head')
+Names = Collection[str]
+
+
+def _as_it_is(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    return dict(state), []
+
+
+@dataclass(frozen=True)
+class Format:
+    """A naming of weights.
+
+    Attributes:
+        title: for messages.
+        found: whether names are of this format; the first one in ``FORMATS`` counts.
+        rules: to our names, given whether the MLP has a gate of its own.
+        whole: a whole EoMT, not a bare backbone.
+        ignored: templates of names that mean nothing to us.
+        prepare: computes what a table of names cannot say; gives notes for the user.
+    """
+
+    title: str
+    found: Callable[[Names], bool]
+    rules: Callable[[bool], tuple[Rule, ...]]
+    whole: bool
+    ignored: tuple[str, ...] = ()
+    prepare: Callable[[Mapping[str, Tensor]], tuple[State, list[str]]] = _as_it_is
+
+
+def _any(names: Names, part: str) -> bool:
+    return any(part in name for name in names)
+
+
+def _starts(names: Names, prefix: str) -> bool:
+    return any(name.startswith(prefix) for name in names)
+
+
+def _own_rules(gated: bool) -> tuple[Rule, ...]:
+    return (
+        copy('backbone.vit.{rest}', 'backbone.vit.{rest}'),
+        *(copy(f'{head}.{{rest}}', 'head.{rest}') for head in HEADS),
+    )
+
+
+OWN = Format(
+    'eomt_mm',
+    lambda names: _starts(names, 'backbone.vit.') and any(_starts(names, f'{head}.') for head in HEADS),
+    _own_rules,
+    whole=True,
+    ignored=('data_preprocessor.{rest}', 'panoptic_head.criterion.{rest}', 'decode_head.criterion.{rest}'),
+)
+OFFICIAL_DINOV3 = Format(
+    'official EoMT, DINOv3',
+    lambda names: _starts(names, 'network.') and _any(names, '.attention.'),
+    official.dinov3_rules,
+    whole=True,
+    ignored=official.IGNORED,
+)
+OFFICIAL_DINOV2 = Format(
+    'official EoMT, DINOv2',
+    lambda names: _starts(names, 'network.'),
+    lambda gated: official.dinov2_rules(),
+    whole=True,
+    ignored=official.IGNORED,
+)
+HF_DINOV2 = Format(
+    'Hugging Face EomtForUniversalSegmentation',
+    lambda names: 'query.weight' in names and _any(names, 'patch_embeddings.projection.'),
+    huggingface.dinov2_rules,
+    whole=True,
+    ignored=huggingface.IGNORED,
+)
+HF_DINOV3 = Format(
+    'Hugging Face EomtDinov3ForUniversalSegmentation',
+    lambda names: 'query.weight' in names and _starts(names, 'embeddings.'),
+    huggingface.dinov3_rules,
+    whole=True,
+    ignored=huggingface.IGNORED,
+)
+FORMATS = (
+    OWN,
+    Format('eomt_mm, backbone alone', lambda names: _starts(names, 'backbone.vit.'), _own_rules, whole=False),
+    OFFICIAL_DINOV3,
+    OFFICIAL_DINOV2,
+    HF_DINOV2,
+    HF_DINOV3,
+    Format(
+        'Hugging Face DINOv2 backbone',
+        lambda names: _starts(names, 'embeddings.') and _starts(names, 'encoder.layer.'),
+        backbones.hf_dinov2_rules,
+        whole=False,
+        ignored=backbones.IGNORED,
+        prepare=backbones.prepare_hf_dinov2,
+    ),
+    Format(
+        'Hugging Face DINOv3 backbone',
+        lambda names: _starts(names, 'embeddings.') and _starts(names, 'layer.'),
+        lambda gated: backbones.hf_dinov3_rules('embeddings.', 'layer.', 'norm', gated),
+        whole=False,
+        ignored=backbones.IGNORED,
+    ),
+    Format(
+        'Hugging Face DINOv3 backbone, as in memory of transformers 5',
+        lambda names: _starts(names, 'embeddings.') and _starts(names, 'model.layer.'),
+        lambda gated: backbones.hf_dinov3_rules('embeddings.', 'model.layer.', 'norm', gated),
+        whole=False,
+        ignored=backbones.IGNORED,
+    ),
+    Format(
+        "Meta's DINOv3 backbone",
+        lambda names: 'storage_tokens' in names and _starts(names, 'blocks.'),
+        lambda gated: backbones.meta_dinov3_rules(),
+        whole=False,
+        ignored=backbones.IGNORED,
+        prepare=backbones.prepare_meta_dinov3,
+    ),
+    Format(
+        "Meta's DINOv2 backbone",
+        lambda names: 'mask_token' in names and 'pos_embed' in names and _any(names, '.ls1.gamma'),
+        lambda gated: backbones.meta_dinov2_rules(),
+        whole=False,
+        ignored=backbones.IGNORED,
+        prepare=backbones.prepare_meta_dinov2,
+    ),
+    Format(
+        'timm backbone',
+        lambda names: _starts(names, 'patch_embed.proj.') and _starts(names, 'blocks.'),
+        lambda gated: backbones.timm_rules(),
+        whole=False,
+        ignored=backbones.IGNORED,
+        prepare=backbones.prepare_timm,
+    ),
+)
+
+
+def detect(names: Names, path: str) -> Format:
+    """Format of a file with these names.
+
+    Raises:
+        ValueError: none of ``FORMATS``, with some of the names found.
+    """
+    for known in FORMATS:
+        if known.found(names):
+            return known
+    titles = '\n'.join(f'  {known.title}' for known in FORMATS)
+    shown = ', '.join(list(names)[:8]) + (', ...' if len(names) > 8 else '')
+    raise ValueError(
+        f'{path}: the format of this file is not known. It holds {len(names)} weights: {shown}\nKnown are\n{titles}'
+    )
+
+
+def to_ours(state: Mapping[str, Tensor], path: str) -> tuple[Format, Mapped]:
+    """Weights of any known format in our names; NaN and infinity are refused, except in what is ignored.
+
+    Args:
+        state: the file's weights.
+        path: the file, for messages.
+
+    Raises:
+        ValueError: the format is not known, weights that belong together are incomplete, or weights are not finite.
+    """
+    known = detect(state, path)
+    prepared, notes = known.prepare(state)
+    mapped = map_to_ours(prepared, known.rules(_any(state, '.gate_proj.')), known.ignored, path)
+    mapped.notes += notes
+    check_finite(mapped.weights, path, lambda name: ' + '.join(mapped.sources[name]))
+    return known, mapped

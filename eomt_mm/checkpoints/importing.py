@@ -1,0 +1,244 @@
+"""Weights of other programs for our models: found out, put together, fitted, and told what was done."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eomt_mm.checkpoints.class_order import NUM_CLASSES, ClassOrder, to_mmdet_order
+from eomt_mm.checkpoints.delta import Weights, add_base, check_absolute, resolve
+from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
+from eomt_mm.checkpoints.files import Checkpoint, State, read_checkpoint
+from eomt_mm.checkpoints.fitting import check_complete, check_model, listed, resample, settle_biases
+from eomt_mm.checkpoints.formats import HEADS, OFFICIAL_DINOV2, OFFICIAL_DINOV3, OWN, Format, to_ours
+from eomt_mm.checkpoints.rules import Mapped
+from eomt_mm.models.eomt_head import default_num_blocks
+
+PROBS = 'head.attn_mask_probs'
+CLASS_HEAD = 'head.class_predictor.'
+STAGES = ('reading', 'mapping names', 'putting weights together', 'fitting')
+Progress = Callable[[str], object]
+
+
+@dataclass
+class ImportReport:
+    """What an import found and did.
+
+    Attributes:
+        source: the file.
+        format: its title.
+        whole: a whole EoMT, not a bare backbone.
+        weights: 'absolute' or 'delta'.
+        head: the head's name in our model.
+        description: of the file, as stored.
+        config: ``config.json`` of a Hugging Face folder, or empty.
+        meta: ``meta`` of our own files, or empty.
+        table: (their name, our name, number of weights), templates over blocks.
+        ignored: names in the file that mean nothing to us.
+        missing: names of the model that keep their values.
+        reordered: ADE20K's panoptic class rows were brought into mmdet's order.
+        notes: everything else worth knowing, one line each.
+    """
+
+    source: str
+    format: str
+    whole: bool
+    weights: str
+    head: str
+    description: Description
+    config: dict[str, Any] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    table: list[tuple[str, str, int]] = field(default_factory=list)
+    ignored: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    reordered: bool = False
+    notes: list[str] = field(default_factory=list)
+
+    def text(self, table: bool = False) -> str:
+        """A few lines for a log; with the table of names."""
+        lines = [f'{self.source}: {self.format}, {self.weights} weights', f'  {self.description.text()}']
+        if table:
+            width = max(len(theirs) for theirs, _, _ in self.table)
+            lines += [f'  {theirs:{width}}  ->  {ours}  ({count})' for theirs, ours, count in self.table]
+        lines += [f'  {note}' for note in self.notes]
+        if self.ignored:
+            lines.append(f'  not needed: {", ".join(self.ignored)}')
+        if self.missing:
+            lines.append(f"  keep the model's values: {', '.join(self.missing)}")
+        return '\n'.join(lines)
+
+
+def import_checkpoint(
+    source: str | Path,
+    expected_state: Mapping[str, Tensor] | None = None,
+    base: str | Path | None = None,
+    weights: Weights = 'auto',
+    class_head: bool = True,
+    head: str | None = None,
+    class_order: ClassOrder = 'auto',
+    progress: Progress | None = None,
+) -> tuple[State, ImportReport]:
+    """Weights of a checkpoint in any known format, in the names of our models.
+
+    Args:
+        source: file, folder, or ``hf://owner/name[@revision]``; see :func:`~eomt_mm.checkpoints.files.read_checkpoint`.
+        expected_state: ``state_dict()`` of the model that they are for. None: nothing is checked against a model.
+        base: pretrained backbone, for files that hold differences to it; as ``source``.
+        weights: 'auto', or what the user knows of the file: 'absolute' or 'delta'.
+        class_head: False leaves the class rows out, for another set of classes.
+        head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: the model's, or without a model a guess.
+        class_order: 'ade20k' brings ADE20K's panoptic class rows into mmdet's order, 'as_stored' does not; 'auto'
+            does for a ``panoptic_head`` with 150 classes, unless the file is ours.
+        progress: is called with the name of each stage as it begins, one of ``STAGES``.
+
+    Returns:
+        weights, float32 where the file has a floating type, and a report. With a model they are complete, but for
+        ``report.missing``: the head of a bare backbone's file, and class rows left out.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ConnectionError: the download failed.
+        ValueError: naming what does not fit, and the remedy.
+    """
+    tell = progress or (lambda stage: None)
+    tell(STAGES[0])
+    read = read_checkpoint(source)
+    tell(STAGES[1])
+    known, mapped = to_ours(read.state, read.path)
+    if mapped.unexpected and expected_state is None:
+        raise ValueError(
+            f'{read.path} ({known.title}) holds {len(mapped.unexpected)} weights that this format does not have:\n'
+            f'{listed(mapped.unexpected)}\nIt is of another model; remove them where they are not needed'
+        )
+    tell(STAGES[2])
+    state, kind = _absolute(read, known, mapped, base, weights)
+    found = describe(state)
+    size = read.config.get('image_size')
+    if found.img_size is None and isinstance(size, int) and known.whole:
+        found = replace(found, img_size=size)
+    mapped.notes += _config_notes(read.config, found) if known.whole else []
+    head = head or _head(expected_state, found, known, read.state, mapped.notes)
+    report = ImportReport(
+        read.path, known.title, known.whole, kind, head, found, read.config, read.meta,
+        [(theirs, ours.replace('head.', f'{head}.', 1) if ours.startswith('head.') else ours, count)
+         for (theirs, ours), count in mapped.table.items()],
+        mapped.ignored, notes=mapped.notes,
+    )  # fmt: skip
+    if known.whole:
+        state = _own_head(state, report, class_head, class_order)
+    tell(STAGES[3])
+    if expected_state is not None:
+        state = _fitted(state, expected_state, report, class_head, mapped.unexpected)
+    else:
+        check_complete(state, found.depth, known.whole, read.path)
+    return {_named(name, head): v.float() if v.is_floating_point() else v for name, v in state.items()}, report
+
+
+def _absolute(
+    read: Checkpoint, known: Format, mapped: Mapped, base: str | Path | None, weights: Weights
+) -> tuple[State, str]:
+    """Absolute weights in our names, and what the file's are."""
+    kind = resolve(weights, known, read.state, read.path)
+    if kind == 'delta':
+        state, title = add_base(mapped.weights, base, read.path)
+        mapped.notes.append(f'backbone: {base} ({title}) + the differences of the file')
+        return state, kind
+    if base is not None:
+        raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs none; leave --base out')
+    if known in (OFFICIAL_DINOV2, OFFICIAL_DINOV3):
+        check_absolute(mapped.weights, read.path)
+    return mapped.weights, kind
+
+
+def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
+    """What the config.json of a Hugging Face folder says and our models do not do."""
+    notes = []
+    act, eps = config.get('hidden_act', 'gelu'), config.get('layer_norm_eps')
+    if act != 'gelu':
+        notes.append(f"hidden_act '{act}': transformers uses it in the mask head too, this model uses GELU there")
+    if eps is not None and eps != NORM_EPS.get(found.family, eps):
+        notes.append(f'layer_norm_eps {eps} in config.json, {NORM_EPS[found.family]} in this model: tiny differences')
+    return notes
+
+
+def _head(
+    expected: Mapping[str, Tensor] | None, found: Description, known: Format, stored: Mapping[str, Tensor],
+    notes: list[str],
+) -> str:  # fmt: skip
+    """Name of the head in our model."""
+    for names in (expected or {}, stored if known is OWN else {}):
+        for head in HEADS:
+            if any(name.startswith(f'{head}.') for name in names):
+                return head
+    head = 'decode_head' if found.num_queries == 100 else 'panoptic_head'
+    if known.whole:
+        notes.append(f'assumed without a config: {head}, because there are {found.num_queries} queries')
+    return head
+
+
+def _own_head(state: State, report: ImportReport, class_head: bool, class_order: ClassOrder) -> State:
+    """Masks off, class rows in our order or left out."""
+    ours = report.format == OWN.title
+    if not ours:
+        probs = state.get(PROBS)
+        blocks = probs.numel() if probs is not None else default_num_blocks(report.description.depth)
+        if probs is None:
+            report.notes.append(f'assumed: {blocks} joint blocks, as published for this depth; the file does not say')
+        state = {**state, PROBS: torch.zeros(blocks)}
+    if not class_head:
+        report.notes.append('class rows left out')
+        return {name: value for name, value in state.items() if not name.startswith(CLASS_HEAD)}
+    first = str((report.config.get('id2label') or {}).get('0', 'LABEL_0'))
+    automatic = not ours and report.head == 'panoptic_head' and report.description.num_classes == NUM_CLASSES
+    automatic = automatic and first.startswith(('LABEL_', 'wall'))  # else classes of somebody's own
+    if class_order == 'ade20k' or (class_order == 'auto' and automatic):
+        if report.description.num_classes != NUM_CLASSES:
+            raise ValueError(f"class_order='ade20k': the file has {report.description.num_classes} classes, not 150")
+        report.reordered = True
+        report.notes.append("ADE20K panoptic: class rows brought into mmdet's order, 100 things first")
+        return to_mmdet_order(state)
+    return state
+
+
+def _fitted(
+    state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str]
+) -> State:
+    """Weights that are the model's in every name and shape."""
+    head = report.head
+    wanted_state = {_generic(name, head): value for name, value in expected.items()}
+    found, wanted = report.description, describe(expected)
+    if found.family == wanted.family:
+        state, notes = settle_biases(state, wanted_state)
+        report.notes += notes
+    state, notes = resample(state, wanted_state, report.whole)
+    report.notes += notes
+    may_miss = ['head.'] if not report.whole else [] if class_head else [CLASS_HEAD]
+    if not class_head:
+        found = replace(found, num_classes=None)
+    if not report.whole:
+        found = replace(found, patch_size=wanted.patch_size)  # resampled
+    if not report.whole and found.width == wanted.width and found.depth == wanted.depth:
+        found = replace(found, family=wanted.family)  # of a bare file names and shapes decide, not the register tokens
+    if report.whole and wanted.num_blocks is not None and found.num_blocks is None and PROBS in state:
+        state[PROBS] = torch.zeros(wanted.num_blocks)
+        report.notes = [note for note in report.notes if 'joint blocks, as published' not in note]
+        report.notes.append(f'joint blocks: {wanted.num_blocks} as in the model; the file does not say')
+    try:
+        missing = check_model(state, wanted_state, found, wanted, may_miss, head, unexpected)
+    except ValueError as error:
+        pattern = report.description.config_pattern
+        hint = f'\nConfigs for this file: configs/eomt/{pattern}' if pattern else ''
+        raise ValueError(f'{report.source} ({report.format}) does not fit the model:\n{error}{hint}') from None
+    report.missing = [_named(name, head) for name in missing]
+    return state
+
+
+def _generic(name: str, head: str) -> str:
+    return 'head.' + name.removeprefix(f'{head}.') if name.startswith(f'{head}.') else name
+
+
+def _named(name: str, head: str) -> str:
+    return f'{head}.' + name.removeprefix('head.') if name.startswith('head.') else name

@@ -1,0 +1,225 @@
+"""Reading never executes anything, never passes over damage, and writing leaves nothing half done."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from eomt_mm.checkpoints.files import check_finite, read_checkpoint, written_aside
+
+STATE = {'a.weight': torch.arange(4.0), 'b': torch.ones(2, 2)}
+
+
+class Exploit:
+    """Unpickling it would create the file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def test_missing_path_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r'nowhere\.pth does not exist: give a file, a folder'):
+        read_checkpoint(tmp_path / 'nowhere.pth')
+
+
+def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
+    torch.save(dict(state_dict=STATE, evil=Exploit(tmp_path / 'done')), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'x\.pth holds more than weights.*save its state_dict'):
+        read_checkpoint(tmp_path / 'x.pth')
+    (tmp_path / 'plain.bin').write_bytes(pickle.dumps(Exploit(tmp_path / 'done'), protocol=2))
+    with pytest.raises(ValueError, match=r'plain\.bin'):
+        read_checkpoint(tmp_path / 'plain.bin')
+    assert not (tmp_path / 'done').exists()
+
+
+@pytest.mark.parametrize('name', ['x.pth', 'x.bin', 'x.ckpt', 'x.safetensors'])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    torch.save(STATE, tmp_path / 'whole.pth')
+    if name.endswith('.safetensors'):
+        save_file(STATE, tmp_path / 'whole.pth')
+    (tmp_path / name).write_bytes((tmp_path / 'whole.pth').read_bytes()[:-100])
+    with pytest.raises(ValueError, match=name.replace('.', r'\.')):
+        read_checkpoint(tmp_path / name)
+    (tmp_path / name).write_bytes(b'')
+    with pytest.raises(ValueError, match=name.replace('.', r'\.')):
+        read_checkpoint(tmp_path / name)
+
+
+@pytest.mark.parametrize('content', [[1, 2], dict(epoch=3), dict(state_dict={}), torch.zeros(2)])
+def test_files_without_weights_are_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=r'x\.pth holds (a \w+, not a dict|no weights)'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+@pytest.mark.parametrize('wrap', [lambda s: s, lambda s: dict(state_dict=s), lambda s: dict(model=dict(state_dict=s))])
+@pytest.mark.parametrize('prefix', ['', 'module.', '_orig_mod.', 'module._orig_mod.'])
+def test_wrappers_and_prefixes_come_off(tmp_path: Path, wrap: Any, prefix: str) -> None:
+    torch.save(wrap({f'{prefix}{name}': value for name, value in STATE.items()}), tmp_path / 'x.ckpt')
+    assert set(read_checkpoint(tmp_path / 'x.ckpt').state) == set(STATE)
+
+
+def test_compilation_inside_names_comes_off_and_clashes_are_refused(tmp_path: Path) -> None:
+    torch.save({'network._orig_mod.q': torch.ones(1)}, tmp_path / 'x.pth')
+    assert set(read_checkpoint(tmp_path / 'x.pth').state) == {'network.q'}
+    torch.save({'network._orig_mod.q': torch.ones(1), 'network.q': torch.zeros(1)}, tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match="'network.q' twice"):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_meta_of_our_files_is_kept(tmp_path: Path) -> None:
+    torch.save(dict(meta=dict(dataset_meta=dict(classes=('a',))), state_dict=STATE), tmp_path / 'x.pth')
+    assert read_checkpoint(tmp_path / 'x.pth').meta == dict(dataset_meta=dict(classes=('a',)))
+
+
+def test_folder_without_weights_tells_what_is_there(tmp_path: Path) -> None:
+    (tmp_path / 'other.bin').write_bytes(b'x')
+    with pytest.raises(FileNotFoundError, match=r'model\.safetensors\.index\.json.*found other\.bin'):
+        read_checkpoint(tmp_path)
+
+
+def test_folder_prefers_safetensors_and_reads_config(tmp_path: Path) -> None:
+    torch.save({'from': torch.tensor(0.0)}, tmp_path / 'pytorch_model.bin')
+    (tmp_path / 'config.json').write_text('{"image_size": 640}')
+    read = read_checkpoint(tmp_path)
+    assert set(read.state) == {'from'} and read.config == dict(image_size=640)
+    save_file(STATE, tmp_path / 'model.safetensors')
+    assert set(read_checkpoint(tmp_path).state) == set(STATE)
+    (tmp_path / 'config.json').write_text('{')
+    with pytest.raises(ValueError, match=r'config\.json is no JSON'):
+        read_checkpoint(tmp_path)
+
+
+def write_shards(folder: Path, weight_map: dict[str, str]) -> None:
+    save_file({'a.weight': STATE['a.weight']}, folder / 'one.safetensors')
+    save_file({'b': STATE['b']}, folder / 'two.safetensors')
+    (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=weight_map)))
+
+
+def test_shards_join(tmp_path: Path) -> None:
+    write_shards(tmp_path, {'a.weight': 'one.safetensors', 'b': 'two.safetensors'})
+    state = read_checkpoint(tmp_path).state
+    assert set(state) == set(STATE) and all(torch.equal(state[name], STATE[name]) for name in STATE)
+
+
+@pytest.mark.parametrize(
+    ('weight_map', 'message'),
+    [
+        ({}, 'no weight_map'),
+        ({'a.weight': 'three.safetensors'}, r'three\.safetensors, which is missing'),
+        ({'a.weight': '../one.safetensors'}, 'lies elsewhere'),
+        ({'a.weight': 'one.safetensors', 'c': 'one.safetensors'}, 'no shard holds: c'),
+    ],
+)
+def test_incomplete_shards_are_refused(tmp_path: Path, weight_map: dict[str, str], message: str) -> None:
+    folder = tmp_path / 'inner'
+    folder.mkdir()
+    write_shards(tmp_path, {})
+    write_shards(folder, weight_map)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        read_checkpoint(folder)
+
+
+@pytest.mark.parametrize('address', ['hf:owner/name', 'hf://name', 'hf://a/b/c', 'hf://a/b@', 'hf://a/../b'])
+def test_malformed_addresses_are_refused_without_network(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', lambda *args, **kwargs: pytest.fail('called'))
+    with pytest.raises(ValueError, match=r'hf://owner/name\[@revision\]'):
+        read_checkpoint(address)
+
+
+def test_download_asks_for_weights_and_configs_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_file(STATE, tmp_path / 'model.safetensors')
+    calls = []
+
+    def download(repo: str, **kwargs: Any) -> str:
+        calls.append((repo, kwargs))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', download)
+    assert set(read_checkpoint('hf://tue-mps/coco_x').state) == set(STATE)
+    read_checkpoint('hf://tue-mps/coco_x@refs/pr/1')
+    patterns = ['*.json', '*.safetensors', 'pytorch_model.bin']
+    assert calls == [
+        ('tue-mps/coco_x', dict(revision=None, allow_patterns=patterns)),
+        ('tue-mps/coco_x', dict(revision='refs/pr/1', allow_patterns=patterns)),
+    ]
+
+
+def test_failed_download_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> str:
+        raise OSError('401 Client Error.\n\nCannot access gated repo\nfor url')
+
+    monkeypatch.setattr(huggingface_hub, 'snapshot_download', fail)
+    with pytest.raises(ConnectionError, match='gated repo for url') as error:
+        read_checkpoint('hf://facebook/dinov3-vitl16-pretrain-lvd1689m')
+    assert '\n' not in str(error.value) and "'hf://facebook/dinov3-vitl16-pretrain-lvd1689m'" in str(error.value)
+
+
+def test_offline_takes_the_cache_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    revision = 'a' * 40
+    repository = tmp_path / 'models--tue-mps--cached'
+    (repository / 'snapshots' / revision).mkdir(parents=True)
+    (repository / 'refs').mkdir()
+    (repository / 'refs' / 'main').write_text(revision)
+    save_file(STATE, repository / 'snapshots' / revision / 'model.safetensors')
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    assert set(read_checkpoint('hf://tue-mps/cached').state) == set(STATE)
+    with pytest.raises(ConnectionError, match="'hf://tue-mps/not_cached' could not be downloaded"):
+        read_checkpoint('hf://tue-mps/not_cached')
+
+
+def test_all_weights_that_are_not_finite_are_named() -> None:
+    check_finite(dict(a=torch.ones(2), count=torch.tensor(3)), 'x.pth')
+    state = dict(good=torch.ones(2), nan=torch.tensor([1, float('nan')]), inf=torch.tensor(float('-inf')).half())
+    with pytest.raises(ValueError, match=r'x\.pth: 2 weights hold NaN or infinity:\n  nan\n  inf\n'):
+        check_finite(state, 'x.pth')
+
+
+@pytest.mark.parametrize('folder', [False, True])
+def test_failed_writing_leaves_nothing_and_keeps_the_old(tmp_path: Path, folder: bool) -> None:
+    target = tmp_path / 'target'
+    target.mkdir() if folder else target.write_text('old')
+    with pytest.raises(RuntimeError, match='full'), written_aside(target, folder) as aside:
+        (aside / 'x' if folder else aside).write_text('half')
+        raise RuntimeError('disk is full')
+    assert [path.name for path in tmp_path.iterdir()] == ['target']
+    assert list(target.iterdir()) == [] if folder else target.read_text() == 'old'
+
+
+def test_writing_replaces_files_and_fills_folders(tmp_path: Path) -> None:
+    for _ in range(2):
+        with written_aside(tmp_path / 'new' / 'file.pth') as aside:
+            aside.write_text('x')
+    with written_aside(tmp_path / 'folder', folder=True) as aside:
+        (aside / 'y').write_text('y')
+    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')) == [
+        'folder', 'folder/y', 'new', 'new/file.pth',
+    ]  # fmt: skip
+    with pytest.raises(FileExistsError, match='name a new folder or empty it'), written_aside(tmp_path / 'new', True):
+        pass
+    with pytest.raises(FileExistsError, match='name a file'), written_aside(tmp_path / 'new'):
+        pass
+    with pytest.raises(FileExistsError, match='name a folder'), written_aside(tmp_path / 'folder' / 'y', True):
+        pass
+
+
+def test_everything_runs_without_hosts() -> None:
+    program = (
+        'import sys, eomt_mm.checkpoints.importing, eomt_mm.checkpoints.exporting\n'
+        "hosts = {name.partition('.')[0] for name in sys.modules} & {'mmcv', 'mmengine', 'mmdet', 'mmseg'}\n"
+        "sys.exit(f'imported {hosts}' if hosts else 0)"
+    )
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr

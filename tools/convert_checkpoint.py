@@ -1,0 +1,180 @@
+"""Turns checkpoints into ours, or ours into those of other programs. The format is found from the file itself.
+
+Examples:
+    python tools/convert_checkpoint.py pytorch_model.bin eomt.pth --config CONFIG
+    python tools/convert_checkpoint.py hf://tue-mps/coco_panoptic_eomt_large_640 eomt.pth --config CONFIG
+    python tools/convert_checkpoint.py dinov3.bin eomt.pth --config CONFIG --base hf://facebook/dinov3-vitl16-pretrain-lvd1689m
+    python tools/convert_checkpoint.py work_dirs/mine/iter_88692.pth my_eomt/ --config CONFIG --to hf
+
+Without --config, what the weights tell is taken from them, and the output says what was assumed.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import config_meta, dataset_meta, load_config, plain_meta  # isort: skip
+from eomt_mm.apis.model import init_model  # isort: skip
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
+from eomt_mm.checkpoints.describe import PUBLISHED
+from eomt_mm.checkpoints.exporting import export_huggingface, export_official
+from eomt_mm.checkpoints.files import check_free, written_aside
+from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
+
+CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
+# Data sets of the published models, to name classes where there is no config.
+DATASET_OF = {
+    'coco-panoptic': ('mmdet', 'CocoPanopticDataset'),
+    'coco-instance': ('mmdet', 'CocoDataset'),
+    'ade20k-panoptic': ('mmdet', 'ADE20KPanopticDataset'),
+    'ade20k-semantic': ('mmseg', 'ADE20KDataset'),
+    'cityscapes-semantic': ('mmseg', 'CityscapesDataset'),
+}
+DEFAULT_SIZE = 640
+STAGES = ('building the model', *IMPORT_STAGES, 'writing')
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='file, folder of Hugging Face, or hf://owner/name[@revision]')
+    parser.add_argument('dst', help='file; with --to hf a new folder')
+    parser.add_argument('--config', help='config of the model; the weights are checked against it')
+    parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
+    parser.add_argument(
+        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: it tells itself'
+    )
+    parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
+    parser.add_argument('--to', choices=['eomt_mm', 'official', 'hf'], default='eomt_mm', help='format of DST')
+    return parser.parse_args()
+
+
+def recovered_meta(report: ImportReport) -> dict[str, Any]:
+    """Class names where there is no config: the file's own, or those of the published model with these numbers."""
+    found = report.description
+    stored = report.meta.get('dataset_meta') or {}
+    if stored.get('classes'):
+        return plain_meta(stored)
+    labels = own_labels(report.config)
+    task = PUBLISHED.get((found.num_classes or 0, found.num_queries or 0))
+    if task:
+        scope, kind = DATASET_OF[task]
+        meta = dataset_meta(dict(type=kind), scope)
+        # several spellings of the published names are around: half of them is enough
+        if not labels or 2 * len(set(labels) & set(meta['classes'])) >= len(labels):
+            report.notes.append(f'assumed without a config: classes of {task}')
+            return meta
+    if len(labels) == found.num_classes:
+        report.notes.append('class names taken from config.json')
+        return dict(classes=labels)
+    report.notes.append('class names are not known: give --config, or the results will show numbers or wrong names')
+    return {}
+
+
+def own_labels(config: dict[str, Any]) -> tuple[str, ...]:
+    """Class names of a Hugging Face ``config.json``; none where they are its placeholders LABEL_0, LABEL_1, ..."""
+    labels = config.get('id2label') or {}
+    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return () if all(name.startswith('LABEL_') for name in names) else names
+
+
+def num_things(meta: dict[str, Any]) -> int | None:
+    return len(meta['thing_classes']) if 'thing_classes' in meta else None
+
+
+def suggest_config(report: ImportReport) -> None:
+    pattern = report.description.config_pattern
+    leaves = sorted(str(path.relative_to(CONFIGS.parent.parent)) for path in CONFIGS.glob(pattern)) if pattern else []
+    if leaves:
+        report.notes.append(f'configs that fit: {", ".join(leaves)}')
+    elif report.whole:
+        report.notes.append('no config that comes along fits by name; take the nearest and change what is said above')
+
+
+def write(
+    args: argparse.Namespace, state: dict[str, Tensor], report: ImportReport, meta: dict[str, Any], size: int | None,
+    num_heads: int | None,
+) -> None:  # fmt: skip
+    """Writes DST in the format asked for."""
+    classes = meta.get('classes')
+    ade20k = is_ade20k_panoptic(classes, num_things(meta)) if classes else report.reordered
+    ade20k = ade20k and report.head == 'panoptic_head'
+    if args.to == 'official':
+        export_official(state, args.dst, ade20k)
+    elif args.to == 'hf':
+        size = size or report.description.img_size
+        if size is None:
+            size = DEFAULT_SIZE
+            report.notes.append(f'assumed without a config: inputs of {size} pixels')
+        semantic = report.head == 'decode_head'
+        export_huggingface(state, args.dst, size, num_heads, classes, semantic, ade20k)
+    else:
+        with written_aside(args.dst) as aside:
+            torch.save(dict(meta=dict(dataset_meta=meta), state_dict=state), aside)
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """Refuses what can only fail after a long work."""
+    dst = Path(args.dst)
+    if Path(args.src).exists() and dst.exists() and dst.samefile(args.src):
+        raise ValueError(f'DST {dst} is SRC: name another one')
+    if args.to != 'hf' and dst.suffix == '.safetensors':
+        raise ValueError(f'DST {dst}: --to {args.to} writes a file of torch; name it *.pth or pytorch_model.bin')
+    check_free(dst, folder=args.to == 'hf')
+
+
+def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> ImportReport:
+    """Does it all; ``progress`` is told each of ``STAGES`` as it begins."""
+    check_target(args)
+    progress(STAGES[0])
+    expected, size, num_heads = None, None, None
+    meta: dict[str, Any] = {}
+    if args.config:
+        cfg = load_config(args.config)
+        model: Any = init_model(cfg)
+        expected = model.state_dict()
+        num_heads = model.backbone.vit.blocks[0].attn.num_heads
+        size, meta = cfg.get('img_size'), config_meta(cfg)
+    state, report = import_checkpoint(
+        args.src, expected, args.base, args.weights, not args.no_class_head,
+        class_order=class_order_for(meta.get('classes'), num_things(meta)), progress=progress,
+    )  # fmt: skip
+    stored_size = report.description.img_size
+    if size and stored_size and report.whole and size != stored_size:
+        report.notes.append(f'made for inputs of {stored_size} pixels, the config has {size}: results will differ')
+    if not args.config:
+        meta = recovered_meta(report) if report.whole and not args.no_class_head else {}
+        suggest_config(report)
+    progress(STAGES[-1])
+    write(args, state, report, meta, size, num_heads)
+    return report
+
+
+def main() -> None:
+    args = parse_args()
+    bar = tqdm(total=len(STAGES), bar_format='{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]')
+    begun: list[str] = []
+
+    def progress(stage: str) -> None:
+        bar.update(len(begun) - bar.n)  # those before it are done
+        begun.append(stage)
+        bar.set_description(stage)
+
+    try:
+        with bar:
+            report = convert(args, progress)
+            bar.update(len(STAGES) - bar.n)
+    except (ValueError, OSError) as error:
+        sys.exit(f'convert_checkpoint: {error}')
+    print(report.text(table=True))
+    print(f'written: {args.dst} ({args.to})')
+
+
+if __name__ == '__main__':
+    main()
