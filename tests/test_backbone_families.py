@@ -6,6 +6,7 @@ import pytest
 import timm
 import torch
 from torch import nn
+from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DINOv3ViTConfig, DINOv3ViTModel
 
 from eomt_mm.models.backbone import TimmViT
 from eomt_mm.models.eomt import eomt_forward
@@ -99,3 +100,24 @@ def test_last_norm_behind_the_pooling_is_loaded(tmp_path: Any) -> None:
 def test_other_models_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
         TimmViT(name, img_size=224)
+
+
+@pytest.mark.parametrize('kind', ['dinov2', 'dinov3'])
+def test_hugging_face_backbones_are_read_as_they_are(kind: str, tmp_path: Any) -> None:
+    shape = dict(hidden_size=48, num_hidden_layers=3, num_attention_heads=4, num_register_tokens=4, image_size=64)
+    if kind == 'dinov2':
+        config = Dinov2WithRegistersConfig(**shape, mlp_ratio=4, patch_size=16)
+        peer, name = Dinov2WithRegistersModel(config).eval(), 'vit_small_patch14_reg4_dinov2'
+    else:
+        config = DINOv3ViTConfig(**shape, intermediate_size=192, patch_size=16, layer_norm_eps=1e-5)
+        peer, name = DINOv3ViTModel(config).eval(), 'vit_small_patch16_dinov3_qkvb'
+    for param in peer.parameters():
+        nn.init.normal_(param, std=0.3)
+    peer.save_pretrained(tmp_path / 'hub')
+    backbone = TimmViT(name, weights=str(tmp_path / 'hub'), **SMALL)
+    backbone.init_weights()
+    images = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = peer(images).last_hidden_state
+        found = backbone.eval().final_norm(backbone(images)).x
+    assert (found - expected).abs().max() <= 1e-5 * (expected.max() - expected.min())

@@ -41,13 +41,14 @@ class TimmViT(nn.Module):
         patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
         pretrained: load timm's weights for ``model_name``. Happens in :meth:`init_weights`, that is, at the start of
             training only; building never touches the network.
-        weights: local file in a format that timm reads, instead of the download. Loaded like ``pretrained``.
+        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``,
+            instead of timm's download; positions and patch kernels are resampled. Loaded like ``pretrained``.
         drop_path_rate: stochastic depth, 0 as published.
         **model_kwargs: further arguments of the timm model (``depth``, ``embed_dim``, ``num_heads``, ...).
 
     Raises:
         ValueError: for a name that timm lacks, a model of another kind, or sizes that do not fit.
-        FileNotFoundError: where ``weights`` is no file.
+        FileNotFoundError: where ``weights`` do not exist.
     """
 
     def __init__(
@@ -66,8 +67,11 @@ class TimmViT(nn.Module):
                 f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists them, "
                 f'EoMT uses vit_(small|base|large|giant)_patch14_reg4_dinov2'
             )
-        if weights is not None and not Path(weights).is_file():
-            raise FileNotFoundError(f"backbone weights='{weights}' is no file; give the path of a timm checkpoint")
+        if weights is not None and not weights.startswith('hf://') and not Path(weights).exists():
+            raise FileNotFoundError(
+                f"backbone weights='{weights}' do not exist; give a file or folder of timm, Meta or Hugging Face, or "
+                f'hf://owner/name'
+            )
         if patch_size is not None:
             model_kwargs['patch_size'] = patch_size
         self.model_name = model_name
@@ -177,14 +181,21 @@ class TimmViT(nn.Module):
         """
         if not (self.pretrained or self.weights):
             return
-        overlay = dict(file=self.weights) if self.weights else None
+        origin = f"weights='{self.weights}'" if self.weights else f"pretrained weights of '{self.model_name}'"
         try:
-            source = self._create(pretrained=True, pretrained_cfg_overlay=overlay)
+            state = self._read_weights() if self.weights else self._create(pretrained=True).state_dict()
         except Exception as error:
-            origin = f"weights='{self.weights}'" if self.weights else f"pretrained weights of '{self.model_name}'"
             raise RuntimeError(
                 f'backbone: could not load {origin}: {error}\n'
                 f'Check that the file belongs to this model; without network give model.backbone.weights=FILE, '
                 f'or train from scratch with model.backbone.pretrained=False.'
             ) from error
-        self.vit.load_state_dict(source.state_dict())
+        self.vit.load_state_dict(state)
+
+    def _read_weights(self) -> dict[str, Tensor]:
+        from eomt_mm.checkpoints.importing import import_checkpoint  # it knows heads, which know this module
+
+        prefix = 'backbone.vit.'
+        expected = {prefix + name: value for name, value in self.vit.state_dict().items()}
+        state, _ = import_checkpoint(self.weights or '', expected)
+        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
