@@ -82,21 +82,23 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 @pytest.fixture(scope='module', params=CONFIGS)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    task = request.param
-    torch.manual_seed(7)  # of those tried, one of which several segments survive in most pictures
-    small = {'img_size': S, 'model.backbone.depth': DEPTH, f'model.{HEADS[task]}.num_queries': QUERIES}
+    return make_pair(request.param, S, DEPTH, tmp_path_factory.mktemp('exported') / 'model')
+
+
+def make_pair(task: str, side: int, depth: int, folder: Path, seed: int = 7) -> Pair:
+    torch.manual_seed(seed)  # of those tried, one of which several segments survive in most pictures
+    small = {'img_size': side, 'model.backbone.depth': depth, f'model.{HEADS[task]}.num_queries': QUERIES}
     cfg = load_config(CONFIGS[task], small)
     ours = init_model(cfg)
-    make_lifelike(ours, getattr(ours, HEADS[task]))
-    folder = tmp_path_factory.mktemp('exported') / 'model'
-    export_huggingface(ours.state_dict(), folder, img_size=S, num_heads=NUM_HEADS, semantic=task == 'semantic')
+    make_lifelike(ours, getattr(ours, HEADS[task]), side)
+    export_huggingface(ours.state_dict(), folder, img_size=side, num_heads=NUM_HEADS, semantic=task == 'semantic')
     theirs = EomtForUniversalSegmentation.from_pretrained(folder).eval()
     processors = EomtImageProcessor.from_pretrained(folder), EomtImageProcessorPil.from_pretrained(folder)
     return Pair(task, cfg, ours, theirs, *processors)
 
 
 @torch.no_grad()
-def make_lifelike(model: Any, head: Any) -> None:
+def make_lifelike(model: Any, head: Any, side: int) -> None:
     """Random weights, but such that masks are smooth, decided and mostly apart, and classes confident.
 
     White noise for patch kernels and scale blocks would make a mask's edge of every fourth pixel, and segments that
@@ -105,7 +107,7 @@ def make_lifelike(model: Any, head: Any) -> None:
     vit = model.backbone.vit
     kernel, positions = torch.randn(vit.embed_dim, 3, 2, 2), 0.5 * torch.randn(1, vit.embed_dim, 4, 4)
     vit.patch_embed.proj.weight.copy_(F.interpolate(kernel, (16, 16), mode='bicubic') / 256)
-    positions = F.interpolate(positions, (S // 16, S // 16), mode='bicubic')
+    positions = F.interpolate(positions, (side // 16, side // 16), mode='bicubic')
     vit.pos_embed.copy_(positions.flatten(2).transpose(1, 2))
     for block in vit.blocks:
         block.ls1.gamma.fill_(0.5)
@@ -208,6 +210,19 @@ def test_raw_file_to_final_map(pair: Pair, files: dict[str, Path], name: str) ->
     # grid, a trained one's on the picture's edges. A segment that is near the overlap threshold may also be lost (seen
     # for 161 x 100: 0.822 of its area against 0.793).
     assert whole >= (0.995 if same_size else 0.8)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('task', CONFIGS)
+def test_photographs_at_the_published_size(task: str, tmp_path: Path, files: dict[str, Path]) -> None:
+    """The processor of transformers as it comes; without the folder of photographs, on generated pictures."""
+    pair = make_pair(task, 640 if task == 'panoptic' else 512, 2, tmp_path / 'model', seed=4)
+    for name in list(REAL) or ['150-190-101']:
+        ours, theirs = our_result(pair, files[name]), their_result(pair, files[name], pair.processor)
+        share = equal_share(ours, theirs)
+        print(f'{task} {name}: {len(ours[1])} regions, {share:.3%} equal')
+        assert len(ours[1]) > 0
+        assert share >= 0.995
 
 
 def test_the_comparison_can_fail(pair: Pair, files: dict[str, Path]) -> None:

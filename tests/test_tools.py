@@ -21,7 +21,8 @@ from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
 
 from eomt_mm.apis import init_model, load_config
-from eomt_mm.checkpoints.exporting import export_official
+from eomt_mm.apis.model import local_checkpoint
+from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -315,3 +316,36 @@ def test_bare_backbone_is_no_model(tmp_path: Path) -> None:
     torch.save(vit, tmp_path / 'vit.bin')
     with pytest.raises(ValueError, match=r'model\.backbone\.weights'):
         init_model(cfg, tmp_path / 'vit.bin')
+
+
+def test_hub_addresses_are_read_on_the_fly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = {'img_size': 64, 'model.backbone.depth': 2, 'model.backbone.model_name': 'vit_small_patch14_reg4_dinov2'}
+    cfg = load_config(CONFIGS['panoptic'], {**options, 'model.backbone.patch_size': 16, 'work_dir': str(tmp_path)})
+    source = init_model(cfg)
+    export_huggingface(source.state_dict(), tmp_path / 'hub', num_heads=3, classes=SHAPES_METAINFO['classes'])
+    asked: list[Any] = []
+
+    def snapshot_download(repo: str, revision: str | None = None, **_: Any) -> str:
+        asked.append((repo, revision))
+        return str(tmp_path / 'hub')
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
+    model = init_model(cfg, 'hf://somebody/eomt@v2')
+    converted = torch.load(local_checkpoint(cfg, 'hf://somebody/eomt'), weights_only=True)
+    assert asked == [('somebody/eomt', 'v2'), ('somebody/eomt', None)]
+    assert converted['meta']['dataset_meta']['classes'] == model.dataset_meta['classes'] == SHAPES_METAINFO['classes']
+    for name, value in source.state_dict().items():
+        if 'attn_mask_probs' not in name:
+            assert torch.equal(value, model.state_dict()[name])
+            assert torch.equal(value, converted['state_dict'][name])
+
+
+def test_failed_download_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def snapshot_download(*_: Any, **__: Any) -> str:
+        raise OSError('no\nroute to host')
+
+    monkeypatch.setattr('huggingface_hub.snapshot_download', snapshot_download)
+    with pytest.raises(ConnectionError, match='hf://somebody/eomt.*no route to host') as error:
+        local_checkpoint(load_config(CONFIGS['panoptic'], {'work_dir': str(tmp_path)}), 'hf://somebody/eomt')
+    assert len(str(error.value).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
