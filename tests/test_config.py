@@ -95,6 +95,19 @@ def test_data_root_in_a_config_of_ones_own(tmp_path: Path) -> None:
     assert cfg.val_evaluator.ann_file == 'here/annotations/panoptic_val2017.json'
 
 
+def test_only_paths_below_the_root_move(tmp_path: Path) -> None:
+    path = tmp_path / 'own.py'
+    text = "train_dataloader = dict(dataset=dict(type='CocoDataset', data_root='data/a', ann_file='data/a2/x.json'))\n"
+    text += "val_dataloader = dict(dataset=dict(type='CocoDataset', data_root='data/b/', ann_file='data/a/x.json'))\n"
+    path.write_text("default_scope = 'mmdet'\ndata_root = 'data/a'\n" + text)
+    cfg = load_config(path, data_root='new')
+    assert (cfg.train_dataloader.dataset.data_root, cfg.train_dataloader.dataset.ann_file) == ('new/', 'data/a2/x.json')
+    assert (cfg.val_dataloader.dataset.data_root, cfg.val_dataloader.dataset.ann_file) == ('data/b/', 'new/x.json')
+    path.write_text("default_scope = 'mmdet'\n" + text)  # without a root of its own: the data sets' roots
+    cfg = load_config(path, data_root='new')
+    assert cfg.train_dataloader.dataset.data_root == cfg.val_dataloader.dataset.data_root == 'new/'
+
+
 @pytest.mark.parametrize(
     'option, hint',
     [
@@ -147,6 +160,20 @@ def test_class_count_that_does_not_fit_the_data_is_refused(
         load_config(path, {key: count})
     for part in parts:
         assert part in str(error.value)
+
+
+def test_stock_configs_of_the_hosts_load() -> None:
+    import mmdet
+    import mmseg
+
+    for host, name in (
+        (mmdet, 'mask2former_r50_8xb2-lsj-50e_coco-panoptic'),
+        (mmseg, 'mask2former_r50_8xb2-160k_ade20k-512x512'),
+    ):
+        cfg = load_config(
+            Path(host.__file__).parent / '.mim' / 'configs' / 'mask2former' / f'{name}.py', data_root='here'
+        )
+        assert cfg.train_dataloader.dataset.data_root == 'here/'
 
 
 def test_classes_of_ones_own_data() -> None:

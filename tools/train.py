@@ -51,7 +51,8 @@ def set_start(cfg: Config, resume: str | None) -> None:
         cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
         cfg.load_from = local_checkpoint(cfg, cfg.load_from)
-        cfg.model.backbone.update(pretrained=False, weights=None)
+        if cfg.model.backbone.type == 'eomt_mm.TimmViT':
+            cfg.model.backbone.update(pretrained=False, weights=None)
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ def load_config(
     cfg.merge_from_dict(options)
     if cfg.get('data_root') != old_root:
         cfg.data_root = str(cfg.data_root).rstrip('/') + '/'
-        _move_root(cfg._cfg_dict, old_root or '', cfg.data_root)
+        _move_root(cfg._cfg_dict, old_root, cfg.data_root)
     if 'img_size' in cfg:
         for part, key in _places(cfg._cfg_dict, 'img_size'):
             if key not in options:
@@ -82,14 +82,17 @@ def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
     return [(part, f'{key}.{name}' if key else name) for key, part in _walk(cfg) if name in part]
 
 
-def _move_root(node: Any, old: str, new: str) -> None:
-    """Replaces the prefix ``old`` of every path."""
-    for _, part in _walk(node):
+def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
+    """Replaces the root ``old`` of every path; in a config without one, the data sets' roots."""
+    for _, part in _walk(cfg):
         for key, value in part.items():
-            if key == 'data_root' or (isinstance(value, str) and old and value.startswith(old)):
-                part[key] = new + str(value or '').removeprefix(old)
-    if isinstance(node, dict):
-        node['data_root'] = new
+            if not isinstance(value, str):
+                continue
+            if old is None:
+                if key == 'data_root':
+                    part[key] = new
+            elif f'{value}/'.startswith(f'{old.rstrip("/")}/'):
+                part[key] = new + value.removeprefix(old.rstrip('/')).removeprefix('/')
 
 
 def _check_img_size(cfg: Config) -> None:
@@ -172,7 +175,7 @@ def check_classes(cfg: Config) -> None:
         if not cfg.get(loader):
             continue
         meta = dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
-        if 'decode_head' in model:
+        if isinstance(model.get('decode_head'), dict):
             counts = {'model.decode_head.num_classes': 'classes'}
         else:
             head = 'model.panoptic_head'
