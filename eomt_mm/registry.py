@@ -19,6 +19,8 @@ from mmengine.registry import (  # noqa: E402
     Registry,
 )
 
+from eomt_mm.datasets import zip_backend  # noqa: E402, F401  paths zip://... for all of mmengine.fileio
+
 compat.allow_checkpoint_globals()
 
 
@@ -27,10 +29,23 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
 
 
 MODELS = _child('model', MMENGINE_MODELS, 'models.segmentors')
-DATASETS = _child('dataset', MMENGINE_DATASETS, 'datasets.coco_panoptic')
-TRANSFORMS = _child('transform', MMENGINE_TRANSFORMS, 'datasets.loading', 'datasets.transforms')
-METRICS = _child('metric', MMENGINE_METRICS, 'evaluation.panoptic_quality')
-HOOKS = _child('hook', MMENGINE_HOOKS, 'engine.checkpoint_fit', 'engine.mask_annealing', 'engine.pictures')
+DATASETS = _child(
+    'dataset', MMENGINE_DATASETS,
+    'datasets.ade20k', 'datasets.cityscapes', 'datasets.coco_instance', 'datasets.coco_panoptic',
+)  # fmt: skip
+TRANSFORMS = _child(
+    'transform', MMENGINE_TRANSFORMS,
+    'datasets.ade20k', 'datasets.cityscapes', 'datasets.loading', 'datasets.transforms',
+)  # fmt: skip
+METRICS = _child(
+    'metric', MMENGINE_METRICS,
+    'evaluation.cityscapes_ap', 'evaluation.instance_ap',
+    'evaluation.panoptic_quality', 'evaluation.semantic_iou',
+)  # fmt: skip
+HOOKS = _child(
+    'hook', MMENGINE_HOOKS,
+    'engine.checkpoint_fit', 'engine.mask_annealing', 'engine.pictures', 'engine.total_batch',
+)  # fmt: skip
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optim_wrapper_constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay'
 )

@@ -12,12 +12,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from eomt_mm.datasets import generate, shapes
+from eomt_mm.datasets import generate, generate_formats, shapes
 from eomt_mm.datasets.shapes import CLASSES, NUM_THINGS, SHAPES_METAINFO, Array, draw_scene
 
 NUM_TRAIN, NUM_VAL, SIZE = 12, 4, (64, 80)
 SPLITS = {'train': NUM_TRAIN, 'val': NUM_VAL}
-VOID_TRAIN_ID = 255
 
 
 def write(name: str, root: Path, **options: Any) -> Path:
@@ -130,7 +129,7 @@ def test_first_images_do_not_depend_on_the_count(name: str, trees: dict[str, Pat
     few = contents(write(name, tmp_path / 'few', num_train=5, num_val=0))
     many = contents(trees[name])
     pictures = [path for path in few if not path.endswith('.json')]
-    assert len(pictures) == 5 * {'coco': 2, 'ade20k': 2, 'cityscapes': 4}[name]
+    assert len(pictures) == 5 * {'coco': 2, 'coco_stuff': 2, 'ade20k': 3, 'cityscapes': 4}[name]
     assert all(few[path] == many[path] for path in pictures)
 
 
@@ -300,12 +299,12 @@ def test_coco_categories_follow_the_metainfo(trees: dict[str, Path]) -> None:
 )
 def test_outline_is_exact(rows: list[str], kind: type) -> None:
     mask = np.array([[pixel == '#' for pixel in row] for row in rows])
-    outline = generate._coco_outline(mask, is_crowd=False)
+    outline = generate_formats._coco_outline(mask, is_crowd=False)
     assert isinstance(outline, kind)
-    assert isinstance(generate._coco_outline(mask, is_crowd=True), dict)
+    assert isinstance(generate_formats._coco_outline(mask, is_crowd=True), dict)
     coco = COCO()
     coco.imgs = {1: {'height': mask.shape[0], 'width': mask.shape[1]}}
-    for segmentation in (outline, generate._coco_outline(mask, is_crowd=True)):
+    for segmentation in (outline, generate_formats._coco_outline(mask, is_crowd=True)):
         np.testing.assert_array_equal(coco.annToMask({'image_id': 1, 'segmentation': segmentation}), mask)
 
 
@@ -315,64 +314,6 @@ def test_splits_without_images_are_valid(tmp_path: Path) -> None:
     assert train['images'] == train['annotations'] == []
     assert all(annotation['segments_info'] for annotation in val['annotations'])  # too few for a bare image
     assert (root / 'train2017').is_dir()
-
-
-# ADE20K and Cityscapes
-
-
-@pytest.mark.parametrize('split', SPLITS)
-def test_ade20k_read_back(split: str, trees: dict[str, Path]) -> None:
-    long_name = {'train': 'training', 'val': 'validation'}[split]
-    stems = [f'ADE_{split}_{number:08d}' for number in range(1, SPLITS[split] + 1)]
-    folders = [trees['ade20k'] / kind / long_name for kind in ('images', 'annotations')]
-    for folder, suffix in zip(folders, ('.jpg', '.png'), strict=True):
-        assert sorted(path.name for path in folder.iterdir()) == [stem + suffix for stem in stems]
-    values = []
-    for stem in stems:
-        with Image.open(folders[0] / f'{stem}.jpg') as picture, Image.open(folders[1] / f'{stem}.png') as labels:
-            assert picture.size == labels.size
-            assert (picture.mode, labels.mode) == ('RGB', 'L')
-            values.append(set(np.unique(np.asarray(labels)).tolist()))
-    assert [found for found in values if found == {0}] == [values[1]]
-    assert any(0 in found for found in values[2:])
-    found = set().union(*values)
-    assert found <= {0, *generate.ADE20K_LABELS}
-    assert found == {0, *generate.ADE20K_LABELS} or split == 'val'
-
-
-@pytest.mark.parametrize('split', SPLITS)
-def test_cityscapes_read_back(split: str, trees: dict[str, Path]) -> None:
-    images = sorted((trees['cityscapes'] / 'leftImg8bit' / split).rglob('*.png'))
-    assert len(images) == SPLITS[split]
-    assert {path.parent.name for path in images} == set(generate.CITYSCAPES_CITIES[split])
-    train_ids = dict(zip(generate.CITYSCAPES_LABELS, generate.CITYSCAPES_TRAIN_IDS, strict=True))
-    train_ids |= dict.fromkeys(generate.CITYSCAPES_VOID, VOID_TRAIN_ID)
-    bare, crowded, voids = [], [], set()
-    for path in images:
-        city, sequence, frame, _ = path.stem.split('_')
-        start = f'{trees["cityscapes"]}/gtFine/{split}/{city}/{city}_{sequence}_{frame}_gtFine_'
-        labels, instances, trained = (
-            pixels(Path(f'{start}{kind}.png')) for kind in ('labelIds', 'instanceIds', 'labelTrainIds')
-        )
-        assert city == path.parent.name
-        assert pixels(path).shape == (*SIZE, 3)
-        assert [array.dtype for array in (labels, instances, trained)] == [np.uint8, np.uint16, np.uint8]
-        np.testing.assert_array_equal(trained, np.vectorize(train_ids.get)(labels))
-        is_instance = instances >= 1000
-        np.testing.assert_array_equal(np.where(is_instance, instances // 1000, instances), labels)
-        things = set(generate.CITYSCAPES_LABELS[:NUM_THINGS])
-        assert set(np.unique(labels[is_instance]).tolist()) <= things
-        for label in np.unique(labels[is_instance]).tolist():  # numbered from 0 without gaps
-            numbers = np.unique(instances[is_instance & (labels == label)] - 1000 * label).tolist()
-            assert numbers == list(range(len(numbers)))
-        if (trained == VOID_TRAIN_ID).all():
-            bare.append(path)
-        if set(np.unique(labels[~is_instance]).tolist()) & things:
-            crowded.append(path)
-        voids |= set(np.unique(labels[trained == VOID_TRAIN_ID]).tolist())
-    assert len(bare) == 1
-    assert len(crowded) == 1
-    assert voids == set(generate.CITYSCAPES_VOID)
 
 
 # Command line

@@ -12,6 +12,7 @@ from pycocotools import mask as mask_utils
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.datasets.loading import LoadImage, LoadInstances, LoadPanopticSegments, LoadSemanticMap
 from eomt_mm.datasets.panoptic_png import write_panoptic_png
+from eomt_mm.datasets.segment_maps import MapSegment, store_segments
 from eomt_mm.registry import TRANSFORMS
 
 H, W = 40, 60
@@ -138,6 +139,76 @@ def test_label_map_is_the_parents(tmp_path):
     assert mapped[:4].tolist() == [0, 2, 1, 3]
 
 
+def test_sixteen_bit_label_maps_do_not_wrap(tmp_path):
+    path = tmp_path / 'a.png'
+    labels = np.array([[0, 7, 255], [1, 2, 3]], np.uint16)
+    for backend in ('pillow', 'cv2'):
+        loader = LoadSemanticMap(imdecode_backend=backend)
+        Image.fromarray(labels).save(path)
+        loaded = loader({'seg_map_path': str(path), 'reduce_zero_label': False})
+        assert (loaded['gt_seg_map'] == labels).all() and loaded['gt_seg_map'].dtype == np.uint8
+        Image.fromarray(labels + np.uint16(250)).save(path)
+        with pytest.raises(ValueError, match=r'a.png has values from 250 to 505, not within 0 .. 255: label_ids'):
+            loader({'seg_map_path': str(path), 'reduce_zero_label': False})
+
+
+def test_label_ids_say_what_values_mean(tmp_path):
+    path = tmp_path / 'a.png'
+    for dtype, values in ((np.uint8, (7, 0, 33)), (np.uint16, (7, 0, 33000))):
+        labels = np.array([[0, 1, 6], values, [8, 7, 255]], dtype)
+        Image.fromarray(labels).save(path)
+        results = {'seg_map_path': str(path), 'img_path': 'a.jpg', 'reduce_zero_label': False, 'ori_shape': (3, 3)}
+        loaded = LoadSemanticMap(label_ids=list(values))(dict(results))
+        assert loaded['gt_seg_map'].tolist() == [[1, 255, 255], [0, 1, 2], [255, 0, 255]]
+        assert loaded['gt_seg_map'].dtype == np.uint8 and loaded['seg_fields'] == ['gt_seg_map']
+    # mmseg's choice among the classes comes afterwards: class 2 becomes 0, the others void
+    chosen = LoadSemanticMap(label_ids=values)({**results, 'label_map': {0: 255, 1: 255, 2: 0}})
+    assert chosen['gt_seg_map'].tolist() == [[255] * 3, [255, 255, 0], [255] * 3]
+
+
+@pytest.mark.parametrize('label_ids', [[], [1, 1], [-1], [65536], [1.5], range(256)])
+def test_wrong_label_ids_are_refused(label_ids):
+    with pytest.raises(ValueError, match='label_ids='):
+        LoadSemanticMap(label_ids=label_ids)
+
+
+def test_label_ids_with_reduce_zero_label_are_refused(tmp_path):
+    path = tmp_path / 'a.png'
+    Image.fromarray(np.zeros((H, W), np.uint8)).save(path)
+    results = {'seg_map_path': str(path), 'reduce_zero_label': True}
+    with pytest.raises(ValueError, match='leave 0 out of label_ids'):
+        LoadSemanticMap(label_ids=[1, 2])(results)
+    with pytest.warns(UserWarning, match='reduce_zero_label'):  # mmseg's
+        contradicting = LoadSemanticMap(reduce_zero_label=False)
+    with pytest.raises(ValueError, match='reduce_zero_label=True in the data set, False in LoadSemanticMap'):
+        contradicting(results)
+
+
+@pytest.mark.parametrize('shape', [(1, 5), (5, 1), (1, 1)])
+def test_label_map_of_one_row_or_column(tmp_path, shape):
+    assert (
+        label_map(tmp_path / 'a.png', np.full(shape, 3, np.uint8))['gt_seg_map'].tolist() == np.full(shape, 3).tolist()
+    )
+
+
+@pytest.mark.parametrize('mode', ['1', 'P', 'LA', 'F'])
+def test_modes_of_label_maps(tmp_path, mode):
+    path = tmp_path / ('a.tiff' if mode == 'F' else 'a.png')
+    image = Image.fromarray(np.array([[0, 255], [255, 0]], np.uint8))
+    if mode == 'P':
+        image.putpalette([0, 0, 0] * 256)
+    else:
+        image = image.convert(mode)
+    image.save(path)
+    results = {'seg_map_path': str(path), 'reduce_zero_label': False}
+    if mode in ('LA', 'F'):
+        with pytest.raises(ValueError, match='one channel of whole numbers'):
+            LoadSemanticMap()(results)
+        return
+    expected = [[0, 1], [1, 0]] if mode == '1' else [[0, 255], [255, 0]]
+    assert LoadSemanticMap()(results)['gt_seg_map'].tolist() == expected
+
+
 # Panoptic segments
 
 
@@ -158,6 +229,36 @@ def test_segments_by_hand(tmp_path):
     assert loaded['gt_segment_labels'].tolist() == [5, 3]
     assert loaded['gt_segment_labels'].dtype == np.int64
     assert loaded['seg_fields'] == ['gt_seg_map']
+
+
+def test_crowds_follow_the_segments(tmp_path):
+    ids = np.array([[70000, 70000, 0, 9], [256, 256, 33, 8]])
+    # 1 and 2 have no pixel
+    rows = [(256, 2, 1), (9, 5, 0), (2, 1, 1), (8, 4, 1), (1, 7, 0), (70000, 3, 0)]
+    loaded = LoadPanopticSegments(with_crowds=True)(panoptic(tmp_path, ids, rows, ori_shape=(2, 4)))
+    assert loaded['gt_seg_map'].tolist() == [[2, 2, 0, 1], [3, 3, 0, 4]]
+    assert loaded['gt_segment_labels'].tolist() == [5, 3]
+    assert loaded['gt_crowd_labels'].tolist() == [2, 4]
+    assert loaded['gt_crowd_labels'].dtype == np.int64
+    without = LoadPanopticSegments()(panoptic(tmp_path, ids, rows, ori_shape=(2, 4)))
+    assert 'gt_crowd_labels' not in without
+    assert without['gt_seg_map'].tolist() == [[2, 2, 0, 1], [0, 0, 0, 0]]
+
+
+def test_no_segments_at_all_with_crowds(tmp_path):
+    loaded = LoadPanopticSegments(with_crowds=True)(panoptic(tmp_path, np.full((2, 3), 5), [], ori_shape=(2, 3)))
+    assert not loaded['gt_seg_map'].any()
+    assert loaded['gt_segment_labels'].shape == loaded['gt_crowd_labels'].shape == (0,)
+    only_crowd = LoadPanopticSegments(with_crowds=True)(panoptic(tmp_path, np.full((2, 3), 5), [(5, 1, 1)]))
+    assert (only_crowd['gt_seg_map'] == 1).all()
+    assert only_crowd['gt_segment_labels'].shape == (0,) and only_crowd['gt_crowd_labels'].tolist() == [1]
+
+
+def test_segments_are_stored_once_in_seg_fields():
+    results = {}
+    for _ in range(2):
+        store_segments(results, np.array([[4, 4, 9]]), [MapSegment(9, 1, False)], with_crowds=False)
+    assert results['gt_seg_map'].tolist() == [[0, 0, 1]] and results['seg_fields'] == ['gt_seg_map']
 
 
 @pytest.mark.parametrize('rows', [[], [(5, 1, 1)], [(6, 1, 0)]])

@@ -203,3 +203,28 @@ def test_pack_segments() -> None:
     assert 'gt_sem_seg' not in sample
     assert packed['inputs'].dtype == torch.uint8
     assert 'gt_panoptic_seg' not in PackSegments(meta_keys=())(dict(img=random_image(8, 8)))['data_samples']
+
+
+def test_pack_segments_with_crowds() -> None:
+    results = panoptic_results()
+    results['gt_seg_map'][-1] = 3
+    sample = PackSegments(meta_keys=())(dict(results, gt_crowd_labels=np.array([4])))['data_samples']
+    assert sample.gt_instances.labels.tolist() == [3, 5]
+    assert sample.ignored_instances.labels.tolist() == [4]
+    assert sample.ignored_instances.labels.dtype == torch.int64
+    assert sample.gt_panoptic_seg.segment_ids.max() == 3
+    none = PackSegments(meta_keys=())(dict(panoptic_results(), gt_crowd_labels=np.zeros(0, np.int64)))['data_samples']
+    assert none.ignored_instances.labels.shape == (0,)
+    assert 'labels' not in PackSegments(meta_keys=())(panoptic_results())['data_samples'].ignored_instances
+
+
+def test_crop_does_not_take_crowds_for_targets() -> None:
+    id_map = np.full((200, 200), 2, np.int32)  # a crowd behind the one segment
+    id_map[:20, :20] = 1
+    crowd = dict(gt_segment_labels=np.array([0]), gt_crowd_labels=np.array([3]))
+    np.random.seed(0)
+    crop = ScaleJitterCrop(32, (4.0, 4.0), max_tries=2000)
+    for _ in range(3):
+        cut = crop(dict(img=random_image(200, 200), gt_seg_map=id_map, **crowd))
+        assert (cut['gt_seg_map'] == 1).any()
+        assert cut['gt_crowd_labels'].tolist() == [3]

@@ -8,6 +8,7 @@ from mmdet.datasets import CocoPanopticDataset
 from mmengine.fileio import load
 
 from eomt_mm.datasets.panoptic_png import NUM_IDS
+from eomt_mm.datasets.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
 
 
@@ -138,8 +139,7 @@ class CocoPanoptic(CocoPanopticDataset):
         seg_prefix = self.data_prefix.get('seg')
         if not seg_prefix and not self.test_mode:
             raise ValueError(f'data_prefix={self.data_prefix} has no "seg": name the folder of the panoptic PNGs')
-        # Other backends have no cheap way to ask.
-        if seg_prefix and '://' not in seg_prefix and not osp.isdir(seg_prefix):
+        if seg_prefix and is_missing_folder(seg_prefix, self.backend_args):
             raise FileNotFoundError(
                 f'data_prefix["seg"]: folder {seg_prefix} does not exist; it holds the panoptic PNGs '
                 "(unpack panoptic_train2017.zip inside COCO's annotations)"

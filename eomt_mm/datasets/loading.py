@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import mmcv
@@ -12,13 +13,11 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotations
 from PIL import Image
 
-from eomt_mm.datasets.panoptic_png import read_panoptic_png, relabel_segments
+from eomt_mm.datasets.panoptic_png import read_panoptic_png
+from eomt_mm.datasets.segment_maps import EXIF_REMEDY, MapSegment, check_size, image_size, store_segments
 from eomt_mm.registry import TRANSFORMS
 
-EXIF_REMEDY = (
-    'pair the right files; where the image is rotated by its EXIF tag and its annotation is not, load it with '
-    "color_type='color_ignore_orientation'"
-)
+VOID = 255  # mmseg's ignore_index
 
 
 @TRANSFORMS.register_module()
@@ -80,46 +79,117 @@ def _check_complete(content: bytes) -> None:
 class LoadSemanticMap(LoadSegmentationAnnotations):
     """mmseg's loading of a label map, with one clear error for a file that is missing, damaged or does not fit.
 
-    Arguments and what is added are the parent's: gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is
-    added.
+    Adds gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is added. Maps may have 8 or 16 bits.
+
+    Args:
+        label_ids: value in the files of each class, in the order of the data set's own classes (before it chooses among
+            them by ``metainfo``); every other value is void. None: the values are the labels.
+        kwargs: the parent's. ``reduce_zero_label``, here or in the data set, does not go with ``label_ids``: leave the
+            value 0 out of them instead.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded, has several channels, or another size than the image.
+        ValueError: the file cannot be decoded, has several channels, another size than the image or, without
+            ``label_ids``, values above 255; or the arguments contradict each other or the data set.
     """
+
+    def __init__(self, label_ids: Sequence[int] | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.label_ids = None if label_ids is None else tuple(label_ids)
+        if self.label_ids is not None:
+            self._labels = _label_table(self.label_ids)
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         path = results.get('seg_map_path')
         if path is None:  # an image without ground truth, as the hosts' inferencers pass it
             return
+        values = self._read(path)
+        check_size(path, values.shape, results)
+        labels = self._to_labels(values, self._reduces(results), path)
+        if results.get('label_map') is not None:
+            chosen = np.arange(VOID + 1, dtype=np.uint8)
+            for old, new in results['label_map'].items():
+                chosen[old] = new
+            labels = chosen[labels]
+        results['gt_seg_map'] = labels
+        results.setdefault('seg_fields', []).append('gt_seg_map')
+
+    def _read(self, path: str) -> np.ndarray:
         try:
-            super()._load_seg_map(results)
+            content = fileio.get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path} does not exist: check data_prefix["seg_map_path"]') from error
-        # What the data set did not give, not what is wrong with the file.
-        except (KeyError, AssertionError):
-            raise
+        try:
+            values = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
+            if values is None:  # OpenCV's answer
+                raise ValueError(f'{len(content)} bytes that are no image')
+        # Backends raise whatever their libraries do.
         except Exception as error:
             raise ValueError(f'label map {path} cannot be decoded ({error}): replace the file') from error
-        shape = results['gt_seg_map'].shape
-        if len(shape) != 2:
+        if values.ndim == 3 and values.shape[2] == 1:
+            values = values[..., 0]
+        if values.ndim != 2 or values.dtype.kind not in 'biu':
             raise ValueError(
-                f'label map {path} has shape {shape}: one channel of labels is needed; where its colours stand for '
-                'classes, convert it first'
+                f'label map {path} has shape {values.shape}, type {values.dtype}: one channel of whole numbers is '
+                'needed; where its colours stand for classes, convert it first'
             )
-        _check_size(path, shape, results)
+        return np.asarray(values)
+
+    def _reduces(self, results: dict[str, Any]) -> bool:
+        reduces: bool = results['reduce_zero_label']
+        if self.reduce_zero_label not in (None, reduces):
+            raise ValueError(
+                f'reduce_zero_label={reduces} in the data set, {self.reduce_zero_label} in LoadSemanticMap: state it '
+                'in the data set only'
+            )
+        if reduces and self.label_ids is not None:
+            raise ValueError(
+                'reduce_zero_label=True in the data set, and label_ids in LoadSemanticMap: both say what a value '
+                'means. Set reduce_zero_label=False in the data set and leave 0 out of label_ids, or drop label_ids'
+            )
+        return reduces
+
+    def _to_labels(self, values: np.ndarray, reduces: bool, path: str) -> np.ndarray:
+        limit = VOID if self.label_ids is None else len(self._labels) - 1
+        if values.size and not 0 <= values.min() <= values.max() <= limit:
+            raise ValueError(
+                f'label map {path} has values from {values.min()} to {values.max()}, not within 0 .. {limit}: '
+                'label_ids=(...) of LoadSemanticMap says which value each class has (up to 65535); a map of instances '
+                'is the wrong file'
+            )
+        if self.label_ids is not None:
+            return self._labels[values.astype(np.uint16, copy=False)]
+        labels = values.astype(np.uint8)
+        # In unsigned bytes 0 - 1 is 255, void; what is void already stays.
+        return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
+
+    def __repr__(self) -> str:
+        return f'{super().__repr__()[:-1]}, label_ids={self.label_ids})'
+
+
+def _label_table(label_ids: Sequence[int]) -> np.ndarray:
+    """Label of each value of a 16-bit map, (65536,), uint8."""
+    is_valid = all(isinstance(value, int) and 0 <= value < 1 << 16 for value in label_ids)
+    if not is_valid or not 0 < len(label_ids) <= VOID or len(set(label_ids)) < len(label_ids):
+        raise ValueError(f'label_ids={label_ids}: 1 to {VOID} different whole numbers in 0 .. 65535, one per class')
+    table = np.full(1 << 16, VOID, dtype=np.uint8)
+    table[list(label_ids)] = np.arange(len(label_ids))
+    return table
 
 
 @TRANSFORMS.register_module()
 class LoadPanopticSegments(BaseTransform):
     """Loads panoptic segments as one map of numbers; masks are expanded only on the way into the loss.
 
-    Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void or crowd,
+    Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void,
     k = the k-th kept segment; gt_segment_labels (N,), int64, labels of segments 1 .. N; and gt_seg_map to seg_fields,
-    so that the hosts' transforms move it along with the image (nearest neighbour). Crowds and segments without a
-    pixel in the PNG are not kept; pixels whose id is not in segments_info are void.
+    so that the hosts' transforms move it along with the image (nearest neighbour). Segments without a pixel in the
+    PNG are not kept; pixels whose id is not in segments_info are void. Crowds are void or, ``with_crowds``, follow as
+    N + 1 .. N + M with gt_crowd_labels (M,), int64.
 
     Args:
+        with_crowds: whether crowds stay, as test pipelines need them for a metric that takes the ground truth from
+            the samples; for training they must not.
         backend_args: of mmengine's file backend.
 
     Raises:
@@ -127,26 +197,23 @@ class LoadPanopticSegments(BaseTransform):
         ValueError: the PNG cannot be decoded, is no 8-bit RGB, or has another size than the image.
     """
 
-    def __init__(self, backend_args: dict | None = None) -> None:
+    def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
+        self.with_crowds = with_crowds
         self.backend_args = backend_args
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
         """Loads ``results['seg_map_path']``, if there is ground truth: the hosts' inferencers pass bare images."""
         if 'segments_info' not in results:
             return results
-        kept = [segment for segment in results['segments_info'] if not segment.get('iscrowd', False)]
-        ids = np.array([segment['id'] for segment in kept], dtype=np.int64)
-        labels = np.array([segment['category'] for segment in kept], dtype=np.int64)
-        seg_map, present = relabel_segments(self._load_ids(results), ids)
-        results['gt_seg_map'] = seg_map
-        results['gt_segment_labels'] = labels[present]
-        fields = results.setdefault('seg_fields', [])
-        if 'gt_seg_map' not in fields:
-            fields.append('gt_seg_map')
+        segments = [
+            MapSegment(segment['id'], segment['category'], bool(segment.get('iscrowd', False)))
+            for segment in results['segments_info']
+        ]
+        store_segments(results, self._load_ids(results), segments, self.with_crowds)
         return results
 
     def _load_ids(self, results: dict[str, Any]) -> np.ndarray:
-        size = _image_size(results)
+        size = image_size(results)
         # An image that the json does not annotate has no PNG either, and is void throughout.
         if not results['segments_info'] and size is not None:
             return np.zeros(size, dtype=np.int32)
@@ -154,11 +221,11 @@ class LoadPanopticSegments(BaseTransform):
         if path is None:
             raise ValueError(f'image {results.get("img_path")} has no seg_map_path: set data_prefix["seg"]')
         ids = read_panoptic_png(path, lambda name: fileio.get(name, backend_args=self.backend_args))
-        _check_size(path, ids.shape, results)
+        check_size(path, ids.shape, results)
         return ids
 
     def __repr__(self) -> str:
-        return f'{type(self).__name__}(backend_args={self.backend_args})'
+        return f'{type(self).__name__}(with_crowds={self.with_crowds}, backend_args={self.backend_args})'
 
 
 @TRANSFORMS.register_module()
@@ -213,21 +280,3 @@ def _has_mask(mask: Any, size: tuple[int, ...], path: str | None) -> bool:
         return True
     warnings.warn(f'{path}: an instance is left out, its polygons have fewer than 3 points: {mask}', stacklevel=2)
     return False
-
-
-def _image_size(results: dict[str, Any]) -> tuple[int, int] | None:
-    """Size (height, width) of the image before any resizing, None where unknown."""
-    if 'ori_shape' in results:
-        return tuple(results['ori_shape'][:2])
-    if 'height' in results and 'width' in results:
-        return results['height'], results['width']
-    return None
-
-
-def _check_size(path: str, shape: tuple[int, ...], results: dict[str, Any]) -> None:
-    size = _image_size(results)
-    if size is not None and tuple(shape) != size:
-        raise ValueError(
-            f'annotation {path} is {tuple(shape)}, its image {results.get("img_path")} {size} (height, width): '
-            f'{EXIF_REMEDY}'
-        )

@@ -1,5 +1,6 @@
 """Augmentation and resizing as published (detectron2-style colours, truncating scale jitter, nearest masks)."""
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,12 +11,16 @@ from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
+from PIL import Image
 from torchvision.transforms.v2 import functional as colour
 
 from eomt_mm.registry import TRANSFORMS
 
 Results = dict[str, Any]
 IGNORE_INDEX = 255
+META_KEYS = (
+    'img_id', 'img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
+)  # fmt: skip
 
 
 def _as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
@@ -28,6 +33,27 @@ def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if image.shape[:2] == size:
         return image
     return mmcv.imresize(image, size[::-1], interpolation='bilinear', backend='pillow')
+
+
+def _crop_of_resized(
+    image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
+) -> np.ndarray:
+    """``_resize_image(image, size)[top : top + h, left : left + w]`` without computing the rest.
+
+    PIL rounds the part's coordinates to float32: of 1,000 values about 3 differ, by a level or two.
+    """
+    regions, box, lengths = [], [], []
+    for old, new, start, length in zip(image.shape, size, corner, crop, strict=False):
+        end = min(start + length, new)
+        scale = old / new
+        reach = math.ceil(max(scale, 1)) + 1  # of the filter, in source pixels
+        first, last = max(0, int(start * scale) - reach), min(old, math.ceil(end * scale) + reach)
+        regions.append(slice(first, last))
+        box.append((start * scale - first, min(end * scale - first, last - first)))
+        lengths.append(end - start)
+    part = Image.fromarray(np.ascontiguousarray(image[tuple(regions)]))
+    (top, bottom), (left, right) = box
+    return np.asarray(part.resize(lengths[::-1], Image.Resampling.BILINEAR, (left, top, right, bottom)))
 
 
 @TRANSFORMS.register_module()
@@ -152,9 +178,8 @@ class ScaleJitterCrop(BaseTransform):
         return size, corner
 
     def _crop_image(self, image: np.ndarray, size: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
-        (top, left), (crop_h, crop_w) = corner, self.img_size
-        part = _resize_image(image, size)[top : top + crop_h, left : left + crop_w]
-        crop = np.zeros((crop_h, crop_w, *image.shape[2:]), image.dtype)
+        part = _crop_of_resized(image, size, corner, self.img_size)
+        crop = np.zeros((*self.img_size, *image.shape[2:]), image.dtype)
         crop[: part.shape[0], : part.shape[1]] = part
         return crop
 
@@ -181,8 +206,10 @@ def _num_targets(results: Results) -> int:
     if 'gt_masks' in results:
         return len(results['gt_masks'])
     if 'gt_seg_map' in results:
-        void = 0 if 'gt_segment_labels' in results else IGNORE_INDEX
-        return int((results['gt_seg_map'] != void).any())
+        seg_map, labels = results['gt_seg_map'], results.get('gt_segment_labels')
+        # Ids above the number of labels are crowds.
+        is_target = seg_map != IGNORE_INDEX if labels is None else (seg_map > 0) & (seg_map <= len(labels))
+        return int(is_target.any())
     return 1
 
 
@@ -201,7 +228,7 @@ class _NearestCrop:
 
     def crop(self, maps: np.ndarray, fill: int) -> np.ndarray:
         """(..., *source) to (..., *crop), ``fill`` outside the image."""
-        part = maps[..., self.rows[:, None], self.cols]
+        part = maps.take(self.rows, axis=-2).take(self.cols, axis=-1)
         out = np.full((*maps.shape[:-2], *self.size), fill, maps.dtype)
         out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
@@ -212,16 +239,29 @@ class PackSegments(PackDetInputs):
     """mmdet's PackDetInputs for id maps: segments travel as one map and are expanded on the way into the loss.
 
     The sample gets ``gt_panoptic_seg.segment_ids`` (1, H, W) int32, 0 = void, and ``gt_instances.labels`` (N,):
-    segment k of the map has label ``labels[k - 1]``.
+    segment k of the map has label ``labels[k - 1]``. Where crowds were loaded (``gt_crowd_labels``), they are the ids
+    N + 1 .. N + M, with ``ignored_instances.labels`` (M,).
+
+    Args:
+        meta_keys: what is kept of the item, seg_map_path beside mmdet's (`CityscapesAP` reads that file itself).
     """
+
+    def __init__(
+        self,
+        meta_keys: Sequence[str] = META_KEYS,
+    ) -> None:
+        super().__init__(meta_keys=tuple(meta_keys))
 
     def transform(self, results: Results) -> Results:
         id_map = results.pop('gt_seg_map', None)
         labels = results.pop('gt_segment_labels', None)
+        crowd_labels = results.pop('gt_crowd_labels', None)
         packed: Results = super().transform(results)
         if id_map is not None and labels is not None:
             sample = packed['data_samples']
             sample.gt_instances = InstanceData(labels=torch.from_numpy(np.asarray(labels, np.int64)))
+            if crowd_labels is not None:
+                sample.ignored_instances = InstanceData(labels=torch.from_numpy(np.asarray(crowd_labels, np.int64)))
             ids = torch.from_numpy(np.ascontiguousarray(id_map, np.int32))
             sample.gt_panoptic_seg = PixelData(segment_ids=ids[None])
         return packed

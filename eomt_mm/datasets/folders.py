@@ -1,0 +1,172 @@
+"""Data sets that are folders of images with annotation files of the same names in folders beside them."""
+
+import os.path as osp
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine import fileio
+from mmengine.dataset import BaseDataset
+
+import eomt_mm.datasets.zip_backend  # noqa: F401  registers zip://
+
+
+class FolderDataset(BaseDataset):
+    """Images below a folder, sorted by path, each paired with its annotation files; no list of files is needed.
+
+    Subclasses state ``METAINFO`` (classes, palette, category_ids: the number of each class in files; with stuff also
+    thing_classes and stuff_classes, classes being the things followed by the stuff), ``img_suffix``, ``annotations``
+    and ``source``. An item holds img_path, img_id (the image's file name without ``img_suffix``), category_ids (those
+    of the labels, for the loading transform) and the paths that ``annotations`` names.
+
+    Args:
+        metainfo: ``classes`` chooses among those of the data set, in an order of one's own; pixels of the others are
+            void. What follows from the names (palette where not given, category_ids) is chosen with them.
+        data_root: folder that relative prefixes are below.
+        data_prefix: folder of the images (``img``) and of each kind of annotation. In test mode the annotations may
+            be left out (test sets).
+        img_suffix: end of the images' file names, where it is not the usual one.
+        backend_args: of mmengine's file backend.
+        kwargs: indices, pipeline, test_mode, lazy_init and the others of mmengine's ``BaseDataset``, but neither
+            ann_file nor filter_cfg.
+
+    Raises:
+        FileNotFoundError: a folder or an annotation does not exist, or there is no image.
+        ValueError: prefixes are missing, image names repeat, or ``metainfo`` names classes that do not exist.
+    """
+
+    img_suffix: str
+    # Key of data_prefix: (key of the item, end of the file names that takes the place of img_suffix)
+    annotations: dict[str, tuple[str, str]]
+    # Which downloads hold the folders, for messages
+    source: str
+
+    def __init__(
+        self,
+        metainfo: Mapping[str, Any] | None = None,
+        data_root: str = '',
+        data_prefix: Mapping[str, str] = {'img': ''},
+        img_suffix: str | None = None,
+        backend_args: dict | None = None,
+        **kwargs: Any,
+    ) -> None:
+        unread = [name for name in ('ann_file', 'filter_cfg') if kwargs.pop(name, None)]
+        if unread:
+            raise ValueError(f'{type(self).__name__} reads folders, not {unread}: leave it out (indices picks images)')
+        self.img_suffix = img_suffix or self.img_suffix
+        self.backend_args = backend_args
+        super().__init__(metainfo=metainfo, data_root=data_root, data_prefix=dict(data_prefix), **kwargs)
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        stated = super()._load_metainfo(metainfo)
+        return {**stated, **choose_classes(cls.METAINFO, stated, given=set(metainfo or ()))}
+
+    def load_data_list(self) -> list[dict[str, Any]]:
+        """Lists the images and finds their annotations; see the class."""
+        folders = self._annotation_folders()
+        images = self._list('img', self.img_suffix)
+        if not images:
+            raise FileNotFoundError(
+                f'data_prefix["img"]: no file *{self.img_suffix} below {self.data_prefix["img"]}: unpack the images '
+                f'there ({self.source}), check data_root, or give img_suffix'
+            )
+        items = [
+            {
+                'img_path': osp.join(self.data_prefix['img'], name),
+                'img_id': osp.basename(name).removesuffix(self.img_suffix),
+            }
+            for name in images
+        ]
+        _check_unique(items)
+        for key in folders:
+            item_key, suffix = self.annotations[key]
+            names = [name.removesuffix(self.img_suffix) + suffix for name in images]
+            self._check_complete(key, suffix, names)
+            for item, name in zip(items, names, strict=True):
+                item[item_key] = osp.join(self.data_prefix[key], name)
+        return items
+
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The item with what all items share, which is not kept once per item."""
+        return {**super().get_data_info(idx), 'category_ids': self._metainfo['category_ids']}
+
+    def _annotation_folders(self) -> list[str]:
+        """Keys of data_prefix to pair with: all kinds of annotation or, in test mode, perhaps none."""
+        given = [key for key in self.annotations if self.data_prefix.get(key)]
+        missing = [key for key in ('img', *self.annotations) if not self.data_prefix.get(key)]
+        if missing and (given or not self.test_mode or 'img' in missing):
+            raise ValueError(
+                f'data_prefix={self.data_prefix} has no {missing}: give folders for {["img", *self.annotations]} '
+                f'({self.source}); in test mode img alone is enough'
+            )
+        return given
+
+    def _list(self, key: str, suffix: str) -> list[str]:
+        folder = self.data_prefix[key]
+        try:
+            names = fileio.list_dir_or_file(
+                folder, list_dir=False, suffix=suffix, recursive=True, backend_args=self.backend_args
+            )
+            return sorted(names)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise FileNotFoundError(
+                f'data_prefix["{key}"]: folder {folder} of the files *{suffix} does not exist ({self.source}): check '
+                'data_root and data_prefix'
+            ) from error
+
+    def _check_complete(self, key: str, suffix: str, names: list[str]) -> None:
+        found = set(self._list(key, suffix))
+        missing = [name for name in names if name not in found]
+        if missing:
+            raise FileNotFoundError(
+                f'data_prefix["{key}"]: {len(missing)} of {len(names)} images have no annotation below '
+                f'{self.data_prefix[key]}, the first would be {missing[0]}: unpack it completely ({self.source}), or '
+                'remove the images without annotation'
+            )
+
+
+def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    """What follows from the class names that a user chooses.
+
+    Args:
+        known: METAINFO of the data set: classes, palette, category_ids and perhaps thing_classes.
+        stated: the same with the user's entries on top.
+        given: keys that are the user's.
+
+    Returns:
+        classes, palette, category_ids and, where known, thing_classes and stuff_classes.
+
+    Raises:
+        ValueError: names that do not exist, repeat, or are not in the order things, stuff.
+    """
+    names, classes = list(known['classes']), tuple(stated['classes'])
+    strangers = [name for name in classes if name not in names]
+    if strangers or len(set(classes)) < len(classes) or not classes:
+        raise ValueError(
+            f'metainfo: classes {strangers or classes} are unknown or repeat; choose among the {len(names)} of the '
+            f'data set: {names}'
+        )
+    index = [names.index(name) for name in classes]
+    chosen: dict[str, Any] = {'classes': classes, 'category_ids': tuple(known['category_ids'][i] for i in index)}
+    chosen['palette'] = stated['palette'] if 'palette' in given else [known['palette'][i] for i in index]
+    if 'thing_classes' in known:
+        split = {key: tuple(n for n in classes if n in known[key]) for key in ('thing_classes', 'stuff_classes')}
+        wrong = [key for key in split if key in given and tuple(stated[key]) != split[key]]
+        if wrong or classes != split['thing_classes'] + split['stuff_classes']:
+            raise ValueError(
+                f'metainfo: classes must be things followed by stuff, and {wrong or "both"} agree with them: things '
+                f'of these classes are {split["thing_classes"]}, stuff {split["stuff_classes"]}'
+            )
+        chosen.update(split)
+    return chosen
+
+
+def _check_unique(items: list[dict[str, Any]]) -> None:
+    paths: dict[str, str] = {}
+    for item in items:
+        first = paths.setdefault(item['img_id'], item['img_path'])
+        if first != item['img_path']:
+            raise ValueError(
+                f'{first} and {item["img_path"]} have the same name, by which metrics and result files tell images '
+                'apart: rename one, or give a data_prefix that holds one of them'
+            )

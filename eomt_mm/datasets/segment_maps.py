@@ -1,0 +1,153 @@
+"""Segments as one map of numbers: what every loading transform of such maps shares."""
+
+import io
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmengine import fileio
+from PIL import Image
+
+from eomt_mm.datasets.panoptic_png import relabel_segments, run_starts
+
+Results = dict[str, Any]
+EXIF_REMEDY = (
+    'pair the right files; where the image is rotated by its EXIF tag and its annotation is not, load it with '
+    "color_type='color_ignore_orientation'"
+)
+
+
+class MapSegment(NamedTuple):
+    """A segment of a map: ``value`` of its pixels in the file, ``label`` (index of its class), and if it is a crowd."""
+
+    value: int
+    label: int
+    is_crowd: bool
+
+
+def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegment], with_crowds: bool) -> None:
+    """Numbers the segments of a map and writes them into ``results``, leaving out those without a pixel.
+
+    Writes gt_seg_map (H, W), int32: 0 = void, 1 .. N segments with gt_segment_labels (N,), int64, and, only
+    ``with_crowds``, N + 1 .. N + M crowds with gt_crowd_labels (M,), int64; otherwise crowds are void. The map is named
+    in seg_fields, so that the hosts' transforms move it along with the image (nearest neighbour).
+
+    Args:
+        results: of the pipeline, changed in place.
+        ids: (H, W), integers; values that no segment has are void.
+        segments: of unique values.
+        with_crowds: whether crowds stay.
+    """
+    whole = [segment for segment in segments if not segment.is_crowd]
+    crowds = [segment for segment in segments if segment.is_crowd and with_crowds]
+    rows = [(segment.value, segment.label) for segment in whole + crowds]
+    values, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
+    results['gt_seg_map'], present = relabel_segments(ids, values)
+    count = len(whole)
+    results['gt_segment_labels'] = labels[:count][present[:count]]
+    if with_crowds:
+        results['gt_crowd_labels'] = labels[count:][present[count:]]
+    fields = results.setdefault('seg_fields', [])
+    if 'gt_seg_map' not in fields:
+        fields.append('gt_seg_map')
+
+
+class LoadSegments(BaseTransform):
+    """Loads the segments of a data set whose files hold one code per pixel; subclasses read and explain the codes.
+
+    Needs ``seg_map_path`` and ``category_ids`` (see `FolderDataset`) and writes what `store_segments` says; segments of
+    categories that are not among ``category_ids`` are void. Without ``seg_map_path`` nothing is added: the hosts'
+    inferencers pass bare images.
+
+    Args:
+        with_crowds: whether crowd regions stay, as test pipelines need them; otherwise they are void.
+        backend_args: of mmengine's file backend.
+    """
+
+    def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
+        self.with_crowds = with_crowds
+        self.backend_args = backend_args
+
+    def transform(self, results: Results) -> Results:
+        """Loads the maps of one item."""
+        if results.get('seg_map_path') is None:
+            return results
+        if 'category_ids' not in results:
+            raise ValueError(
+                f'image {results.get("img_path")} has no category_ids: {type(self).__name__} loads the items of the '
+                'data sets of its own module'
+            )
+        codes = self._load_codes(results)
+        labels = {category: label for label, category in enumerate(results['category_ids'])}
+        segments = []
+        for code in np.unique(codes.ravel()[run_starts(codes)]).tolist():
+            category, is_crowd = self._explain(code)
+            if category in labels:
+                segments.append(MapSegment(code, labels[category], is_crowd))
+        store_segments(results, codes, segments, self.with_crowds)
+        return results
+
+    def _load_codes(self, results: Results) -> np.ndarray:
+        """One number per segment, (H, W), int32; raises errors that name the file."""
+        raise NotImplementedError
+
+    def _explain(self, code: int) -> tuple[int | None, bool]:
+        """Category of a code (None: void) and whether it is a crowd."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(with_crowds={self.with_crowds}, backend_args={self.backend_args})'
+
+
+def read_map(path: str, modes: Collection[str], meaning: str, backend_args: dict | None = None) -> np.ndarray:
+    """Reads a PNG whose values are numbers, not colours.
+
+    Args:
+        path: of the file.
+        modes: those of Pillow that are right, such as ('L',).
+        meaning: what belongs there, for the message.
+        backend_args: of mmengine's file backend.
+
+    Returns:
+        (H, W) or (H, W, channels) as stored.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no complete PNG of one of these modes.
+    """
+    try:
+        content = fileio.get(path, backend_args=backend_args)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'annotation {path} does not exist: check data_root and data_prefix') from error
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            kind = image.format, image.mode
+            values = np.asarray(image)
+    # Pillow raises OSError, SyntaxError or ValueError, depending on what is broken.
+    except Exception as error:
+        raise ValueError(f'annotation {path} cannot be decoded ({error}): replace the file') from error
+    if kind[0] != 'PNG' or kind[1] not in modes:
+        raise ValueError(
+            f'annotation {path} is a {kind[0]} file of mode {kind[1]}: {meaning} needed; check data_prefix and suffixes'
+        )
+    return values
+
+
+def image_size(results: Results) -> tuple[int, int] | None:
+    """Size (height, width) of the image before any resizing, None where unknown."""
+    if 'ori_shape' in results:
+        return tuple(results['ori_shape'][:2])
+    if 'height' in results and 'width' in results:
+        return results['height'], results['width']
+    return None
+
+
+def check_size(path: str, shape: tuple[int, ...], results: Results) -> None:
+    """Raises ValueError where an annotation of ``shape`` (height, width) is not of the image's size."""
+    size = image_size(results)
+    if size is not None and tuple(shape) != size:
+        raise ValueError(
+            f'annotation {path} is {tuple(shape)}, its image {results.get("img_path")} {size} (height, width): '
+            f'{EXIF_REMEDY}'
+        )
