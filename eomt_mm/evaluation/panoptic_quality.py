@@ -6,19 +6,17 @@ import math
 import os
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from mmengine import fileio
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.datasets.coco_panoptic import categories_by_name, read_panoptic_json
-from eomt_mm.datasets.panoptic_png import read_panoptic_png, run_starts, write_aside, write_panoptic_png
+from eomt_mm.datasets.panoptic_png import run_starts, write_aside, write_panoptic_png
+from eomt_mm.evaluation.panoptic_truth import PanopticTruth, TruthInFiles, TruthInSamples
 from eomt_mm.evaluation.pq_counting import Averages, count_panoptic, summarise
 from eomt_mm.registry import METRICS
 
@@ -28,34 +26,31 @@ INSTANCE_OFFSET = 1000
 RESULTS = 'panoptic_results'
 
 
-class ImageTruth(NamedTuple):
-    """Ground truth of an image: name of its PNG, and segments (G, 3) of `count_panoptic`, None without annotation."""
-
-    file_name: str
-    segments: np.ndarray | None
-
-
 @METRICS.register_module()
 class PanopticQuality(BaseMetric):
     """PQ, SQ and RQ by the rules of the COCO panoptic evaluation, in percent.
 
     Gives PQ, SQ, RQ over all classes, with _th over things and with _st over stuff; NaN where there is no class to
-    average over. Which class is a thing says the json. Each image is counted at once and kept as a few numbers.
-    Categories of the json that the model does not know are truth like any other (a prediction there is wrong) but
-    have no place in averages.
+    average over. Each image is counted at once and kept as a few numbers.
+
+    Ground truth comes from files in the COCO panoptic format or, without ``ann_file``, from the samples (see
+    `TruthInSamples`). With files the json says which class is a thing and what its category id in result files is;
+    without them dataset_meta does: ``thing_classes``, and ``category_ids`` (label + 1 where not given). Categories of
+    the json that the model does not know are truth like any other (a prediction there is wrong) but have no place in
+    averages; in samples our loading transforms have made them void.
 
     Args:
-        ann_file: json in the COCO panoptic format.
+        ann_file: json in the COCO panoptic format; None: the samples carry their ground truth.
         seg_prefix: folder of its PNGs; not needed with ``format_only``.
         classwise: also log a table per class.
         out_dir: where to write ``panoptic_results.json`` and the folder ``panoptic_results`` of PNGs as the benchmark
-            server takes them; they replace earlier ones when all images are done. With several nodes this must be
-            shared storage.
+            server takes them; they replace earlier ones when all images are done. PNGs are named as in the json or,
+            without one, after the image. With several nodes this must be shared storage.
         format_only: write, do not evaluate (test sets); needs ``out_dir``.
         collect_device: 'cpu' or 'gpu'; where results of several processes meet.
         prefix: of the keys.
         collect_dir: see mmengine's `BaseMetric`.
-        backend_args: of mmengine's file backend, for json and PNGs.
+        backend_args: of mmengine's file backend, for json and PNGs of the ground truth.
 
     Raises:
         FileNotFoundError: json or folder does not exist.
@@ -66,7 +61,7 @@ class PanopticQuality(BaseMetric):
 
     def __init__(
         self,
-        ann_file: str,
+        ann_file: str | None = None,
         seg_prefix: str | None = None,
         classwise: bool = False,
         out_dir: str | None = None,
@@ -79,21 +74,18 @@ class PanopticQuality(BaseMetric):
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if format_only and out_dir is None:
             raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
-        if not format_only and not seg_prefix:
-            raise ValueError(f'seg_prefix={seg_prefix}: name the folder of the panoptic PNGs of {ann_file}')
-        if seg_prefix and not format_only and '://' not in seg_prefix and not os.path.isdir(seg_prefix):
-            raise FileNotFoundError(f'seg_prefix: folder {seg_prefix} does not exist; it holds the panoptic PNGs')
+        if ann_file is None and seg_prefix is not None:
+            raise ValueError(f'seg_prefix={seg_prefix} without ann_file: give the panoptic json of these PNGs too')
         self.ann_file = ann_file
         self.seg_prefix = seg_prefix
         self.classwise = classwise
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.format_only = format_only
-        self._read = partial(fileio.get, backend_args=backend_args)
-        data = read_panoptic_json(ann_file, backend_args, annotated=not format_only)
-        self._truth = _truth_by_image(data)
-        self._json_categories = {'categories': data['categories']}
-        self._classes: tuple[str, ...] | None = None
-        self._categories: list[dict[str, Any]] = []
+        self._truth: PanopticTruth = (
+            TruthInSamples()
+            if ann_file is None
+            else TruthInFiles(ann_file, seg_prefix, annotated=not format_only, backend_args=backend_args)
+        )
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Counts a batch.
@@ -102,41 +94,37 @@ class PanopticQuality(BaseMetric):
             data_batch: not read.
             data_samples: per image ``img_id`` and ``pred_panoptic_seg`` with ``sem_seg`` (1, H, W) or (H, W),
                 integers at the size of the original image: label + 1000 * number of the instance; void where the
-                label is not below the number of classes.
+                label is not below the number of classes. Without ``ann_file`` also what `TruthInSamples` takes.
 
         Raises:
-            ValueError: an image is not in the json, or a prediction has another size or type.
+            ValueError: an image has no ground truth, or a prediction has another size or type.
         """
-        category_ids = np.array([category['id'] for category in self._find_categories()], dtype=np.int64)
+        category_ids = np.array([category['id'] for category in self._categories()], dtype=np.int64)
         for sample in data_samples:
-            image_id = sample['img_id']
-            if image_id not in self._truth:
-                raise ValueError(
-                    f'image {image_id} is not among the {len(self._truth)} images of {self.ann_file}: '
-                    'give the data set and the metric the same ann_file'
-                )
             panoptic = _panoptic_map(sample)
             segments = _predicted_segments(panoptic, category_ids)
-            record: dict[str, Any] = {'img_id': image_id, 'rows': self._count(image_id, panoptic, segments)}
+            record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
+            record['rows'] = self._count(sample, panoptic, segments, category_ids)
             if self.out_dir is not None:
-                record['segments'] = self._write_png(image_id, panoptic, segments)
+                record['file_name'] = self._truth.png_name(sample)
+                record['segments'] = self._write_png(record['file_name'], panoptic, segments)
             self.results.append(record)
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Adds up the counts of all images; an image that comes twice (padded samplers) counts once."""
-        records = {record['img_id']: record for record in results}
+        records = _by_image(results)
         if self.out_dir is not None:
             self._write_results(records)
         if self.format_only:
             return {}
-        absent = {id_ for id_, truth in self._truth.items() if truth.segments is not None} - records.keys()
-        if absent:
+        num_missing = self._truth.num_missing(records)
+        if num_missing:
             print_log(
-                f'{len(absent)} annotated images of {self.ann_file} have no prediction and are left out of PQ',
+                f'{num_missing} annotated images of {self.ann_file} have no prediction and are left out of PQ',
                 logger='current',
                 level=logging.WARNING,
             )
-        categories = self._find_categories()
+        categories = self._categories()
         rows = np.concatenate([np.zeros((0, 5)), *(record['rows'] for record in records.values())])
         averages, per_class = summarise(rows, {category['id']: bool(category['isthing']) for category in categories})
         print_log('Panoptic quality:\n' + _table(averages), logger='current')
@@ -149,38 +137,36 @@ class PanopticQuality(BaseMetric):
             for quality in ('pq', 'sq', 'rq')
         }
 
-    def _find_categories(self) -> list[dict[str, Any]]:
-        """Categories of the json in the order of labels."""
-        classes = (self.dataset_meta or {}).get('classes')
+    def _categories(self) -> list[dict[str, Any]]:
+        """Categories in the order of labels."""
+        meta = self.dataset_meta or {}
+        classes = meta.get('classes')
         if not classes:
             raise ValueError('dataset_meta has no "classes": the metric maps labels to categories by their names')
-        if self._classes != tuple(classes):
-            if len(classes) >= INSTANCE_OFFSET:
-                raise ValueError(f"{len(classes)} classes: mmdet's encoding of panoptic maps has room for 999")
-            self._categories = categories_by_name(self._json_categories, classes, self.ann_file)
-            self._classes = tuple(classes)
-        return self._categories
+        if len(classes) >= INSTANCE_OFFSET:
+            raise ValueError(f"{len(classes)} classes: mmdet's encoding of panoptic maps has room for 999")
+        return self._truth.categories(meta)
 
-    def _count(self, image_id: Any, panoptic: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        truth = self._truth[image_id]
+    def _count(
+        self, sample: dict[str, Any], panoptic: np.ndarray, segments: np.ndarray, category_ids: np.ndarray
+    ) -> np.ndarray:
+        truth = None if self.format_only else self._truth.load(sample, category_ids)
         # Without annotation all is void, where nothing can be right or wrong.
-        if self.format_only or truth.segments is None:
+        if truth is None:
             return np.zeros((0, 5))
-        path = os.path.join(str(self.seg_prefix), truth.file_name)
-        gt_ids = read_panoptic_png(path, self._read)
-        if gt_ids.shape != panoptic.shape:
+        if truth.ids.shape != panoptic.shape:
             raise ValueError(
-                f'prediction of image {image_id} is {panoptic.shape}, ground truth {path} {gt_ids.shape} '
-                '(height, width): give predictions at the size of the original image'
+                f'prediction of image {sample["img_id"]} is {panoptic.shape}, ground truth {truth.origin} '
+                f'{truth.ids.shape} (height, width): give both at the size of the original image'
             )
-        return count_panoptic(gt_ids, truth.segments, panoptic, segments)
+        return count_panoptic(truth.ids, truth.segments, panoptic, segments)
 
-    def _write_png(self, image_id: Any, panoptic: np.ndarray, segments: np.ndarray) -> np.ndarray:
+    def _write_png(self, file_name: str, panoptic: np.ndarray, segments: np.ndarray) -> np.ndarray:
         """Writes a map into the folder aside; returns its segments (P, 2) with ids as in the file."""
         assert self.out_dir is not None
         # Id 0 is void in files, and instance 0 of label 0 before.
         ids = np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0)
-        write_panoptic_png(self.out_dir / f'{RESULTS}.part' / self._truth[image_id].file_name, ids)
+        write_panoptic_png(self.out_dir / f'{RESULTS}.part' / file_name, ids)
         return segments + np.array([1, 0])
 
     def _write_results(self, records: dict[Any, dict[str, Any]]) -> None:
@@ -190,7 +176,7 @@ class PanopticQuality(BaseMetric):
         annotations = [
             {
                 'image_id': image_id,
-                'file_name': self._truth[image_id].file_name,
+                'file_name': record['file_name'],
                 'segments_info': [
                     dict(zip(('id', 'category_id'), pair, strict=True)) for pair in record['segments'].tolist()
                 ],
@@ -211,20 +197,22 @@ class PanopticQuality(BaseMetric):
         print_log(f'{len(annotations)} panoptic results are in {file} and {folder}', logger='current')
 
 
-def _truth_by_image(data: dict[str, Any]) -> dict[Any, ImageTruth]:
-    truth = {}
-    for image in data['images']:
-        truth[image['id']] = ImageTruth(os.path.splitext(image['file_name'])[0] + '.png', None)
-    for annotation in data['annotations']:
-        rows = [
-            (segment['id'], segment['category_id'], int(segment.get('iscrowd', 0)))
-            for segment in annotation['segments_info']
-        ]
-        segments = np.array(rows, dtype=np.int64).reshape(-1, 3)
-        image_id = annotation['image_id']
-        if image_id in truth:
-            truth[image_id] = ImageTruth(annotation.get('file_name') or truth[image_id].file_name, segments)
-    return truth
+def _by_image(results: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
+    """The last record of each image; raises ValueError where two images share an id or the name of a PNG."""
+    records: dict[Any, dict[str, Any]] = {}
+    owners: dict[str, Any] = {}
+    for record in results:
+        image_id, path, name = record['img_id'], record['img_path'], record.get('file_name')
+        other = records.get(image_id, record)['img_path']
+        if other != path:
+            raise ValueError(f'{other} and {path} are both img_id {image_id}: give each image its own')
+        if name and owners.setdefault(name, image_id) != image_id:
+            raise ValueError(
+                f'results of images {owners[name]} and {image_id} are both named {name}: give the images different '
+                'file names, or the metric an ann_file with "file_name" in its annotations'
+            )
+        records[image_id] = record
+    return records
 
 
 def _panoptic_map(sample: dict[str, Any]) -> np.ndarray:

@@ -1,0 +1,218 @@
+"""Mask AP on arrays: matching per image, and the averages; both are done by pycocotools' own functions.
+
+`COCOeval` keeps all masks to the end. What its averages need of an image is much less: the scores of its predictions
+and which of them matched or are ignored. So every image goes through `COCOeval.evaluateImg` on its own, and what is
+left of all images through `accumulate` and `summarize`. The numbers are those of `COCOeval` on everything at once.
+"""
+
+import contextlib
+import io
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+from pycocotools import mask as mask_api
+from pycocotools.cocoeval import COCOeval
+
+from eomt_mm.datasets.panoptic_png import run_starts
+
+# Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
+RLE = dict[str, Any]
+
+
+class TrueInstance(NamedTuple):
+    """An instance of the ground truth.
+
+    Attributes:
+        label: of its class.
+        rle: its mask.
+        area: in pixels; decides whether it is small, medium or large.
+        is_crowd: crowds are never missed, and any number of predictions may lie on one.
+    """
+
+    label: int
+    rle: RLE
+    area: float
+    is_crowd: bool
+
+
+@dataclass(frozen=True)
+class ImageMatches:
+    """What averages need of an image; C of its classes have truth or predictions, A area ranges, T IoU thresholds.
+
+    Attributes:
+        labels: (C,), int32, ascending.
+        num_true: (A, C), int32, instances that count.
+        num_predicted: (C,), int32; they add up to D.
+        scores: (D,), float64, class by class, descending within one.
+        matched: bits of (A, T, D), packed; whether a prediction matches an instance.
+        ignored: the same; whether a prediction is neither right nor wrong (on a crowd, of another area).
+    """
+
+    labels: np.ndarray
+    num_true: np.ndarray
+    num_predicted: np.ndarray
+    scores: np.ndarray
+    matched: np.ndarray
+    ignored: np.ndarray
+
+
+class Summary(NamedTuple):
+    """Averages of `COCOeval.summarize`, -1 where there is nothing to average over.
+
+    Attributes:
+        stats: (12,), in [0, 1]: AP, AP50, AP75, AP of small, medium and large instances, and six of recall.
+        per_class: (C, 12), the same for each class alone.
+        text: what `summarize` prints.
+    """
+
+    stats: np.ndarray
+    per_class: np.ndarray
+    text: str
+
+
+def encode_masks(masks: np.ndarray) -> list[RLE]:
+    """Run lengths of masks (N, H, W), bool, that may overlap."""
+    # pycocotools reads down the columns. OpenCV transposes bytes several times faster than numpy and torch, which
+    # halves the time of the whole.
+    return [mask_api.encode(cv2.transpose(mask).T) for mask in masks.view(np.uint8)]
+
+
+def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
+    """Run lengths of the segments 1 .. ``num_segments`` of an id map (H, W), from its runs instead of from masks."""
+    height, width = id_map.shape
+    columns = np.ascontiguousarray(id_map.T)
+    starts = run_starts(columns)
+    ends = np.append(starts[1:], columns.size)
+    ids = columns.ravel()[starts]
+    found = []
+    for id_ in range(1, num_segments + 1):
+        own = ids == id_
+        edges = np.stack([starts[own], ends[own]], axis=1).ravel()
+        counts = np.diff(edges, prepend=0, append=columns.size)
+        if counts[-1] == 0 and len(edges):  # the segment ends with the image: no background follows
+            counts = counts[:-1]
+        runs = {'size': [height, width], 'counts': counts.tolist()}
+        found.append(mask_api.frPyObjects(runs, height, width))
+    return found
+
+
+def match_image(
+    truth: Sequence[TrueInstance],
+    labels: np.ndarray,
+    scores: np.ndarray,
+    rles: Sequence[RLE],
+    max_dets: Sequence[int],
+) -> ImageMatches:
+    """Matches predictions of one image to its ground truth.
+
+    Args:
+        truth: instances of the image.
+        labels: (N,), integers.
+        scores: (N,), float64.
+        rles: masks of the N predictions, as large as the image.
+        max_dets: ascending; beyond the last, predictions of a class are dropped.
+
+    Returns:
+        what averages need of the image, a few bytes per prediction whatever the size of masks.
+    """
+    evaluator = COCOeval(iouType='segm')
+    params = evaluator.params
+    params.maxDets = list(max_dets)
+    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
+    for number, one in enumerate(truth, start=1):
+        entry = {'id': number, 'segmentation': one.rle, 'area': one.area}
+        evaluator._gts[0, one.label].append({**entry, 'iscrowd': int(one.is_crowd), 'ignore': int(one.is_crowd)})
+    areas = mask_api.area(list(rles)).tolist() if rles else []
+    predictions = zip(labels.tolist(), scores.tolist(), rles, areas, strict=True)
+    for number, (label, score, rle, area) in enumerate(predictions, start=1):
+        evaluator._dts[0, label].append({'id': number, 'segmentation': rle, 'area': area, 'score': score})
+
+    present = sorted({label for _, label in (*evaluator._gts, *evaluator._dts)})
+    found: list[list[dict[str, Any]]] = []  # (A, C)
+    for label in present:
+        evaluator.ious[0, label] = evaluator.computeIoU(0, label)
+    for area_range in params.areaRng:
+        found.append([evaluator.evaluateImg(0, label, area_range, max_dets[-1]) for label in present])
+    any_area = found[0]
+    return ImageMatches(
+        labels=np.array(present, dtype=np.int32),
+        num_true=np.array([[np.sum(one['gtIgnore'] == 0) for one in row] for row in found], dtype=np.int32),
+        num_predicted=np.array([len(one['dtScores']) for one in any_area], dtype=np.int32),
+        scores=np.array([score for one in any_area for score in one['dtScores']], dtype=np.float64),
+        matched=_packed([[one['dtMatches'] > 0 for one in row] for row in found]),
+        ignored=_packed([[one['dtIgnore'] for one in row] for row in found]),
+    )
+
+
+def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
+    """Bits of (A, T, D) from A times C arrays (T, D of the class)."""
+    rows = [np.concatenate(row, axis=1) for row in flags if row]
+    return np.packbits(np.array(rows, dtype=bool))
+
+
+def summarise(images: Sequence[ImageMatches], num_classes: int, max_dets: Sequence[int]) -> Summary:
+    """Averages over images and classes.
+
+    Args:
+        images: in the order of their ids: among equal scores the earlier image comes first.
+        num_classes: number C of classes to average over.
+        max_dets: three ascending numbers of predictions per class and image, 100 among them.
+    """
+    evaluator = COCOeval(iouType='segm')
+    evaluator.params.maxDets = list(max_dets)
+    places: dict[int, list[tuple[ImageMatches, int]]] = defaultdict(list)
+    for image in images:
+        for place, label in enumerate(image.labels.tolist()):
+            places[label].append((image, place))
+    # Class by class, so that what is packed is never unpacked all at once.
+    curves = [_accumulate(evaluator, label, places[label]) for label in range(num_classes)]
+    per_class = np.stack([_summarise(evaluator, [curve])[0] for curve in curves])
+    stats, text = _summarise(evaluator, curves)
+    return Summary(stats, per_class, text)
+
+
+def _accumulate(
+    evaluator: COCOeval, label: int, places: list[tuple[ImageMatches, int]]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Precision (T, R, 1, A, M) and recall (T, 1, A, M) of a class over the images that have it."""
+    params = evaluator.params
+    params.catIds, params.imgIds = [label], list(range(len(places)))
+    shape = (len(params.areaRng), len(params.iouThrs))
+    found = [_unpacked(image, place, shape) for image, place in places]
+    evaluator.evalImgs = [one[area] for area in range(shape[0]) for one in found]
+    evaluator._paramsEval = params
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluator.accumulate()
+    return evaluator.eval['precision'], evaluator.eval['recall']
+
+
+def _unpacked(image: ImageMatches, place: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
+    """One class of an image as `evaluateImg` gives it, as far as `accumulate` reads it; one entry per area range."""
+    end = int(image.num_predicted[: place + 1].sum())
+    own = slice(end - int(image.num_predicted[place]), end)
+    full = (*shape, len(image.scores))
+    matched, ignored = (
+        np.unpackbits(bits, count=int(np.prod(full))).reshape(full)[..., own] for bits in (image.matched, image.ignored)
+    )
+    return [
+        {
+            'dtScores': image.scores[own],
+            'dtMatches': matched[area],
+            'dtIgnore': ignored[area],
+            'gtIgnore': np.zeros(image.num_true[area, place], dtype=bool),
+        }
+        for area in range(shape[0])
+    ]
+
+
+def _summarise(evaluator: COCOeval, curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, str]:
+    """(12,) averages over the classes of ``curves``, and what pycocotools prints of them."""
+    precision, recall = (np.concatenate(parts, axis=-3) for parts in zip(*curves, strict=True))
+    evaluator.eval = {'precision': precision, 'recall': recall}
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        evaluator.summarize()
+    return evaluator.stats, printed.getvalue()

@@ -1,0 +1,135 @@
+"""Counting for instance AP by Cityscapes' rules: matches of an image, and the area below the curves.
+
+The rules are those of cityscapesScripts' ``evalInstanceLevelSemanticLabeling.py`` (version 2.3.0), on ids as in
+``*_gtFine_instanceIds.png``: 1000 labelId + number is an instance; below 1000 the id is the labelId itself, which for a
+thing class is a group of instances, and elsewhere stuff or void.
+
+- Instances of 100 pixels or more are truth. Groups and smaller instances are neither found nor missed.
+- A prediction finds the instance of its class with which its IoU is above the threshold; of several the one with the
+  highest score does, the others are wrong.
+- Any other prediction is wrong, unless its share on void and on groups and small instances of its class is above the
+  threshold. (The script also ignores it if its IoU with one of these is; then its share is, too.)
+- AP is the area below the curve of precision over recall, one point per score, without interpolation: a point's width
+  is half the distance between its neighbours' recalls.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+# The table in cityscapesscripts/helpers/labels.py, "ignoreInEval" (without the licence plate, -1, which label maps do
+# not hold): unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, parking, rail track,
+# guard rail, bridge, tunnel, polegroup, caravan, trailer. The script compares whole ids: single caravans and trailers
+# (29000 and up) are not void.
+VOID_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+FIRST_INSTANCE = 1000
+MIN_PIXELS = 100
+# The script's own, with their rounding (0.6000000000000001): an IoU of exactly 0.6 is above none but 0.5 and 0.55.
+THRESHOLDS = np.arange(0.5, 1.0, 0.05)
+# Ids have 16 bits.
+NUM_IDS = 1 << 16
+
+
+def match_image(
+    ids: np.ndarray, masks: Any, scores: np.ndarray, labels: np.ndarray, label_ids: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Compares predictions with the ground truth of an image.
+
+    Args:
+        ids: (H, W), integers in [0, 65535], instance ids as in Cityscapes' files.
+        masks: (N, H, W), bool, array or tensor on any device.
+        scores: (N,).
+        labels: (N,), integers in [0, C - 1].
+        label_ids: (C,), Cityscapes' labelId of each label.
+
+    Returns:
+        (M, 5), float64, a row per prediction that has pixels: label, score, highest IoU with an instance or group of
+        its class, id of this one if it is truth, else 0 (an IoU of 0.5 or less may be with any), share of its pixels on
+        void and on groups and small instances of its class; and (C,), int64, the number of instances of each class that
+        are truth.
+    """
+    all_areas = np.bincount(ids.ravel())
+    present = np.flatnonzero(all_areas)
+    areas = all_areas[present]
+    is_group, is_small = present < FIRST_INSTANCE, areas < MIN_PIXELS
+    label_id_of = np.where(is_group, present, present // FIRST_INSTANCE)
+    is_void = np.isin(present, VOID_IDS)
+    is_truth = ~is_group & ~is_small
+    # A small group counts twice in the script, and so here.
+    times_ignored = is_group.astype(np.int64) + is_small
+    rows = []
+    for mask, score, label in zip(masks, scores, labels, strict=True):
+        common = np.bincount(ids[as_bool(mask)], minlength=len(all_areas))[present]
+        area = common.sum()
+        if area == 0:
+            continue
+        common_of_class = np.where(label_id_of == label_ids[label], common, 0)
+        ious = common_of_class / (areas + area - common_of_class)
+        best = ious.argmax()
+        ignored = common[is_void].sum() + common_of_class @ times_ignored
+        rows.append((label, score, ious[best], present[best] * is_truth[best], ignored / area))
+    num_truths = (is_truth & (label_id_of == label_ids[:, None])).sum(axis=1)
+    return np.array(rows, dtype=np.float64).reshape(-1, 5), num_truths
+
+
+def average_precisions(rows: Sequence[np.ndarray], num_truths: np.ndarray) -> np.ndarray:
+    """AP of each class at each IoU threshold.
+
+    Args:
+        rows: per image (M, 5), as of `match_image`.
+        num_truths: (images, C), as of `match_image`.
+
+    Returns:
+        (C, 10), float64, in [0, 1]; columns are the thresholds 0.5, 0.55, .. 0.95; NaN for a class without truth, 0
+        for one without predictions that count.
+    """
+    totals = num_truths.sum(axis=0)
+    labels, scores, ious, truths, ignored = np.concatenate([np.zeros((0, 5)), *rows]).T
+    image = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
+    truths = np.where(truths > 0, truths + NUM_IDS * image, 0)
+    ap = np.full((len(totals), len(THRESHOLDS)), np.nan)
+    for label in np.flatnonzero(totals):
+        own = labels == label
+        for column, threshold in enumerate(THRESHOLDS):
+            right, kept = _judge(scores[own], ious[own], truths[own], ignored[own], threshold)
+            ap[label, column] = _area_below_curve(scores[own][kept], right[kept], totals[label])
+    return ap
+
+
+def _judge(
+    scores: np.ndarray, ious: np.ndarray, truths: np.ndarray, ignored: np.ndarray, threshold: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Whether each prediction (N,) of a class is right, and whether it counts at all."""
+    finds = (ious > threshold) & (truths > 0)
+    right = np.zeros(len(scores), dtype=bool)
+    order = np.lexsort((scores, truths))
+    order = order[finds[order]]
+    # Sorted by instance, then by score: the last of each instance.
+    right[order[np.diff(truths[order], append=-1) != 0]] = True
+    return right, finds | (ignored <= threshold)
+
+
+def _area_below_curve(scores: np.ndarray, right: np.ndarray, num_truths: int) -> float:
+    """AP of the predictions (N,) that count; 0 without any."""
+    if len(scores) == 0:
+        return 0.0
+    order = np.argsort(scores)
+    # Number of predictions, and of right ones, below each score that occurs; predictions of the same score go together.
+    below = np.unique(scores[order], return_index=True)[1]
+    right_below = np.concatenate([[0], np.cumsum(right[order])])[below]
+    found = right.sum() - right_below
+    precision = found / (len(scores) - below)
+    recall = found / num_truths
+    # The curve ends in (recall 0, precision 1) and goes on level before its first point and after its last.
+    precision, recall = np.append(precision, 1.0), np.concatenate([recall[:1], recall, [0.0, 0.0]])
+    return float(precision @ (recall[:-2] - recall[2:]) / 2)
+
+
+def as_array(value: Any) -> np.ndarray:
+    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def as_bool(mask: Any) -> np.ndarray:
+    return as_array(mask).astype(bool, copy=False)

@@ -1,0 +1,70 @@
+"""mmseg's IoU metric with result files in the values that a benchmark server takes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from mmengine.logging import print_log
+from mmseg.evaluation.metrics import IoUMetric
+
+from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.registry import METRICS
+
+
+@METRICS.register_module()
+class SemanticIoU(IoUMetric):
+    """mmseg's IoUMetric, but that result files hold the data set's own values instead of class indices.
+
+    Args:
+        label_ids: value of each class in result files, in the order of the classes, each in [0, 255]: Cityscapes'
+            labelIds, COCO-Stuff's ids. None: the class index, and one more where the data set reduces its zero label.
+        output_dir: where to write ``<image>.png``, (H, W), uint8, each put in place when it is complete.
+        **kwargs: mmseg's: iou_metrics, ignore_index, format_only (needs ``output_dir``), ...
+
+    Raises:
+        ValueError: ``label_ids`` outside of [0, 255], or ``format_only`` without ``output_dir``.
+    """
+
+    def __init__(self, label_ids: Sequence[int] | None = None, output_dir: str | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if label_ids is not None and not all(0 <= id_ <= 255 for id_ in label_ids):
+            raise ValueError(f'label_ids={list(label_ids)}: values of an 8-bit file, in [0, 255]')
+        if self.format_only and output_dir is None:
+            raise ValueError('format_only=True writes results and nothing else: name a folder with output_dir')
+        # The parent writes class indices where it knows of a folder.
+        self._folder = None if output_dir is None else Path(output_dir)
+        self._values = None if label_ids is None else np.array(label_ids, np.uint8)
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Counts a batch and writes its files; samples as for mmseg's metric.
+
+        Raises:
+            ValueError: the model has more classes than ``label_ids``.
+        """
+        if not self.format_only:
+            super().process(data_batch, data_samples)
+        if self._folder is None:
+            return
+        for sample in data_samples:
+            labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy()
+            _, png = cv2.imencode('.png', self._in_files(labels, sample))
+            write_aside(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
+
+    def _in_files(self, labels: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
+        if self._values is None:
+            values: np.ndarray = (labels + int(sample.get('reduce_zero_label', False))).astype(np.uint8)
+            return values
+        if labels.max(initial=0) >= len(self._values):
+            raise ValueError(
+                f'a prediction of {sample["img_path"]} has class {labels.max()}, label_ids {len(self._values)} '
+                'entries: give one per class'
+            )
+        return self._values[labels]
+
+    def compute_metrics(self, results: list) -> dict[str, float]:
+        """The parent's metrics; none with ``format_only``."""
+        if self._folder is not None:
+            print_log(f'label maps of the tested images are in {self._folder}', logger='current')
+        return {} if self.format_only else super().compute_metrics(results)
