@@ -1,13 +1,20 @@
 """Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable."""
 
-from collections.abc import Iterator
+import runpy
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import eomt_mm  # noqa: F401  isort: skip
 import pytest
 import torch
+from mmdet.visualization import DetLocalVisualizer
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+from mmseg.visualization import SegLocalVisualizer
 
-import eomt_mm  # noqa: F401
 from eomt_mm.datasets.generate import write_ade20k, write_coco
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,3 +41,17 @@ def no_default_scope_left() -> Iterator[None]:
     """A runner sets mmengine's default scope for the whole process; the next test starts without."""
     yield
     DefaultScope._instance_dict.clear()
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a tool with arguments, in this process."""
+
+    def run(name: str, *arguments: Any) -> None:
+        # mmengine keeps these per process; a user's next run is a new one
+        for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
+            manager._instance_dict.clear()
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+
+    return run

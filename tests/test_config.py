@@ -9,44 +9,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 
 from eomt_mm.apis import init_model, load_config
-from eomt_mm.apis.config import dataset_meta
+from eomt_mm.apis.classes import dataset_meta
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
-LEAVES = sorted(CONFIGS.glob('[!_]*/*.py'))
 PANOPTIC = CONFIGS / 'coco' / 'eomt_dinov2-s_24e_coco-panoptic-640.py'
 SEMANTIC = CONFIGS / 'ade20k' / 'eomt_dinov2-l_31e_ade20k-semantic-512.py'
-# Millions of parameters with 200 queries and 133 classes (panoptic), 80 (instance), 100 queries and 150 (semantic).
-PARAMETERS = {'dinov2-s': 24.0, 'dinov2-l': 316.5, 'dinov3-s': 23.4, 'dinov3-l': 315.1}
-
-
-def plain(cfg: Config) -> dict:
-    found = cfg._cfg_dict.to_dict()
-    return {key: value for key, value in found.items() if key != 'data_root'}
-
-
-@pytest.mark.parametrize('path', LEAVES, ids=lambda path: path.stem)
-def test_leaf_is_short_documented_and_builds(path: Path) -> None:
-    text = path.read_text()
-    assert text.startswith('"""')
-    assert len(text.splitlines()) <= 12
-    cfg = load_config(path)
-    with torch.device('meta'):
-        model = MODELS.build(cfg.model)
-    count = sum(param.numel() for param in model.parameters()) / 1e6
-    for name, expected in PARAMETERS.items():
-        if name in path.stem:
-            assert count == pytest.approx(expected, rel=0.02)
-
-
-@pytest.mark.parametrize('path', [p for p in LEAVES if p.parent.name != 'toy'], ids=lambda path: path.stem)
-def test_published_leaf_is_complete_without_our_loader(path: Path) -> None:
-    assert plain(Config.fromfile(path)) == plain(load_config(path))
-
-
-def test_names_are_unique() -> None:
-    names = [path.stem for path in LEAVES]
-    assert len(names) == len(set(names)) > 0
 
 
 def test_demo_config_states_the_generated_classes() -> None:

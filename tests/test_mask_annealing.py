@@ -29,6 +29,35 @@ def test_rule_gives_the_published_steps(name: str) -> None:
     assert published_steps(len(starts), total) == list(zip(starts, ends, strict=True))
 
 
+EXCEPTIONS = {
+    'A4 of instance': (
+        87948, dict(unit=14782, total_steps=87948), (14782, 29564, 44346, 59128), (29564, 44346, 59128, 73910)
+    ),
+    'A4+0': (
+        88692, dict(first_block=(0, 3000), total_steps=88692), (0, 29564, 44346, 59128), (3000, 44346, 59128, 73910)
+    ),
+    'A3x2+0': (
+        177384, dict(first_block=(0, 3000), total_steps=177384), (0, 73910, 118256), (3000, 103474, 147820)
+    ),
+    'DINOv3 ADE20K semantic': (
+        20192, dict(unit=3260, first_block=(0, 3000), total_steps=20192),
+        (0, 6520, 9780, 13040), (3000, 9780, 13040, 16300),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize('name', EXCEPTIONS)
+def test_unit_and_first_block_give_the_published_exceptions(name: str) -> None:
+    total, arguments, starts, ends = EXCEPTIONS[name]
+    steps = MaskAnnealingHook(**arguments).annealing_steps(len(starts), total)  # type: ignore[arg-type]
+    assert steps == list(zip(starts, ends, strict=True))
+
+
+def test_unit_and_first_block_scale_with_the_schedule() -> None:
+    hook = MaskAnnealingHook(unit=300, first_block=(0, 100), total_steps=2000)
+    assert hook.annealing_steps(3, 200) == [(0, 10), (75, 105), (120, 150)]
+
+
 @pytest.mark.parametrize('total', [1, 5, 6, 20])
 @pytest.mark.parametrize('num_blocks', [1, 3])
 def test_short_schedules_end_without_masks(num_blocks: int, total: int) -> None:
@@ -102,6 +131,11 @@ def test_warns_where_the_run_would_end_with_masks_on(monkeypatch: pytest.MonkeyP
         (dict(starts=(0.5,), ends=(0.2,)), 'start <= end'),
         (dict(starts=(0,), ends=(3000,)), 'total_steps'),
         (dict(total_steps=100), 'total_steps'),
+        (dict(unit=10), 'total_steps'),
+        (dict(first_block=(0, 10)), 'total_steps'),
+        (dict(first_block=(20, 10), total_steps=100), r'first_block=\(20, 10\)'),
+        (dict(unit=0, total_steps=100), 'unit=0'),
+        (dict(starts=(0,), ends=(1,), unit=5, total_steps=100), 'not both'),
     ],
 )
 def test_wrong_arguments_are_named(arguments: dict[str, Any], word: str) -> None:

@@ -36,7 +36,9 @@ def make_optimizer() -> torch.optim.Optimizer:
 @pytest.mark.parametrize('wrapped', [False, True])
 def test_scheduler_sets_the_rate_of_each_step(wrapped: bool) -> None:
     optimizer = make_optimizer()
-    scheduler = TwoStagePolyLR(OptimWrapper(optimizer) if wrapped else optimizer, end=50, warmup_steps=(10, 20))
+    scheduler = TwoStagePolyLR(
+        OptimWrapper(optimizer) if wrapped else optimizer, end=50, warmup_steps=(10, 20), max_warmup=1
+    )
     for step in range(50):
         head, backbone = (group['lr'] for group in optimizer.param_groups)
         assert head == pytest.approx(published(step, 50, 10, 20, False))
@@ -47,12 +49,12 @@ def test_scheduler_sets_the_rate_of_each_step(wrapped: bool) -> None:
 
 def test_resumed_scheduler_goes_on_where_it_was() -> None:
     optimizer = make_optimizer()
-    scheduler = TwoStagePolyLR(optimizer, end=50, warmup_steps=(10, 20))
+    scheduler = TwoStagePolyLR(optimizer, end=50, warmup_steps=(10, 20), max_warmup=1)
     for _ in range(17):
         optimizer.step()
         scheduler.step()
     resumed = make_optimizer()
-    other = TwoStagePolyLR(resumed, end=50, warmup_steps=(10, 20))
+    other = TwoStagePolyLR(resumed, end=50, warmup_steps=(10, 20), max_warmup=1)
     resumed.load_state_dict(optimizer.state_dict())
     other.load_state_dict(scheduler.state_dict())
     for _ in range(5):
@@ -62,12 +64,19 @@ def test_resumed_scheduler_goes_on_where_it_was() -> None:
         assert [g['lr'] for g in resumed.param_groups] == [g['lr'] for g in optimizer.param_groups]
 
 
-@pytest.mark.parametrize('warmup', [(500, 1000), (50, 0), (-1, 5)])
-def test_warmup_longer_than_the_schedule_is_refused(warmup: tuple[int, int]) -> None:
-    with pytest.raises(ValueError, match='warmup_steps') as error:
-        TwoStagePolyLR(make_optimizer(), end=50, warmup_steps=warmup)
-    assert '50' in str(error.value)
-    assert 'max_iters' in str(error.value)
+@pytest.mark.parametrize(
+    'warmup, end, kept', [((500, 1000), 100, (8, 16)), ((20, 0), 40, (10, 0)), ((2000, 3000), 20192, (2000, 3000))]
+)
+def test_warmup_takes_a_quarter_of_the_schedule_at_most(
+    warmup: tuple[int, int], end: int, kept: tuple[int, int]
+) -> None:
+    assert TwoStagePolyLR(make_optimizer(), end=end, warmup_steps=warmup).warmup_steps == kept
+
+
+@pytest.mark.parametrize('arguments', [dict(warmup_steps=(-1, 5)), dict(max_warmup=0), dict(max_warmup=1.5)])
+def test_wrong_warmup_is_refused(arguments: dict) -> None:
+    with pytest.raises(ValueError, match='warmup_steps=.*max_warmup='):
+        TwoStagePolyLR(make_optimizer(), end=50, **arguments)
 
 
 def test_by_epoch_is_refused() -> None:

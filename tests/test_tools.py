@@ -3,9 +3,7 @@
 import copy
 import json
 import pickle
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,83 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from mmdet.visualization import DetLocalVisualizer
-from mmengine.logging import MessageHub, MMLogger
 from mmengine.runner import Runner
-from mmengine.visualization import Visualizer
-from mmseg.visualization import SegLocalVisualizer
 from PIL import Image
+from tool_runs import CONFIGS, HEAD, METRIC, losses, metrics, small
 
 from eomt_mm.apis import init_model, load_config
 from eomt_mm.apis.model import local_checkpoint
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
-ROOT = Path(__file__).resolve().parent.parent
-TOY = ROOT / 'configs' / 'eomt' / 'toy'
-CLASSES = repr(list(SHAPES_METAINFO['classes']))
-THINGS = repr(list(SHAPES_METAINFO['thing_classes']))
-CONFIGS = {
-    'panoptic': TOY / 'eomt_tiny_shapes-panoptic-128.py',
-    'instance': TOY / 'eomt_tiny_coco-instance-256.py',
-    'semantic': TOY / 'eomt_tiny_ade20k-semantic-256.py',
-}
-HEAD = dict(panoptic='panoptic_head', instance='panoptic_head', semantic='decode_head')
-METRIC = dict(panoptic='coco_panoptic/PQ', instance='coco/segm_mAP', semantic='mIoU')
-
-
-def small(task: str, max_iters: int = 2, **more: Any) -> list[str]:
-    """Overrides for a model and a run that take a second."""
-    options = {
-        'img_size': 64,
-        'model.backbone.depth': 2,
-        'model.backbone.embed_dim': 48,
-        'model.backbone.num_heads': 3,
-        'model.backbone.patch_size': 16,
-        f'model.{HEAD[task]}.num_queries': 10,
-        f'model.{HEAD[task]}.criterion.num_points': 64,
-        'train_dataloader.batch_size': 3,
-        'train_dataloader.num_workers': 0,
-        'val_dataloader.num_workers': 0,
-        'test_dataloader.num_workers': 0,
-        'param_scheduler.0.warmup_steps': '(0,0)',
-        'train_cfg.max_iters': max_iters,
-        'default_hooks.logger.interval': 1,
-    }
-    if task == 'instance':
-        options['model.panoptic_head.num_things_classes'] = 4
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            options[f'{loader}.dataset.metainfo.classes'] = THINGS
-    options.update({key.replace('__', '.'): value for key, value in more.items()})
-    return [f'{key}={value}' for key, value in options.items()]
-
-
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Runs a tool with arguments, in this process."""
-
-    def run(name: str, *arguments: Any) -> None:
-        # mmengine keeps these per process; a user's next run is a new one
-        for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
-            manager._instance_dict.clear()
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
-
-    return run
-
 
 @pytest.fixture
 def roots(coco_root: Path, ade20k_root: Path) -> dict[str, Path]:
     return dict(panoptic=coco_root, instance=coco_root, semantic=ade20k_root)
-
-
-def metrics(work_dir: Path) -> dict[str, float]:
-    return json.loads(max(f for f in work_dir.glob('*/*.json') if f.stem == f.parent.name).read_text())
-
-
-def losses(work_dir: Path) -> dict[int, float]:
-    lines = [line for file in sorted(work_dir.glob('*/vis_data/scalars.json')) for line in file.open()]
-    return {r['step']: r['loss'] for r in map(json.loads, lines) if 'loss' in r}
 
 
 @pytest.mark.parametrize('task', CONFIGS)

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 # eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.config import config_meta, dataset_meta, load_config, plain_meta  # isort: skip
+from eomt_mm.apis.classes import config_meta, dataset_meta, plain_meta  # isort: skip
+from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import init_model  # isort: skip
 import torch
 from torch import Tensor

@@ -46,6 +46,9 @@ def write_results(cfg: Config, folder: str) -> None:
     """Lets the metric write the benchmark server's files below ``folder``."""
     settings = {
         'eomt_mm.PanopticQuality': dict(out_dir=folder),
+        'eomt_mm.InstanceAP': dict(out_dir=folder),
+        'eomt_mm.CityscapesAP': dict(out_dir=folder),
+        'eomt_mm.SemanticIoU': dict(output_dir=folder),
         'CocoMetric': dict(outfile_prefix=str(Path(folder) / 'results')),
         'IoUMetric': dict(output_dir=folder),
     }

@@ -28,6 +28,9 @@ def parse_args() -> argparse.Namespace:
         '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the last one of the work dir'
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (needs an accelerator)')
+    parser.add_argument(
+        '--auto-scale-lr', action='store_true', help='scale the learning rate where the images per step are others'
+    )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
@@ -50,7 +53,8 @@ def set_start(cfg: Config, resume: str | None) -> None:
     if resume is not None:
         cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
-        cfg.load_from = local_checkpoint(cfg, cfg.load_from)
+        keep = resume is not None or cfg.get('default_hooks', {}).get('checkpoint_fit', {}).get('class_head', True)
+        cfg.load_from = local_checkpoint(cfg, cfg.load_from, class_head=keep)
         if cfg.model.backbone.type == 'eomt_mm.TimmViT':
             cfg.model.backbone.update(pretrained=False, weights=None)
 
@@ -62,6 +66,10 @@ def main() -> None:
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+    if args.auto_scale_lr:
+        if 'auto_scale_lr' not in cfg:
+            raise ValueError(f'--auto-scale-lr: {args.config} states no auto_scale_lr.base_batch_size to scale from')
+        cfg.auto_scale_lr.enable = True
     set_start(cfg, args.resume)
     Runner.from_cfg(cfg).train()
 

@@ -1,18 +1,20 @@
 """Loading a configuration so that one override changes one thing and everything derived from it follows."""
 
+import ast
 import difflib
+import os.path as osp
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.registry import DATASETS
+
+from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
+from eomt_mm.datasets.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size')
-LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
-META_KEYS = ('classes', 'palette', 'thing_classes', 'stuff_classes')
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -28,9 +30,11 @@ def load_config(
 
     Args:
         path: of the config.
-        cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root`` and ``img_size``
-            reach every place that uses them (``img_size`` also where a config file restates it).
-        data_root: shorthand for ``cfg_options['data_root']``.
+        cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size`` and
+            ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`) reach every place that uses
+            them, also where a config file restates those of its bases.
+        data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
+            place (:mod:`eomt_mm.datasets.zip_backend`).
 
     Returns:
         complete config.
@@ -45,12 +49,9 @@ def load_config(
     options = dict(cfg_options or {})
     if data_root is not None:
         options['data_root'] = str(data_root)
-    old_root = cfg.get('data_root')
     _warn_unread(cfg, options)
     cfg.merge_from_dict(options)
-    if cfg.get('data_root') != old_root:
-        cfg.data_root = str(cfg.data_root).rstrip('/') + '/'
-        _move_root(cfg._cfg_dict, old_root, cfg.data_root)
+    _settle_root(cfg, Path(path))
     if 'img_size' in cfg:
         for part, key in _places(cfg._cfg_dict, 'img_size'):
             if key not in options:
@@ -60,7 +61,9 @@ def load_config(
         loader = cfg.get(name)
         if loader and loader.get('num_workers') == 0:
             loader.persistent_workers = False  # torch refuses it without workers
+    apply_metainfo(cfg, options)
     check_classes(cfg)
+    _let_metrics_follow(cfg, options)
     return cfg
 
 
@@ -82,6 +85,33 @@ def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
     return [(part, f'{key}.{name}' if key else name) for key, part in _walk(cfg) if name in part]
 
 
+def _settle_root(cfg: Config, path: Path) -> None:
+    """Moves data sets and metrics from the root that the bases state to the config's own, or the user's."""
+    root = cfg.get('data_root')
+    if root is None:
+        return
+    new = zip_root(f'{str(root).rstrip("/")}/')
+    for old in _inherited_roots(path):
+        if old != new:
+            _move_root(cfg._cfg_dict, old, new)
+    cfg.data_root = new
+
+
+def _inherited_roots(path: Path) -> list[str | None]:
+    """``data_root`` of a config file itself and of its bases; [None] where neither states one."""
+    stated = {
+        target.id: node.value
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.Assign)
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }
+    bases = ast.literal_eval(stated['_base_']) if '_base_' in stated else []
+    files = [path.parent / base for base in ([bases] if isinstance(bases, str) else bases) if '::' not in base]
+    roots = [Config.fromfile(file).get('data_root') for file in [path, *files]]
+    return list(dict.fromkeys(root for root in roots if root is not None)) or [None]
+
+
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
     """Replaces the root ``old`` of every path; in a config without one, the data sets' roots."""
     for _, part in _walk(cfg):
@@ -93,6 +123,21 @@ def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
                     part[key] = new
             elif f'{value}/'.startswith(f'{old.rstrip("/")}/'):
                 part[key] = new + value.removeprefix(old.rstrip('/')).removeprefix('/')
+
+
+def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
+    """Metrics that read annotation files read those of the data set that they judge."""
+    for split in ('val', 'test'):
+        loader, metrics = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
+        if not loader or not metrics:
+            continue
+        dataset = loader['dataset']
+        root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
+        paths = dict(ann_file=dataset.get('ann_file'), seg_prefix=prefix.get('seg'))
+        for metric in metrics if isinstance(metrics, list) else [metrics]:
+            for key, path in paths.items():
+                if path and metric.get(key) and f'{split}_evaluator.{key}' not in options:
+                    metric[key] = osp.join(root, path)
 
 
 def _check_img_size(cfg: Config) -> None:
@@ -131,69 +176,3 @@ def _is_unknown(node: Any, keys: list[str]) -> bool:
         else:
             return not (isinstance(node, dict) and 'type' in node)
     return False
-
-
-def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
-    """Class names and palette of a data set config: those of its type, then its own ``metainfo``.
-
-    Returns:
-        of ``classes``, ``palette``, ``thing_classes``, ``stuff_classes`` those that it states.
-    """
-    while 'dataset' in dataset:  # wrappers
-        dataset = dataset['dataset']
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        meta = dict(getattr(registry.get(dataset['type']), 'METAINFO', {}))
-    meta.update(dataset.get('metainfo') or {})
-    return plain_meta(meta)
-
-
-def config_meta(cfg: Config) -> dict[str, Any]:
-    """:func:`dataset_meta` of the data set that a config tests on, or validates or trains on; empty without any."""
-    for loader in reversed(LOADERS):
-        if cfg.get(loader):
-            return dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
-    return {}
-
-
-def plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """The entries that checkpoints keep, as tuples, which ``torch.load(weights_only=True)`` reads."""
-    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
-
-
-def _plain(values: Any) -> Any:
-    return tuple(map(_plain, values)) if isinstance(values, list | tuple) else values
-
-
-def check_classes(cfg: Config) -> None:
-    """Checks the head's class counts against the data sets'.
-
-    Raises:
-        ValueError: with both numbers and the class names.
-    """
-    model = cfg.get('model', {})
-    for loader in LOADERS:
-        if not cfg.get(loader):
-            continue
-        meta = dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
-        if isinstance(model.get('decode_head'), dict):
-            counts = {'model.decode_head.num_classes': 'classes'}
-        else:
-            head = 'model.panoptic_head'
-            counts = dict(
-                panoptic={f'{head}.num_things_classes': 'thing_classes', f'{head}.num_stuff_classes': 'stuff_classes'},
-                instance={f'{head}.num_things_classes': 'classes'},
-            ).get(model.get('panoptic_head', {}).get('task'), {})
-        for key, kind in counts.items():
-            _, head, name = key.split('.')
-            _compare(loader, key, model[head].get(name), meta, kind)
-
-
-def _compare(loader: str, key: str, count: int | None, meta: dict[str, Any], kind: str) -> None:
-    names = meta.get(kind, ())
-    if count is None or 'classes' not in meta or count == len(names):
-        return
-    shown = ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')
-    raise ValueError(
-        f'{key}={count}, but the data set of {loader} has {len(names)} {kind}: {shown}. '
-        f'Set {key}={len(names)}, or the metainfo of the data set to your classes'
-    )

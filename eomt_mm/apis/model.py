@@ -2,15 +2,17 @@
 
 from pathlib import Path
 
+import timm
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
 from mmengine.runner import load_state_dict
 from torch import Tensor, nn
 
-from eomt_mm.apis.config import config_meta, load_config
+from eomt_mm.apis.classes import config_meta
+from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.class_order import class_order_for
-from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.checkpoints.files import hub_address, written_aside
 from eomt_mm.checkpoints.importing import ImportReport, import_checkpoint
 
 
@@ -47,8 +49,19 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     return model.to(device).eval()
 
 
-def import_for(cfg: Config, source: str | Path, expected: dict[str, Tensor]) -> tuple[dict[str, Tensor], ImportReport]:
+def import_for(
+    cfg: Config, source: str | Path, expected: dict[str, Tensor], class_head: bool = True
+) -> tuple[dict[str, Tensor], ImportReport]:
     """:func:`~eomt_mm.checkpoints.importing.import_checkpoint` for the model of a config.
+
+    Official DINOv3 files hold differences to the pretrained backbone; that of the config (its ``weights``, or with
+    ``pretrained`` timm's on the hub) is then added.
+
+    Args:
+        cfg: of the model.
+        source: see :func:`local_checkpoint`.
+        expected: the model's ``state_dict()``.
+        class_head: False leaves out the class predictor, for other classes.
 
     Raises:
         ValueError: naming the converter, which has flags for files that do not tell everything themselves.
@@ -56,19 +69,32 @@ def import_for(cfg: Config, source: str | Path, expected: dict[str, Tensor]) -> 
     meta = config_meta(cfg)
     num_things = len(meta['thing_classes']) if 'thing_classes' in meta else None
     try:
-        return import_checkpoint(source, expected, class_order=class_order_for(meta.get('classes'), num_things))
+        return import_checkpoint(
+            source, expected, class_head=class_head, default_base=_base_of(cfg),
+            class_order=class_order_for(meta.get('classes'), num_things),
+        )  # fmt: skip
     except ValueError as error:
         raise ValueError(
             f'{error}\n(flags are those of tools/convert_checkpoint.py SRC DST --config CONFIG)'
         ) from error
 
 
-def local_checkpoint(cfg: Config, source: str | Path) -> str:
+def _base_of(cfg: Config) -> str | None:
+    """Where the pretrained weights of the config's backbone are, if it may use them."""
+    backbone = cfg.model.get('backbone', {})
+    if backbone.get('weights') or not backbone.get('pretrained'):
+        return backbone.get('weights')
+    known = timm.get_pretrained_cfg(backbone.get('model_name', ''), allow_unregistered=True)
+    return f'hf://{known.hf_hub_id}' if known is not None and known.hf_hub_id else None
+
+
+def local_checkpoint(cfg: Config, source: str | Path, class_head: bool = True) -> str:
     """A checkpoint as mmengine's runner reads it: a ``.pth`` is taken as ours, other formats are converted.
 
     Args:
         cfg: of the model; the converted file goes to ``cfg.work_dir``.
-        source: file, folder, ``hf://owner/name[@revision]``, or an address that mmengine reads.
+        source: file, folder, ``hf://owner/name[@revision]`` or its page, or an address that mmengine reads.
+        class_head: False leaves the class predictor of other formats out, for other classes.
 
     Returns:
         path or address.
@@ -77,13 +103,13 @@ def local_checkpoint(cfg: Config, source: str | Path) -> str:
         FileNotFoundError: there is no such file.
         ValueError: its weights are not this model's.
     """
-    source = str(source)
+    source = hub_address(str(source))
     if source.endswith('.pth') or ('://' in source and not source.startswith('hf:')):
         check_checkpoint(source)
         return source
     with torch.device('meta'):  # names and shapes are enough
         expected = MODELS.build(cfg.model).state_dict()
-    state, report = import_for(cfg, source, expected)
+    state, report = import_for(cfg, source, expected, class_head)
     print(report.text())
     name = source.removeprefix('hf://').strip('/.').replace('/', '--')
     target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'

@@ -20,6 +20,9 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 HUB = re.compile(r'hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?')
+HUB_PAGE = re.compile(
+    r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:resolve|blob|tree)/(?P<revision>[\w.-]+).*)?/?(?:[?#].*)?'
+)
 HUB_FILES = ['*.json', '*.safetensors', 'pytorch_model.bin']
 # In a folder the first of these counts. safetensors first: Hugging Face's own format is never a delta.
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
@@ -50,7 +53,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 
     Args:
         source: ``.safetensors``, or any name that ``torch.load`` reads; a folder with one of ``FOLDER_FILES``; or
-            ``hf://owner/name[@revision]``, which is downloaded once and then found in the hub's cache.
+            ``hf://owner/name[@revision]`` (or its page's address), which is downloaded once and then found in the
+            hub's cache.
 
     Returns:
         weights on the CPU.
@@ -60,7 +64,8 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         ConnectionError: the download failed.
         ValueError: the file is damaged, holds no weights, or would execute code.
     """
-    path = download(str(source)) if str(source).startswith('hf:') else Path(source)
+    address = hub_address(str(source))
+    path = download(address) if address.startswith('hf:') else Path(source)
     if not path.exists():
         raise FileNotFoundError(
             f'checkpoint {path} does not exist: give a file, a folder of Hugging Face, or hf://owner/name[@revision]'
@@ -78,6 +83,18 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         saved = _read_torch(path)
     meta = saved.get('meta') if isinstance(saved, Mapping) else None
     return Checkpoint(_flat(saved, path), str(path), config, dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def hub_address(source: str) -> str:
+    """``https://huggingface.co/owner/name[/resolve/revision/...]`` as ``hf://owner/name[@revision]``; others as is.
+
+    All released files have one name, so a cache by file names would mix them up; the hub's own cache does not.
+    """
+    found = HUB_PAGE.fullmatch(source)
+    if not found:
+        return source
+    revision = found['revision']
+    return f'hf://{found["repo"]}' + (f'@{revision}' if revision not in (None, 'main') else '')
 
 
 def download(address: str) -> Path:

@@ -80,6 +80,7 @@ def import_checkpoint(
     head: str | None = None,
     class_order: ClassOrder = 'auto',
     progress: Progress | None = None,
+    default_base: str | Path | None = None,
 ) -> tuple[State, ImportReport]:
     """Weights of a checkpoint in any known format, in the names of our models.
 
@@ -93,6 +94,7 @@ def import_checkpoint(
         class_order: 'ade20k' brings ADE20K's panoptic class rows into mmdet's order, 'as_stored' does not; 'auto'
             does for a ``panoptic_head`` with 150 classes, unless the file is ours.
         progress: is called with the name of each stage as it begins, one of ``STAGES``.
+        default_base: taken for ``base`` where the file turns out to hold differences and no ``base`` is given.
 
     Returns:
         weights, float32 where the file has a floating type, and a report. With a model they are complete, but for
@@ -114,7 +116,7 @@ def import_checkpoint(
             f'{listed(mapped.unexpected)}\nIt is of another model; remove them where they are not needed'
         )
     tell(STAGES[2])
-    state, kind = _absolute(read, known, mapped, base, weights)
+    state, kind = _absolute(read, known, mapped, base, default_base, weights)
     found = describe(state)
     size = read.config.get('image_size')
     if found.img_size is None and isinstance(size, int) and known.whole:
@@ -138,11 +140,13 @@ def import_checkpoint(
 
 
 def _absolute(
-    read: Checkpoint, known: Format, mapped: Mapped, base: str | Path | None, weights: Weights
-) -> tuple[State, str]:
+    read: Checkpoint, known: Format, mapped: Mapped, base: str | Path | None, default_base: str | Path | None,
+    weights: Weights,
+) -> tuple[State, str]:  # fmt: skip
     """Absolute weights in our names, and what the file's are."""
     kind = resolve(weights, known, read.state, read.path)
     if kind == 'delta':
+        base = base or default_base
         state, title = add_base(mapped.weights, base, read.path)
         mapped.notes.append(f'backbone: {base} ({title}) + the differences of the file')
         return state, kind

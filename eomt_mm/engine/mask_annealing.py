@@ -14,13 +14,13 @@ from eomt_mm.models.masked_attention import annealed_keep_prob
 from eomt_mm.registry import HOOKS
 
 
-def published_steps(num_blocks: int, total: int) -> list[tuple[int, int]]:
+def published_steps(num_blocks: int, total: int, unit: int | None = None) -> list[tuple[int, int]]:
     """(start, end) of the annealing of each joint block in a schedule of ``total`` steps.
 
     With the unit u = total // 6, starts run evenly from u to 4u and each block takes u steps; halves round up. This
-    gives the published steps of every configuration but those that state their own.
+    gives the published steps of every configuration but those whose hook states ``unit``, ``first_block`` or both.
     """
-    unit = total // 6
+    unit = total // 6 if unit is None else unit
     starts = [math.floor(unit * (1 + 3 * b / max(1, num_blocks - 1)) + 0.5) for b in range(num_blocks)]
     return [(start, start + unit) for start in starts]
 
@@ -29,12 +29,17 @@ def published_steps(num_blocks: int, total: int) -> list[tuple[int, int]]:
 class MaskAnnealingHook(Hook):
     """Sets the keep probability of each joint block's masks after every iteration, and logs it.
 
+    Without ``starts`` and ``ends`` the steps follow from the rule of the published recipes, from 1/6..4/6 to 2/6..5/6
+    of the schedule for any number of joint blocks (:func:`published_steps`).
+
     Args:
         starts, ends: per joint block, where its annealing starts and ends: fractions of ``max_iters`` in [0, 1] or,
-            with ``total_steps``, optimiser steps. None: as published,
-            from 1/6..4/6 to 2/6..5/6 of the schedule (:func:`published_steps`).
-        total_steps: length of the schedule that ``starts`` and ``ends`` are steps of. Where ``max_iters`` differs,
-            they are scaled to it.
+            with ``total_steps``, optimiser steps.
+        unit: optimiser steps that each block takes, where the rule's sixth of the schedule is not what was published.
+        first_block: (start, end) of the first joint block in optimiser steps, in place of the rule's (published with
+            DINOv3: (0, 3000)).
+        total_steps: length of the schedule that all of these are steps of. Where ``max_iters`` differs, they are
+            scaled to it.
         power: exponent of the fall.
 
     Raises:
@@ -45,9 +50,22 @@ class MaskAnnealingHook(Hook):
         self,
         starts: Sequence[float] | None = None,
         ends: Sequence[float] | None = None,
+        unit: int | None = None,
+        first_block: tuple[int, int] | None = None,
         total_steps: int | None = None,
         power: float = 0.9,
     ) -> None:
+        if starts is not None and (unit is not None or first_block is not None):
+            raise ValueError(f'starts={starts} with unit={unit}, first_block={first_block}: steps or a rule, not both')
+        if (unit is not None or first_block is not None) and total_steps is None:
+            raise ValueError(
+                f'unit={unit}, first_block={first_block} need total_steps, the length of the schedule that they are '
+                f'steps of'
+            )
+        if first_block is not None and not 0 <= first_block[0] <= first_block[1]:
+            raise ValueError(f'first_block={first_block}: 0 <= start <= end, in optimiser steps')
+        if unit is not None and unit < 1:
+            raise ValueError(f'unit={unit}: at least 1 optimiser step')
         if (starts is None) != (ends is None):
             raise ValueError(f'starts={starts}, ends={ends}: give both or neither')
         if starts is not None and ends is not None:
@@ -58,10 +76,12 @@ class MaskAnnealingHook(Hook):
                     f'ends={ends} exceed 1: give fractions of max_iters, or set total_steps to the length of the '
                     f'schedule that they are steps of'
                 )
-        elif total_steps is not None:
-            raise ValueError(f'total_steps={total_steps} needs starts and ends in steps')
+        elif total_steps is not None and unit is None and first_block is None:
+            raise ValueError(f'total_steps={total_steps} needs starts and ends, unit, or first_block in steps')
         self.starts = starts
         self.ends = ends
+        self.unit = unit
+        self.first_block = first_block
         self.total_steps = total_steps
         self.power = power
         self._steps: list[tuple[int, int]] = []
@@ -80,7 +100,7 @@ class MaskAnnealingHook(Hook):
             print_log(
                 f'masks stay on: after the last of {runner.max_iters} iterations the keep probabilities are {left}, '
                 f'but masks are off in evaluation. Let the annealing end within the schedule '
-                f'(MaskAnnealingHook ends={self.ends}, total_steps={self.total_steps})',
+                f'(MaskAnnealingHook ends={self.ends}, unit={self.unit}, total_steps={self.total_steps})',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -95,17 +115,20 @@ class MaskAnnealingHook(Hook):
     def annealing_steps(self, num_blocks: int, max_iters: int) -> list[tuple[int, int]]:
         """(start, end) of each joint block in steps of a schedule of ``max_iters``."""
         if self.starts is None or self.ends is None:
-            return published_steps(num_blocks, max_iters)
-        if len(self.starts) != num_blocks:
+            if self.total_steps is None:
+                return published_steps(num_blocks, max_iters)
+            stated: list[tuple[float, float]] = [*published_steps(num_blocks, self.total_steps, self.unit)]
+            if self.first_block is not None:
+                stated[0] = self.first_block
+        elif len(self.starts) == num_blocks:
+            stated = list(zip(self.starts, self.ends, strict=True))
+        else:
             raise ValueError(
                 f'MaskAnnealingHook has {len(self.starts)} starts and ends, the model {num_blocks} joint blocks: '
                 f'give one of each per block'
             )
-        unit = max_iters / (self.total_steps or 1)
-        return [
-            (math.floor(start * unit + 0.5), math.floor(end * unit + 0.5))
-            for start, end in zip(self.starts, self.ends, strict=True)
-        ]
+        scale = max_iters / (self.total_steps or 1)
+        return [(math.floor(start * scale + 0.5), math.floor(end * scale + 0.5)) for start, end in stated]
 
     def keep_probs(self, step: int) -> list[float]:
         """Keep probability of each joint block after ``step`` steps."""

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from mmengine.logging import print_log
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
 from eomt_mm.registry import PARAM_SCHEDULERS
@@ -32,13 +33,15 @@ class TwoStagePolyLR(_ParamScheduler):
     Args:
         optimizer: with groups that carry ``is_backbone``
             (:class:`~eomt_mm.engine.layer_decay.LayerDecayOptimWrapperConstructor`).
-        warmup_steps: (w0, w1); published are (500, 1000) with DINOv2, (2000, 3000) with DINOv3.
+        warmup_steps: (w0, w1); published are (500, 1000) with DINOv2, (2000, 3000) with DINOv3. Where both make up
+            more than ``max_warmup`` of the schedule they are shortened to that, in proportion, and the log says so.
         end: length of the schedule; mmengine fills in the training loop's ``max_iters``.
         power: of the decay.
+        max_warmup: largest share of the schedule, in (0, 1]; the largest published is just below a quarter.
         last_step, verbose: mmengine's.
 
     Raises:
-        ValueError: where the warm-up is longer than the schedule.
+        ValueError: for negative steps, or a share outside (0, 1].
     """
 
     def __init__(
@@ -47,19 +50,27 @@ class TwoStagePolyLR(_ParamScheduler):
         end: int,
         warmup_steps: tuple[int, int] = (500, 1000),
         power: float = 0.9,
+        max_warmup: float = 0.25,
         by_epoch: bool = False,
         last_step: int = -1,
         verbose: bool = False,
     ) -> None:
         if by_epoch:
             raise ValueError('by_epoch=True: TwoStagePolyLR counts iterations; set by_epoch=False')
-        if min(warmup_steps) < 0 or sum(warmup_steps) >= end:
+        if min(warmup_steps) < 0 or not 0 < max_warmup <= 1:
             raise ValueError(
-                f'warmup_steps={tuple(warmup_steps)} do not fit a schedule of {end} iterations: '
-                f'lower param_scheduler.0.warmup_steps or raise train_cfg.max_iters'
+                f'warmup_steps={tuple(warmup_steps)}, max_warmup={max_warmup}: steps from 0 on, a share in (0, 1]'
             )
         self.total = end
         self.warmup_steps = (warmup_steps[0], warmup_steps[1])
+        if sum(warmup_steps) > max_warmup * end:
+            share = max_warmup * end / sum(warmup_steps)
+            self.warmup_steps = (int(warmup_steps[0] * share), int(warmup_steps[1] * share))
+            print_log(
+                f'warm-up of {tuple(warmup_steps)} steps shortened to {self.warmup_steps}: the schedule has {end} '
+                f'(TwoStagePolyLR max_warmup={max_warmup})',
+                logger='current',
+            )
         self.power = power
         super().__init__(optimizer, 'lr', end=end, last_step=last_step, by_epoch=False, verbose=verbose)
 

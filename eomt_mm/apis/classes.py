@@ -1,0 +1,177 @@
+"""Class names of a config: from the data sets, or stated once as ``metainfo``; class counts of the head follow."""
+
+import colorsys
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import DATASETS
+
+LOADERS = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+META_KEYS = ('classes', 'palette', 'thing_classes', 'stuff_classes')
+# Okabe and Ito, "Color Universal Design", 2008 (jfly.uni-koeln.de/color): safe for colour-blind readers.
+FIRST_COLOURS = (
+    (213, 94, 0),
+    (0, 114, 178),
+    (240, 228, 66),
+    (204, 121, 167),
+    (86, 180, 233),
+    (0, 158, 115),
+    (230, 159, 0),
+)
+
+
+def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
+    """Brings the top-level ``metainfo`` into every data set, and class counts into the head.
+
+    ``metainfo`` states the class names once: ``classes`` or, for panoptic segmentation, ``thing_classes`` and
+    ``stuff_classes`` (classes are things, then stuff). A ``palette`` is made where none is given. Counts that the head
+    leaves out follow from the data set's classes; with a ``metainfo`` all of them do.
+
+    Args:
+        cfg: changed in place.
+        fixed: dotted keys that the user set and that stay, such as 'model.decode_head.num_classes'.
+
+    Raises:
+        ValueError: the metainfo does not state the classes that the task needs, or states them twice.
+    """
+    stated = cfg.get('metainfo')
+    if stated is not None and _task(cfg):
+        meta = complete_metainfo(dict(stated), _task(cfg))
+        cfg.metainfo = meta
+        for dataset in _datasets(cfg):
+            dataset['metainfo'] = meta
+    for key, kind in _counts(cfg).items():
+        _, head, name = key.split('.')
+        names = config_meta(cfg).get(kind)
+        if names is not None and key not in fixed and (stated is not None or name not in cfg.model[head]):
+            cfg.model[head][name] = len(names)
+
+
+def complete_metainfo(meta: dict[str, Any], task: str) -> dict[str, Any]:
+    """Class names and palette of a user's ``metainfo``, complete for a task ('semantic', 'instance', 'panoptic').
+
+    Raises:
+        ValueError: classes are missing, stated twice, or do not fit the palette.
+    """
+    if task == 'panoptic':
+        things, stuff = (list(meta.get(kind, ())) for kind in ('thing_classes', 'stuff_classes'))
+        if not things + stuff or list(meta.get('classes', things + stuff)) != things + stuff:
+            raise ValueError(
+                f'metainfo={_short(meta)}: panoptic segmentation needs thing_classes=(...) and stuff_classes=(...); '
+                f'classes, where stated, are the things followed by the stuff'
+            )
+        meta.update(thing_classes=tuple(things), stuff_classes=tuple(stuff), classes=tuple(things + stuff))
+    elif not meta.get('classes'):
+        raise ValueError(f'metainfo={_short(meta)}: {task} segmentation needs classes=(...), the names of the classes')
+    classes = meta['classes']
+    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
+        raise ValueError(f'metainfo.classes={classes!r}: a tuple of names; for a single class (name,) with its comma')
+    if len(set(classes)) < len(classes):
+        raise ValueError(f'metainfo: class names repeat: {sorted({n for n in classes if list(classes).count(n) > 1})}')
+    palette = meta.setdefault('palette', default_palette(len(classes)))
+    if len(palette) < len(classes):
+        raise ValueError(f'metainfo.palette has {len(palette)} colours for {len(classes)} classes: leave it out')
+    return meta
+
+
+def default_palette(count: int) -> list[tuple[int, int, int]]:
+    """RGB colours of ``count`` classes: seven that colour-blind readers tell apart, then hues far from each other."""
+    more = []
+    for k in range(count - len(FIRST_COLOURS)):
+        hue, level = k * 0.618034 % 1, k // 8 % 3  # steps of the golden ratio never come near an earlier hue
+        rgb = colorsys.hsv_to_rgb(hue, (0.75, 0.45, 1.0)[level], (0.9, 0.75, 0.55)[level])
+        more.append((round(255 * rgb[0]), round(255 * rgb[1]), round(255 * rgb[2])))
+    return [*FIRST_COLOURS, *more][:count]
+
+
+def _short(meta: dict[str, Any]) -> dict[str, Any]:
+    return {key: meta[key] for key in META_KEYS if key in meta and key != 'palette'}
+
+
+def _task(cfg: Config) -> str:
+    """'semantic', 'instance', 'panoptic', or for other models ''."""
+    model = cfg.get('model', {})
+    if isinstance(model.get('decode_head'), dict):
+        return 'semantic'
+    task = model.get('panoptic_head', {}).get('task', '')
+    return task if task in ('instance', 'panoptic') else ''
+
+
+def _datasets(cfg: Config) -> Iterator[dict[str, Any]]:
+    """The data sets of all loaders that read files, inside whatever wrappers."""
+    waiting = [cfg[loader]['dataset'] for loader in LOADERS if cfg.get(loader)]
+    while waiting:
+        dataset = waiting.pop()
+        inner = [dataset['dataset']] if 'dataset' in dataset else list(dataset.get('datasets', ()))
+        waiting += inner
+        if not inner:
+            yield dataset
+
+
+def _counts(cfg: Config) -> dict[str, str]:
+    """Keys of the head's class counts, and the kind of classes that each counts; empty for other models."""
+    head = 'model.panoptic_head'
+    return dict(
+        semantic={'model.decode_head.num_classes': 'classes'},
+        panoptic={f'{head}.num_things_classes': 'thing_classes', f'{head}.num_stuff_classes': 'stuff_classes'},
+        instance={f'{head}.num_things_classes': 'classes'},
+    ).get(_task(cfg), {})
+
+
+def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
+    """Class names and palette of a data set config: those of its type, then its own ``metainfo``.
+
+    Returns:
+        of ``classes``, ``palette``, ``thing_classes``, ``stuff_classes`` those that it states.
+    """
+    while 'dataset' in dataset or 'datasets' in dataset:  # wrappers
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        meta = dict(getattr(registry.get(dataset['type']), 'METAINFO', {}))
+    meta.update(dataset.get('metainfo') or {})
+    return plain_meta(meta)
+
+
+def config_meta(cfg: Config) -> dict[str, Any]:
+    """:func:`dataset_meta` of the data set that a config tests on, or validates or trains on; empty without any."""
+    for loader in reversed(LOADERS):
+        if cfg.get(loader):
+            return dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
+    return {}
+
+
+def plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
+    """The entries that checkpoints keep, as tuples, which ``torch.load(weights_only=True)`` reads."""
+    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
+
+
+def _plain(values: Any) -> Any:
+    return tuple(map(_plain, values)) if isinstance(values, list | tuple) else values
+
+
+def check_classes(cfg: Config) -> None:
+    """Checks the head's class counts against the data sets'.
+
+    Raises:
+        ValueError: with both numbers and the class names.
+    """
+    model = cfg.get('model', {})
+    for loader in LOADERS:
+        if not cfg.get(loader):
+            continue
+        meta = dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
+        for key, kind in _counts(cfg).items():
+            _, head, name = key.split('.')
+            _compare(loader, key, model[head].get(name), meta, kind)
+
+
+def _compare(loader: str, key: str, count: int | None, meta: dict[str, Any], kind: str) -> None:
+    names = meta.get(kind, ())
+    if count is None or 'classes' not in meta or count == len(names):
+        return
+    shown = ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')
+    raise ValueError(
+        f'{key}={count}, but the data set of {loader} has {len(names)} {kind}: {shown}. '
+        f'Set {key}={len(names)}, or the metainfo of the data set to your classes'
+    )
