@@ -1,4 +1,4 @@
-"""EoMT-S DINOv2, ADE20K semantic, 512 px: nobody published it; L's schedule."""
+"""EoMT-S DINOv2, ADE20K semantic, 512 px: nobody published it; L's recipe with 3 joint blocks."""
 _base_ = [
     '../_base_/recipes/ade20k_semantic.py',
     '../_base_/backbones/dinov2_small.py',

@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/recipes/coco_instance.py',
     '../_base_/backbones/dinov2_large.py',
-    '../_base_/schedules/coco_instance_12e_4blocks.py',
+    '../_base_/schedules/coco_instance_12e.py',
 ]
 model = dict(backbone=_base_.backbone)

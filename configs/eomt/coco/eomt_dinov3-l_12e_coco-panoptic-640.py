@@ -2,6 +2,6 @@
 _base_ = [
     '../_base_/recipes/coco_panoptic.py',
     '../_base_/backbones/dinov3_large.py',
-    '../_base_/schedules/coco_12e_dinov3_4blocks.py',
+    '../_base_/schedules/coco_12e_dinov3.py',
 ]
 model = dict(backbone=_base_.backbone)

@@ -7,3 +7,4 @@ optim_wrapper = dict(
     paramwise_cfg=dict(layer_decay=0.8, decay_joint_blocks=True),
 )
 param_scheduler = [dict(type='eomt_mm.TwoStagePolyLR', warmup_steps=(500, 1000), by_epoch=False)]
+auto_scale_lr = dict(enable=False, base_batch_size=16)  # images per step that the learning rate is for

@@ -1,4 +1,5 @@
 """ADE20K semantic: 150 classes; label 0 of the files is void."""
+_base_ = ['./loaders.py']
 data_root = 'data/ade/ADEChallengeData2016/'
 img_size = 512
 
@@ -16,12 +17,7 @@ test_pipeline = [
     dict(type='eomt_mm.LoadSemanticMap'),
     dict(type='PackSegInputs'),
 ]
-# 16 images in total as published: 4 GPUs x 4.
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
@@ -30,11 +26,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='ADE20KDataset',
         data_root=data_root,
@@ -46,5 +37,3 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(type='IoUMetric', iou_metrics=['mIoU'])
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

@@ -1,4 +1,5 @@
 """COCO instance: 80 classes."""
+_base_ = ['./loaders.py']
 data_root = 'data/coco/'
 img_size = 640
 
@@ -15,12 +16,7 @@ test_pipeline = [
     dict(type='eomt_mm.LoadInstances'),
     dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
-# 16 images in total as published: 4 GPUs x 4.
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='CocoDataset',
         data_root=data_root,
@@ -31,11 +27,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     # test_mode keeps images without annotation: their false positives count.
     dataset=dict(
         type='CocoDataset',
@@ -47,7 +38,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='CocoMetric', ann_file=data_root + 'annotations/instances_val2017.json', metric='segm')
+val_evaluator = dict(type='eomt_mm.InstanceAP', ann_file=data_root + 'annotations/instances_val2017.json')
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

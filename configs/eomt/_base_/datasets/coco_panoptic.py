@@ -1,4 +1,5 @@
 """COCO panoptic: 80 things, 53 stuff."""
+_base_ = ['./loaders.py']
 data_root = 'data/coco/'
 img_size = 640
 
@@ -15,12 +16,7 @@ test_pipeline = [
     dict(type='eomt_mm.LoadPanopticSegments'),
     dict(type='eomt_mm.PackSegments'),
 ]
-# 16 images in total as published: 4 GPUs x 4.
 train_dataloader = dict(
-    batch_size=4,
-    num_workers=4,
-    persistent_workers=True,
-    sampler=dict(type='InfiniteSampler', shuffle=True),
     dataset=dict(
         type='eomt_mm.CocoPanoptic',
         data_root=data_root,
@@ -31,11 +27,6 @@ train_dataloader = dict(
     ),
 )
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=2,
-    persistent_workers=True,
-    drop_last=False,
-    sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
         type='eomt_mm.CocoPanoptic',
         data_root=data_root,
@@ -52,5 +43,3 @@ val_evaluator = dict(
     seg_prefix=data_root + 'annotations/panoptic_val2017/',
 )
 test_evaluator = val_evaluator
-val_cfg = dict(type='ValLoop')
-test_cfg = dict(type='TestLoop')

@@ -1,0 +1,8 @@
+"""EoMT-g DINOv2, ADE20K panoptic, 1280 px: PQ 52.8 (EoMT model zoo, DINOv2)."""
+_base_ = [
+    '../_base_/recipes/ade20k_panoptic_1280.py',
+    '../_base_/backbones/dinov2_giant.py',
+    '../_base_/schedules/ade20k_31e.py',
+]
+model = dict(backbone=_base_.backbone)
+load_from = 'hf://tue-mps/coco_panoptic_eomt_giant_1280'

@@ -1,0 +1,7 @@
+"""EoMT-S DINOv2, ADE20K instance, 640 px: nobody published it; recipe of ADE20K panoptic, from the backbone alone."""
+_base_ = [
+    '../_base_/recipes/ade20k_instance.py',
+    '../_base_/backbones/dinov2_small.py',
+    '../_base_/schedules/ade20k_31e.py',
+]
+model = dict(backbone=_base_.backbone)

@@ -1,0 +1,11 @@
+"""EoMT-S DINOv3, ADE20K semantic, 512 px: mIoU 46.6 (LightlyTrain, its own recipe of 40k steps).
+
+Not published by EoMT's authors; here L's recipe with 3 joint blocks.
+"""
+_base_ = [
+    '../_base_/recipes/ade20k_semantic.py',
+    '../_base_/backbones/dinov3_small.py',
+    '../_base_/schedules/ade20k_16e_dinov3.py',
+]
+model = dict(backbone=_base_.backbone)
+optim_wrapper = dict(paramwise_cfg=dict(layer_decay=1.0))

@@ -1,0 +1,7 @@
+"""EoMT-g DINOv2, COCO panoptic, 1280 px: PQ 59.2 (EoMT model zoo, DINOv2)."""
+_base_ = [
+    '../_base_/recipes/coco_panoptic_1280.py',
+    '../_base_/backbones/dinov2_giant.py',
+    '../_base_/schedules/coco_12e.py',
+]
+model = dict(backbone=_base_.backbone)

@@ -1,0 +1,10 @@
+"""EoMT-S DINOv2, COCO-Stuff 164k semantic, 512 px: nobody published it.
+
+Here schedule and annealing of COCO panoptic, augmentation of ADE20K semantic without colours, of which COCO has none.
+"""
+_base_ = [
+    '../_base_/recipes/coco_semantic.py',
+    '../_base_/backbones/dinov2_small.py',
+    '../_base_/schedules/coco_12e.py',
+]
+model = dict(backbone=_base_.backbone)

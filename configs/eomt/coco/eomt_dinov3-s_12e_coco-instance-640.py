@@ -1,0 +1,10 @@
+"""EoMT-S DINOv3, COCO instance, 640 px: AP 32.6 (LightlyTrain, its own recipe of 90k steps).
+
+Not published by EoMT's authors; here L's recipe with 3 joint blocks.
+"""
+_base_ = [
+    '../_base_/recipes/coco_instance.py',
+    '../_base_/backbones/dinov3_small.py',
+    '../_base_/schedules/coco_instance_12e.py',
+]
+model = dict(backbone=_base_.backbone)
