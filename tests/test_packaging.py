@@ -102,6 +102,11 @@ def test_metadata(tree: Path) -> None:
         assert any(name.startswith(folder) and name.endswith('LICENSE') for name in archive.namelist())
     assert wheel.name == f'eomt_mm-{eomt_mm.__version__}-py3-none-any.whl'
     assert 'Requires-Python: >=3.10\n' in text
+    assert {line for line in text.splitlines() if line.startswith('Provides-Extra')} == {
+        'Provides-Extra: lite',
+        'Provides-Extra: mim',
+        'Provides-Extra: test',
+    }
     needed = [line for line in text.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
     assert needed and not [line for line in needed if 'mm' in line.replace('timm', '')]  # neutral: no OpenMMLab package
 
