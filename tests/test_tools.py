@@ -1,5 +1,6 @@
 """Training, testing and resuming through tools/, from files, for the three tasks."""
 
+import ast
 import copy
 import json
 import pickle
@@ -149,7 +150,7 @@ def test_checkpoint_of_another_shape_is_refused(tool: Callable, coco_root: Path,
     tool('train.py', CONFIGS['panoptic'], *arguments, *small('panoptic', 1))
     options, wrong = small('panoptic', 1), 'model.panoptic_head.num_queries=7'
     pairs = dict(option.split('=') for option in options if option.startswith(('model', 'img')))
-    values = {key: int(value) for key, value in pairs.items()}
+    values = {key: ast.literal_eval(value) for key, value in pairs.items()}
     cfg = load_config(CONFIGS['panoptic'], {**values, 'model.panoptic_head.num_queries': 7}, coco_root)
     for use in (
         lambda: init_model(cfg, tmp_path / 'iter_1.pth'),

@@ -19,10 +19,11 @@ HEAD = dict(panoptic='panoptic_head', instance='panoptic_head', semantic='decode
 METRIC = dict(panoptic='coco_panoptic/PQ', instance='coco/segm_mAP', semantic='mIoU')
 
 
-def small(task: str, max_iters: int = 2, **more: Any) -> list[str]:
-    """Overrides for a model and a run that take a second."""
+def shrunk(task: str, max_iters: int = 2) -> list[str]:
+    """Overrides for a model of any leaf and a run that take a second."""
     options = {
         'img_size': 64,
+        'model.backbone.pretrained': False,
         'model.backbone.depth': 2,
         'model.backbone.embed_dim': 48,
         'model.backbone.num_heads': 3,
@@ -37,12 +38,16 @@ def small(task: str, max_iters: int = 2, **more: Any) -> list[str]:
         'train_cfg.max_iters': max_iters,
         'default_hooks.logger.interval': 1,
     }
-    if task == 'instance':
-        options['model.panoptic_head.num_things_classes'] = 4
-        for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
-            options[f'{loader}.dataset.metainfo.classes'] = THINGS
-    options.update({key.replace('__', '.'): value for key, value in more.items()})
     return [f'{key}={value}' for key, value in options.items()]
+
+
+def small(task: str, max_iters: int = 2, **more: Any) -> list[str]:
+    """`shrunk`, for the toy configs and the classes of generated data."""
+    options: dict[str, Any] = {}
+    if task == 'instance':
+        options['metainfo.classes'] = THINGS
+    options.update({key.replace('__', '.'): value for key, value in more.items()})
+    return [*shrunk(task, max_iters), *(f'{key}={value}' for key, value in options.items())]
 
 
 def metrics(work_dir: Path) -> dict[str, float]:

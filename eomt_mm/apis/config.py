@@ -14,7 +14,7 @@ from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.datasets.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
-SHARED_KEYS = ('data_root', 'img_size')
+SHARED_KEYS = ('data_root', 'img_size', 'metainfo')
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
