@@ -16,13 +16,13 @@ README = (ROOT / 'README.md').read_text()
 def own_config() -> str:
     blocks = re.findall(r'```python\n(.*?)```', README, flags=re.DOTALL)
     (block,) = [block for block in blocks if block.startswith('_base_')]
-    return block.replace("'configs/", f"'{ROOT}/configs/")
+    return block.replace("'../eomt/", f"'{ROOT}/configs/eomt/")
 
 
 def test_panoptic_example_loads(tmp_path: Path) -> None:
     (tmp_path / 'own.py').write_text(own_config())
     cfg = load_config(tmp_path / 'own.py', {'model.backbone.depth': 1}, data_root='elsewhere')
-    assert cfg.test_evaluator.ann_file == 'elsewhere/val.json'
+    assert cfg.test_evaluator.ann_file == 'elsewhere/annotations/panoptic_val.json'
     assert MODELS.build(cfg.model).panoptic_head.num_classes == 4
 
 
