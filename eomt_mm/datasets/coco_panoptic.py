@@ -1,12 +1,11 @@
 """Data sets in the COCO panoptic format: one json and a folder of PNGs (https://cocodataset.org/#format-data)."""
 
 import os.path as osp
-from collections.abc import Sequence
 from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
-from mmengine.fileio import load
 
+from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_coco_json
 from eomt_mm.datasets.panoptic_png import NUM_IDS
 from eomt_mm.datasets.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
@@ -28,27 +27,13 @@ def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: b
         FileNotFoundError: there is no such file.
         ValueError: the file is no json, an instances json, or has faulty entries.
     """
-    try:
-        data = load(path, file_format='json', backend_args=backend_args)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
-    except ValueError as error:
-        raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
-    if isinstance(data, dict) and not annotated:
-        data.setdefault('annotations', [])
-    keys = [key for key in ('images', 'categories', 'annotations') if not isinstance(data, dict) or key not in data]
-    if keys:
-        raise ValueError(
-            f'{path} has no {keys}: give a json in the COCO panoptic format, such as panoptic_val2017.json'
-        )
+    example = 'the COCO panoptic format, such as panoptic_val2017.json'
+    data = read_coco_json(path, example, annotated, backend_args)
     _check_annotations(data, path)
     return data
 
 
 def _check_annotations(data: dict[str, Any], path: str) -> None:
-    for image in data['images']:
-        if not {'id', 'file_name', 'height', 'width'} <= image.keys():
-            raise ValueError(f'{path}: image {image} needs "id", "file_name", "height" and "width" (pixels)')
     for annotation in data['annotations']:
         if 'segments_info' not in annotation:
             raise ValueError(
@@ -82,34 +67,6 @@ def _check_segments(data: dict[str, Any], path: str) -> None:
         if unknown:
             raise ValueError(f'{path}: image {image} has segments of categories {sorted(unknown)}, not in "categories"')
         images.add(image)
-
-
-def categories_by_name(data: dict[str, Any], classes: Sequence[str], path: str) -> list[dict[str, Any]]:
-    """Finds the category of each class by its name, whatever the order in the json.
-
-    Args:
-        data: content of a panoptic json.
-        classes: names, in the order of labels.
-        path: of the json, for the message.
-
-    Returns:
-        one entry of data['categories'] per class; label k is the k-th.
-
-    Raises:
-        ValueError: classes are missing from the json, or names repeat.
-    """
-    names = [category['name'] for category in data['categories']]
-    if len(set(names)) < len(names) or len(set(classes)) < len(classes):
-        raise ValueError(f'{path}: names must be unique, in the {len(names)} categories and the {len(classes)} classes')
-    found = dict(zip(names, data['categories'], strict=True))
-    missing = [name for name in classes if name not in found]
-    if missing:
-        raise ValueError(
-            f'{len(missing)} of the {len(classes)} classes are not among the {len(names)} categories of {path}. '
-            f'Missing: {missing}. There: {names}. Pass metainfo=dict(classes=..., thing_classes=..., '
-            'stuff_classes=...) with the names of the file'
-        )
-    return [found[name] for name in classes]
 
 
 @DATASETS.register_module()
@@ -213,20 +170,11 @@ class CocoPanoptic(CocoPanopticDataset):
         """Drops what cannot be trained on; in test mode everything stays, or its false positives would be lost."""
         if self.test_mode or self.filter_cfg is None:
             return self.data_list
-        drop_empty = self.filter_cfg.get('filter_empty_gt', False)
-        min_size = self.filter_cfg.get('min_size', 0)
-        kept = [
-            item
-            for item in self.data_list
-            if min(item['width'], item['height']) >= min_size
-            and not (drop_empty and all(segment['iscrowd'] for segment in item['segments_info']))
-        ]
-        if not kept:
-            raise ValueError(
-                f'filter_cfg={dict(self.filter_cfg)} leaves none of the {len(self.data_list)} images of '
-                f'{self.ann_file}: check that its annotations belong to its images, or filter less'
-            )
-        return kept
+        return images_to_train_on(self.data_list, self.filter_cfg, _has_only_crowds, self.ann_file)
+
+
+def _has_only_crowds(item: dict[str, Any]) -> bool:
+    return all(segment['iscrowd'] for segment in item['segments_info'])
 
 
 def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:

@@ -106,8 +106,8 @@ class TruthInFile:
         if in_file == category_ids:
             return
         problem = (
-            f"classes stand in another order than in {self.ann_file}, and mmdet's CocoDataset numbers labels by the "
-            'order of the file: list metainfo.classes in that order (nothing has to be trained again)'
+            f"classes stand in another order than in {self.ann_file}, by which mmdet's CocoDataset numbers labels: use "
+            'eomt_mm.CocoInstance, or, with a model trained so, list metainfo.classes in that order'
         )
         labels = part(sample, 'gt_instances', 'labels')
         if labels is not None and Counter(labels.tolist()) - Counter(one.label for one in truth.instances):

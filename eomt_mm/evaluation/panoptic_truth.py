@@ -12,7 +12,8 @@ import torch
 from mmengine import fileio
 from mmengine.logging import print_log
 
-from eomt_mm.datasets.coco_panoptic import categories_by_name, read_panoptic_json
+from eomt_mm.datasets.coco_json import categories_by_name
+from eomt_mm.datasets.coco_panoptic import read_panoptic_json
 from eomt_mm.datasets.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.zip_backend import is_missing_folder
 

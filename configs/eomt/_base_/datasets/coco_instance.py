@@ -18,7 +18,7 @@ test_pipeline = [
 ]
 train_dataloader = dict(
     dataset=dict(
-        type='CocoDataset',
+        type='eomt_mm.CocoInstance',
         data_root=data_root,
         ann_file='annotations/instances_train2017.json',
         data_prefix=dict(img='train2017/'),
@@ -29,7 +29,7 @@ train_dataloader = dict(
 val_dataloader = dict(
     # test_mode keeps images without annotation: their false positives count.
     dataset=dict(
-        type='CocoDataset',
+        type='eomt_mm.CocoInstance',
         data_root=data_root,
         ann_file='annotations/instances_val2017.json',
         data_prefix=dict(img='val2017/'),
