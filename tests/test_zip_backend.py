@@ -61,7 +61,7 @@ def test_zip_named_like_a_folder_of_the_path_comes_first(tmp_path: Path) -> None
 )
 def test_ways_to_name_a_member(tmp_path: Path, member: str, path: str) -> None:
     write_zip(tmp_path / 'root/a.zip', member)
-    url = f'zip://{tmp_path}/root/{path}'
+    url = f'zip://{tmp_path / "root"}/{path}'
     assert fileio.get_text(url) == 'content'
     assert fileio.isfile(url) and fileio.exists(url) and not fileio.isdir(url)
     # the folder of one of them is real, and has no such file
@@ -72,7 +72,7 @@ def test_ways_to_name_a_member(tmp_path: Path, member: str, path: str) -> None:
 @pytest.mark.parametrize('path', ['c/1.txt', 'a.zip/c/1.txt', 'a/c/1.txt', '2.txt', 'b/1.txt/c', '1.txt'])
 def test_other_names_are_not_found(tmp_path: Path, path: str) -> None:
     write_zip(tmp_path / 'root/a.zip', 'b/1.txt', 'a/2.txt')  # two top folders
-    url = f'zip://{tmp_path}/root/{path}'
+    url = f'zip://{tmp_path / "root"}/{path}'
     assert not (fileio.exists(url) or fileio.isfile(url) or fileio.isdir(url))
     with pytest.raises(FileNotFoundError) as error:
         fileio.get(url)

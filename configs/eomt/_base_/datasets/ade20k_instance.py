@@ -1,43 +1,7 @@
-"""ADE20K instance: 100 classes, read from the label maps and annotations_instance (its own download)."""
-_base_ = ['./loaders.py']
-data_root = 'data/ade/ADEChallengeData2016/'
-img_size = 640
-
-train_pipeline = [
-    dict(type='eomt_mm.LoadImage'),
-    dict(type='eomt_mm.LoadADE20KSegments'),
-    dict(type='eomt_mm.ColorJitter'),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='eomt_mm.ScaleJitterCrop', img_size=img_size, scale_range=(0.1, 2.0)),
-    dict(type='eomt_mm.PackSegments'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),  # the hosts' inferencers look for this name
-    dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='inside'),
-    dict(type='eomt_mm.LoadADE20KSegments'),
-    dict(type='eomt_mm.PackSegments'),
-]
-train_dataloader = dict(
-    dataset=dict(
-        type='eomt_mm.ADE20KInstance',
-        data_root=data_root,
-        data_prefix=dict(
-            img='images/training', seg='annotations/training', instances='annotations_instance/training'
-        ),
-        pipeline=train_pipeline,
-    ),
-)
-val_dataloader = dict(
-    dataset=dict(
-        type='eomt_mm.ADE20KInstance',
-        data_root=data_root,
-        data_prefix=dict(
-            img='images/validation', seg='annotations/validation', instances='annotations_instance/validation'
-        ),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+"""ADE20K instance: 100 classes, the things of ADE20K panoptic, from the same files."""
+_base_ = ['./ade20k_panoptic.py']
+train_dataloader = dict(dataset=dict(type='eomt_mm.ADE20KInstance'))
+val_dataloader = dict(dataset=dict(type='eomt_mm.ADE20KInstance'))
 test_dataloader = val_dataloader
 val_evaluator = dict(type='eomt_mm.InstanceAP')
 test_evaluator = val_evaluator
