@@ -80,7 +80,9 @@ def test_count_that_the_user_sets_is_checked_not_overwritten(tmp_path: Path) -> 
     [
         ('panoptic', dict(classes=('a', 'b')), 'thing_classes=.*stuff_classes='),
         ('panoptic', dict(classes=('b', 'a'), thing_classes=('a',), stuff_classes=('b',)), 'things followed by'),
+        ('panoptic', dict(thing_classes=('circle'), stuff_classes=('sky',)), r"thing_classes='circle'.*comma"),
         ('instance', {}, r'instance segmentation needs classes='),
+        ('semantic', dict(class_names=('a',)), 'class_names'),
         ('semantic', dict(classes='cat'), 'comma'),
         ('semantic', dict(classes=(1, 2)), 'names'),
         ('semantic', dict(classes=('cat', 'dog', 'cat')), r"repeat: \['cat'\]"),
@@ -102,3 +104,19 @@ def test_colours_differ() -> None:
     assert len(palette) == len(set(palette)) == 150
     assert all(0 <= value <= 255 for colour in palette for value in colour)
     assert default_palette(3) == palette[:3]
+
+
+def test_stuff_alone_counts_no_things(tmp_path: Path) -> None:
+    cfg = load_config(write_config(tmp_path, 'panoptic', "metainfo = dict(stuff_classes=('sky', 'grass'))"))
+    assert (cfg.model.panoptic_head.num_things_classes, cfg.model.panoptic_head.num_stuff_classes) == (0, 2)
+
+
+def test_semantic_data_without_class_names_is_told_what_to_state(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r'num_classes is not known.*metainfo = dict\(classes='):
+        load_config(write_config(tmp_path, 'semantic'))
+
+
+def test_home_is_expanded_in_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('HOME', str(tmp_path))
+    path = write_config(tmp_path, 'instance', "metainfo = dict(classes=('a',))\ndata_root = '~/mine'\n")
+    assert load_config(path).train_dataloader.dataset.data_root == f'{tmp_path}/mine/'

@@ -69,3 +69,10 @@ def test_wrong_arguments_are_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'city_0\.png has class 2, label_ids 2 entries'):
         run(SemanticIoU(label_ids=(7, 8), output_dir=str(tmp_path), format_only=True), samples())
     assert not list(tmp_path.iterdir())
+
+
+def test_labels_beyond_the_classes_are_an_error_not_a_number() -> None:
+    batch = samples(1)
+    batch[0]['gt_sem_seg']['data'][0, 4, 4] = 9
+    with pytest.raises(ValueError, match=r'city_0\.png holds label\(s\) \[9\], outside the 3 classes'):
+        run(SemanticIoU(), batch)

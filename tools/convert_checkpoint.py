@@ -20,6 +20,7 @@ from eomt_mm.apis.classes import config_meta, dataset_meta, plain_meta  # isort:
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import init_model  # isort: skip
 import torch
+from mmengine.config import DictAction
 from torch import Tensor
 from tqdm import tqdm
 
@@ -47,6 +48,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('src', help='file, folder of Hugging Face, or hf://owner/name[@revision]')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
     parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
     parser.add_argument(
         '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: it tells itself'
@@ -137,7 +139,7 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
     expected, size, num_heads = None, None, None
     meta: dict[str, Any] = {}
     if args.config:
-        cfg = load_config(args.config)
+        cfg = load_config(args.config, args.cfg_options)
         model: Any = init_model(cfg)
         expected = model.state_dict()
         num_heads = model.backbone.vit.blocks[0].attn.num_heads

@@ -44,6 +44,11 @@ def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
     for key, kind in _counts(cfg).items():
         _, head, name = key.split('.')
         names = config_meta(cfg).get(kind)
+        if names is None and name not in cfg.model[head]:
+            raise ValueError(
+                f'{key} is not known, since the data set has no classes of its own: state them once at the top of the '
+                "config, such as metainfo = dict(classes=('car', 'road'))"
+            )
         if names is not None and key not in fixed and (stated is not None or name not in cfg.model[head]):
             cfg.model[head][name] = len(names)
 
@@ -54,6 +59,10 @@ def complete_metainfo(meta: dict[str, Any], task: str) -> dict[str, Any]:
     Raises:
         ValueError: classes are missing, stated twice, or do not fit the palette.
     """
+    for key in META_KEYS[:1] + META_KEYS[2:]:
+        names = meta.get(key, ())
+        if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'metainfo.{key}={names!r}: a tuple of names; for a single class (name,) with its comma')
     if task == 'panoptic':
         things, stuff = (list(meta.get(kind, ())) for kind in ('thing_classes', 'stuff_classes'))
         if not things + stuff or list(meta.get('classes', things + stuff)) != things + stuff:
@@ -65,8 +74,6 @@ def complete_metainfo(meta: dict[str, Any], task: str) -> dict[str, Any]:
     elif not meta.get('classes'):
         raise ValueError(f'metainfo={_short(meta)}: {task} segmentation needs classes=(...), the names of the classes')
     classes = meta['classes']
-    if isinstance(classes, str) or not all(isinstance(name, str) for name in classes):
-        raise ValueError(f'metainfo.classes={classes!r}: a tuple of names; for a single class (name,) with its comma')
     if len(set(classes)) < len(classes):
         raise ValueError(f'metainfo: class names repeat: {sorted({n for n in classes if list(classes).count(n) > 1})}')
     palette = meta.setdefault('palette', default_palette(len(classes)))
@@ -86,7 +93,7 @@ def default_palette(count: int) -> list[tuple[int, int, int]]:
 
 
 def _short(meta: dict[str, Any]) -> dict[str, Any]:
-    return {key: meta[key] for key in META_KEYS if key in meta and key != 'palette'}
+    return {key: value for key, value in meta.items() if key != 'palette'}
 
 
 def _task(cfg: Config) -> str:
@@ -143,7 +150,7 @@ def config_meta(cfg: Config) -> dict[str, Any]:
 
 def plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
     """The entries that checkpoints keep, as tuples, which ``torch.load(weights_only=True)`` reads."""
-    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key)}
+    return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key) is not None}
 
 
 def _plain(values: Any) -> Any:

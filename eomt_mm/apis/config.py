@@ -14,7 +14,7 @@ from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.datasets.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
-SHARED_KEYS = ('data_root', 'img_size', 'metainfo')
+SHARED_KEYS = ('data_root', 'img_size', 'metainfo', 'runner_type', 'sharding')
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -90,7 +90,7 @@ def _settle_root(cfg: Config, path: Path) -> None:
     root = cfg.get('data_root')
     if root is None:
         return
-    new = zip_root(f'{str(root).rstrip("/")}/')
+    new = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
     for old in _inherited_roots(path):
         if old != new:
             _move_root(cfg._cfg_dict, old, new)
@@ -162,7 +162,7 @@ def _warn_unread(cfg: Config, options: dict[str, Any]) -> None:
             close = difflib.get_close_matches(top, list(cfg.keys()), n=3)
             hint = f'; did you mean {" or ".join(close)}?' if close else ''
             warnings.warn(f"override '{option}': the config has no '{top}', nothing may read it{hint}", stacklevel=3)
-        elif rest and _is_unknown(cfg[top], rest):
+        elif rest and top in cfg and _is_unknown(cfg[top], rest):
             warnings.warn(f"override '{option}': there is no such key in the config, nothing may read it", stacklevel=3)
 
 

@@ -104,7 +104,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: bool = True) -
         ValueError: its weights are not this model's.
     """
     source = hub_address(str(source))
-    if source.endswith('.pth') or ('://' in source and not source.startswith('hf:')):
+    if source.rstrip('/').endswith(('.pth', '.dcp')) or ('://' in source and not source.startswith('hf:')):
         check_checkpoint(source)
         return source
     with torch.device('meta'):  # names and shapes are enough
@@ -120,5 +120,5 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: bool = True) -
 
 def check_checkpoint(path: str | Path) -> None:
     """Raises FileNotFoundError where a local checkpoint does not exist; addresses (``https://...``) pass."""
-    if '://' not in str(path) and not Path(path).is_file():
+    if '://' not in str(path) and not Path(path).exists():
         raise FileNotFoundError(f'checkpoint {path} does not exist: give a .pth file that training saved')

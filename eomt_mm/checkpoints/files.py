@@ -114,7 +114,7 @@ def download(address: str) -> Path:
             huggingface_hub.snapshot_download(found['repo'], revision=found['revision'], allow_patterns=HUB_FILES)
         )
     except Exception as error:  # the hub's own classes and those of whatever transport it uses
-        reason = ' '.join(str(error).split()) or type(error).__name__
+        reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
         raise ConnectionError(
             f"checkpoint '{address}' could not be downloaded: {reason}. Check the name and the network; gated models "
             f'need `hf auth login`; a folder that was downloaded elsewhere can be given as a path'

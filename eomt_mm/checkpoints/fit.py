@@ -39,7 +39,7 @@ def check_fit(
     raise ValueError(
         f'checkpoint {source} does not fit the model. It has {found}\n'
         f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start another '
-        f'training from it, delete the differing weights from the file'
+        f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False'
     )
 
 

@@ -1,4 +1,4 @@
-"""mmseg's IoU metric with result files in the values that a benchmark server takes."""
+"""mmseg's IoU metric, with a check of the ground truth and result files in the values that a server takes."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +15,9 @@ from eomt_mm.registry import METRICS
 
 @METRICS.register_module()
 class SemanticIoU(IoUMetric):
-    """mmseg's IoUMetric, but that result files hold the data set's own values instead of class indices.
+    """mmseg's IoUMetric, but that labels beyond the classes are an error instead of wrong numbers.
+
+    Result files hold the data set's own values instead of class indices.
 
     Args:
         label_ids: value of each class in result files, in the order of the classes, each in [0, 255]: Cityscapes'
@@ -41,9 +43,11 @@ class SemanticIoU(IoUMetric):
         """Counts a batch and writes its files; samples as for mmseg's metric.
 
         Raises:
-            ValueError: the model has more classes than ``label_ids``.
+            ValueError: ground truth has a label beyond the classes, or the model more classes than ``label_ids``.
         """
         if not self.format_only:
+            for sample in data_samples:
+                self._check_truth(sample)
             super().process(data_batch, data_samples)
         if self._folder is None:
             return
@@ -51,6 +55,16 @@ class SemanticIoU(IoUMetric):
             labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy()
             _, png = cv2.imencode('.png', self._in_files(labels, sample))
             write_aside(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
+
+    def _check_truth(self, sample: dict[str, Any]) -> None:
+        labels = sample['gt_sem_seg']['data']
+        count = len(self.dataset_meta['classes'])
+        outside = labels[(labels >= count) & (labels != self.ignore_index)].unique().tolist()
+        if outside:
+            raise ValueError(
+                f'label map of {sample.get("img_path")} holds label(s) {outside}, outside the {count} classes 0..'
+                f'{count - 1}: check classes, label_ids, reduce_zero_label and the ignore index'
+            )
 
     def _in_files(self, labels: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
         if self._values is None:
@@ -63,8 +77,8 @@ class SemanticIoU(IoUMetric):
             )
         return self._values[labels]
 
-    def compute_metrics(self, results: list) -> dict[str, float]:
+    def evaluate(self, size: int) -> dict[str, float]:
         """The parent's metrics; none with ``format_only``."""
         if self._folder is not None:
             print_log(f'label maps of the tested images are in {self._folder}', logger='current')
-        return {} if self.format_only else super().compute_metrics(results)
+        return {} if self.format_only else super().evaluate(size)

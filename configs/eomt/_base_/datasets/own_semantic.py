@@ -7,14 +7,14 @@ _base_ = ['./ade20k_semantic.py']
 data_root = 'data/own/'
 train_dataloader = dict(
     dataset=dict(
-        type='BaseSegDataset',
+        type='eomt_mm.LabelMaps',
         data_root=data_root,
         data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
     )
 )
 val_dataloader = dict(
     dataset=dict(
-        type='BaseSegDataset',
+        type='eomt_mm.LabelMaps',
         data_root=data_root,
         data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
     )
