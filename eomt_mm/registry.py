@@ -11,15 +11,18 @@ compat.check_versions()  # before the first host is imported: a missing one is t
 from mmengine.registry import (  # noqa: E402
     DATASETS as MMENGINE_DATASETS,
     HOOKS as MMENGINE_HOOKS,
+    LOOPS as MMENGINE_LOOPS,
     METRICS as MMENGINE_METRICS,
     MODELS as MMENGINE_MODELS,
     OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS,
     PARAM_SCHEDULERS as MMENGINE_PARAM_SCHEDULERS,
+    RUNNERS as MMENGINE_RUNNERS,
     TRANSFORMS as MMENGINE_TRANSFORMS,
     Registry,
 )
 
 from eomt_mm.datasets import zip_backend  # noqa: E402, F401  paths zip://... for all of mmengine.fileio
+from eomt_mm.engine import atomic_files  # noqa: E402, F401  local files are written whole or not at all
 
 compat.allow_checkpoint_globals()
 
@@ -32,6 +35,7 @@ MODELS = _child('model', MMENGINE_MODELS, 'models.segmentors')
 DATASETS = _child(
     'dataset', MMENGINE_DATASETS,
     'datasets.ade20k', 'datasets.cityscapes', 'datasets.coco_instance', 'datasets.coco_panoptic',
+    'datasets.label_maps',
 )  # fmt: skip
 TRANSFORMS = _child(
     'transform', MMENGINE_TRANSFORMS,
@@ -44,8 +48,11 @@ METRICS = _child(
 )  # fmt: skip
 HOOKS = _child(
     'hook', MMENGINE_HOOKS,
-    'engine.checkpoint_fit', 'engine.mask_annealing', 'engine.pictures', 'engine.total_batch',
+    'engine.checkpoint_fit', 'engine.checkpointing', 'engine.guard', 'engine.mask_annealing', 'engine.pictures',
+    'engine.stop', 'engine.total_batch',
 )  # fmt: skip
+LOOPS = _child('loop', MMENGINE_LOOPS, 'engine.train_loop')
+RUNNERS = _child('runner', MMENGINE_RUNNERS, 'engine.sharding')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optim_wrapper_constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay'
 )

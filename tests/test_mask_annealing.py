@@ -76,7 +76,7 @@ def test_keep_probability_over_a_run() -> None:
 def make_runner(max_iters: int, num_blocks: int = 3) -> Any:
     head = EoMTHead(embed_dim=8, depth=6, patch_size=16, num_classes=2, num_queries=2, num_blocks=num_blocks)
     hub = MessageHub.get_instance(f'test_annealing_{id(head)}')
-    return SimpleNamespace(model=nn.Sequential(head), max_iters=max_iters, iter=0, message_hub=hub)
+    return SimpleNamespace(model=nn.Sequential(head), max_iters=max_iters, iter=0, message_hub=hub, optim_wrapper={})
 
 
 def test_hook_sets_and_logs_the_probability_after_each_step() -> None:

@@ -1,6 +1,7 @@
 """Results from logits: against mmdet's rules, a naive sum, and the cases in which nothing is left."""
 
 import itertools
+import math
 from typing import Any
 
 import pytest
@@ -8,12 +9,17 @@ import torch
 from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
-from eomt_mm.models.geometry import Padding, Size, resize
+from eomt_mm.models import postprocess
+from eomt_mm.models.geometry import Padding, Size, Windows, resize
 from eomt_mm.models.postprocess import (
     Segment,
     ToImage,
+    areas,
     instance_prediction,
+    max_of_parts,
     panoptic_prediction,
+    resized_strips,
+    semantic_labels,
     semantic_scores,
 )
 
@@ -265,3 +271,89 @@ def test_one_class_and_one_query() -> None:
     segment_map, segments = panoptic_prediction(class_logits, mask_logits, identity, num_things=0)
     assert segment_map.eq(1).all() and segments[0].label == 0
     assert semantic_scores(class_logits[None], mask_logits[None], (4, 4)).shape == (1, 1, 4, 4)
+
+
+@pytest.mark.parametrize('at_once', [1, 3, 1000])
+def test_size_of_parts_does_not_matter(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def to_image(maps: Tensor) -> Tensor:
+        seen.append(len(maps))
+        return resize(maps, (30, 41))
+
+    for seed in range(5):
+        logits = sharp_case(seed, queries=60)
+        whole = panoptic_prediction(*logits, to_image, THINGS), instance_prediction(*logits, to_image)
+        seen.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(postprocess, 'MAPS_AT_ONCE', at_once)
+            parts = panoptic_prediction(*logits, to_image, THINGS), instance_prediction(*logits, to_image)
+        assert max(seen) <= at_once and sum(seen) > 20
+        assert torch.equal(whole[0][0], parts[0][0]) and whole[0][1] == parts[0][1] != []
+        assert torch.equal(whole[1].masks, parts[1].masks) and torch.equal(whole[1].labels, parts[1].labels)
+        torch.testing.assert_close(whole[1].scores, parts[1].scores, rtol=1e-6, atol=0)
+
+
+def test_products_tell_whether_a_probability_is_at_least_one_half() -> None:
+    """s * p >= s / 2 exactly where p >= 0.5: the neighbours of one half, under scores of all mantissas and sizes."""
+    below = torch.tensor(0.5).nextafter(torch.tensor(0.0))
+    above = torch.tensor(0.5).nextafter(torch.tensor(1.0))
+    mantissas = torch.arange(2**23, 2**24, dtype=torch.float32) * 2.0**-24  # all of [0.5, 1)
+    for scores in (mantissas, mantissas / 2, mantissas * 2.0**-10, torch.ones(1)):
+        assert not (scores * below >= scores / 2).any()
+        assert (scores * 0.5 >= scores / 2).all() and (scores * above >= scores / 2).all()
+
+
+def test_max_of_parts_takes_the_first_among_equals() -> None:
+    maps = torch.randint(0, 4, (9, 20, 30), generator=torch.Generator().manual_seed(0)).float() - 3
+    value, index = max_of_parts(maps.split(2))
+    assert torch.equal(value, maps.max(0).values)
+    assert torch.equal(index, (maps == value).int().argmax(0))
+
+
+def test_areas_of_large_and_of_empty_masks() -> None:
+    masks = torch.zeros(3, 300, 300, dtype=torch.bool)
+    masks[0], masks[1, :2, 7] = True, True
+    assert areas(masks).tolist() == [90000, 2, 0]
+    assert areas(masks[:0]).tolist() == []
+
+
+SAME_BITS = [((10, 12), (40, 48)), ((40, 40), (160, 160)), ((16, 8), (8, 4)), ((9, 9), (9, 9)), ((5, 7), (20, 15))]
+ROUNDED = [((36, 36), (126, 126)), ((7, 9), (11, 5)), ((30, 30), (20, 50)), ((10, 10), (30, 30)), ((6, 6), (4, 4))]
+
+
+@pytest.mark.parametrize('bytes_each', [1, 10_000, 2**40])
+@pytest.mark.parametrize('source, size', SAME_BITS + ROUNDED)
+def test_strips_are_the_resized_maps(
+    source: Size, size: Size, bytes_each: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postprocess, 'STRIP_BYTES', bytes_each)
+    maps = torch.randn(3, *source, generator=torch.Generator().manual_seed(0))
+    tops, strips = zip(*resized_strips(maps, size), strict=True)
+    heights = [strip.shape[1] for strip in strips]
+    assert list(tops) == [sum(heights[:k]) for k in range(len(heights))]
+    found, expected = torch.cat(strips, dim=1), resize(maps, size)
+    if (source, size) in SAME_BITS:
+        assert torch.equal(found, expected)
+    torch.testing.assert_close(found, expected, rtol=0, atol=3e-5)  # float32 coordinates
+    if bytes_each == 1:
+        assert max(heights) == size[0] // math.gcd(source[0], size[0])
+
+
+def test_strips_do_not_change_semantic_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    class_logits, mask_logits = torch.randn(2, 20, K + 1), 5 * torch.randn(2, 20, 16, 24)
+    monkeypatch.setattr(postprocess, 'STRIP_BYTES', 20_000)
+    scores = semantic_scores(class_logits, mask_logits, (64, 96))
+    masks = resize(mask_logits, (64, 96)).sigmoid()
+    expected = torch.einsum('bqk,bqhw->bkhw', class_logits.softmax(-1)[..., :-1], masks)
+    torch.testing.assert_close(scores, expected, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize('at_once', [1, 2, 100])
+def test_semantic_labels_are_the_best_of_all_scores(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    geometry = Windows(ori_size=(50, 91), resized_size=(32, 58), input_size=(32, 32))
+    class_logits, mask_logits = torch.randn(2, 20, K + 1), 5 * torch.randn(2, 20, 8, 8)
+    expected = geometry.invert(semantic_scores(class_logits, mask_logits, (32, 32))).argmax(0)
+    monkeypatch.setattr(postprocess, 'MAPS_AT_ONCE', at_once)
+    labels = semantic_labels(class_logits, mask_logits, (32, 32), geometry.invert)
+    assert torch.equal(labels, expected) and len(labels.unique()) > 2

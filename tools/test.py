@@ -3,6 +3,8 @@
 Examples:
     python tools/test.py CONFIG CHECKPOINT --data-root data/coco
     python tools/test.py CONFIG CHECKPOINT --out results/       # result files for the benchmarks' servers
+    python tools/test.py CONFIG CHECKPOINT --out results/ --format-only --cfg-options \
+        test_dataloader.dataset.data_prefix.img=leftImg8bit/test       # a test set without annotations
     python tools/test.py CONFIG CHECKPOINT --show-dir pictures/ # image, ground truth and prediction side by side
 """
 
@@ -15,7 +17,10 @@ from typing import Any
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
+from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+
+from eomt_mm.engine.processes import start_processes
 
 
 def parse_args() -> argparse.Namespace:
@@ -25,12 +30,15 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--out', help='folder for result files in the format of the benchmark server')
+    parser.add_argument('--format-only', action='store_true', help='no evaluation: a test set without annotations')
     parser.add_argument('--dump', help='file (.pkl) for the predictions')
     parser.add_argument('--show-dir', help='folder for pictures')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.format_only and not args.out:
+        parser.error('--format-only writes result files and nothing else: name their folder with --out')
     if args.dump and not args.dump.endswith(('.pkl', '.pickle')):
         parser.error(f'--dump {args.dump}: a pickle, name it *.pkl')
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
@@ -42,8 +50,8 @@ def evaluators(cfg: Config) -> list[dict[str, Any]]:
     return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
-def write_results(cfg: Config, folder: str) -> None:
-    """Lets the metric write the benchmark server's files below ``folder``."""
+def write_results(cfg: Config, folder: str, format_only: bool) -> None:
+    """Lets the metric write the benchmark server's files below ``folder``, and with ``format_only`` nothing else."""
     settings = {
         'eomt_mm.PanopticQuality': dict(out_dir=folder),
         'eomt_mm.InstanceAP': dict(out_dir=folder),
@@ -58,6 +66,11 @@ def write_results(cfg: Config, folder: str) -> None:
         raise ValueError(f'--out: the metrics {kinds} write no result files; those that do are {sorted(settings)}')
     for metric in writing:
         metric.update(settings[metric['type']])
+    if format_only:
+        cfg.test_evaluator = [dict(metric, format_only=True) for metric in writing]
+        prefix = cfg.test_dataloader.dataset.data_prefix
+        for name in [name for name in prefix if name not in ('img', 'img_path')]:
+            del prefix[name]  # folders of annotations
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
@@ -71,16 +84,16 @@ def dump_predictions(cfg: Config, path: str) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    cfg.launcher = args.launcher
+    start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from = local_checkpoint(cfg, args.checkpoint)
     if args.out:
-        write_results(cfg, args.out)
+        write_results(cfg, args.out, args.format_only)
     if args.dump:
         dump_predictions(cfg, args.dump)
     if args.show_dir:
         cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='eomt_mm.PictureHook', out_dir=args.show_dir)]
-    Runner.from_cfg(cfg).test()
+    (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).test()
 
 
 if __name__ == '__main__':

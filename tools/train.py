@@ -16,7 +16,11 @@ from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from eomt_mm.engine.processes import start_processes
+from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,9 +51,11 @@ def set_start(cfg: Config, resume: str | None) -> None:
     A checkpoint holds all weights, so the backbone's are not fetched first.
     """
     if resume == 'auto':
-        resume = find_latest_checkpoint(cfg.work_dir)
+        resume = latest_whole_checkpoint(cfg.work_dir)
         if resume is None:
             print(f'--resume: no checkpoint in {cfg.work_dir} yet, starting from the beginning')
+    elif resume is not None:
+        check_whole(resume)
     if resume is not None:
         cfg.resume, cfg.load_from = True, resume
     if cfg.get('load_from'):
@@ -62,16 +68,18 @@ def set_start(cfg: Config, resume: str | None) -> None:
 def main() -> None:
     args = parse_args()
     cfg = load_config(args.config, args.cfg_options, args.data_root)
-    cfg.launcher = args.launcher
+    start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
         cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
-    if args.auto_scale_lr:
+    if args.auto_scale_lr and args.resume:
+        print('--auto-scale-lr: a resumed run keeps the learning rates of its checkpoint')
+    elif args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(f'--auto-scale-lr: {args.config} states no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
     set_start(cfg, args.resume)
-    Runner.from_cfg(cfg).train()
+    (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
 
 
 if __name__ == '__main__':

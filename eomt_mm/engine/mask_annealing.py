@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
+from eomt_mm.engine.train_loop import check_counts_steps
 from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.models.masked_attention import annealed_keep_prob
 from eomt_mm.registry import HOOKS
@@ -87,7 +88,12 @@ class MaskAnnealingHook(Hook):
         self._steps: list[tuple[int, int]] = []
 
     def before_train(self, runner: Any) -> None:
-        """Works out the steps for this schedule and model, and sets the probabilities (of a resumed run, too)."""
+        """Works out the steps for this schedule and model, and sets the probabilities (of a resumed run, too).
+
+        Raises:
+            ValueError: where the loop counts micro-batches, not steps.
+        """
+        check_counts_steps(runner)
         head = find_head(runner.model)
         self._steps = self.annealing_steps(head.num_blocks, runner.max_iters)
         shown = ', '.join(f'{start}-{end}' for start, end in self._steps)

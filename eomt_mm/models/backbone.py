@@ -7,6 +7,7 @@ from typing import Any
 import timm
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from eomt_mm.models.masked_attention import full_attention_mask
 
@@ -44,10 +45,16 @@ class TimmViT(nn.Module):
         weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``,
             instead of timm's download; positions and patch kernels are resampled. Loaded like ``pretrained``.
         drop_path_rate: stochastic depth, 0 as published.
+        frozen_stages: what keeps its weights. -1: nothing; 0: the embeddings; n: the first n blocks too; depth: all,
+            the final norm included. Frozen parameters have no gradient and no optimiser state; frozen blocks drop
+            nothing in training, and keep no activations as long as the queries have not joined: the gradients of the
+            queries pass through frozen joint blocks too.
+        with_cp: activation checkpointing: of every block only the input is kept for the backward pass, which runs
+            the block once more. Gradients are the same.
         **model_kwargs: further arguments of the timm model (``depth``, ``embed_dim``, ``num_heads``, ...).
 
     Raises:
-        ValueError: for a name that timm lacks, a model of another kind, or sizes that do not fit.
+        ValueError: for a name that timm lacks, a model of another kind, or sizes or a number that do not fit.
         FileNotFoundError: where ``weights`` do not exist.
     """
 
@@ -59,6 +66,8 @@ class TimmViT(nn.Module):
         pretrained: bool = False,
         weights: str | None = None,
         drop_path_rate: float = 0.0,
+        frozen_stages: int = -1,
+        with_cp: bool = False,
         **model_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -95,6 +104,16 @@ class TimmViT(nn.Module):
         self.patch_size: int = vit.patch_embed.patch_size[0]
         if img_size % self.patch_size:
             raise ValueError(f'img_size={img_size} is no multiple of patch_size={self.patch_size}')
+        if not -1 <= frozen_stages <= self.depth:
+            raise ValueError(
+                f'frozen_stages={frozen_stages}: -1 (nothing frozen) to {self.depth}, the number of blocks of '
+                f"'{model_name}' (everything frozen)"
+            )
+        self.with_cp = with_cp
+        self.frozen_stages = frozen_stages
+        for name, parameter in self.named_parameters():
+            if self._stage(name) <= frozen_stages:
+                parameter.requires_grad_(False)
 
     @property
     def embed_dim(self) -> int:
@@ -110,6 +129,23 @@ class TimmViT(nn.Module):
         if isinstance(vit.norm, nn.Identity):  # models that pool by averaging keep their last norm behind the pooling
             vit.norm, vit.fc_norm = vit.fc_norm, nn.Identity()
         return vit
+
+    def _stage(self, name: str) -> int:
+        """First ``frozen_stages`` that freezes parameter ``name``: 0 for embeddings, i + 1 for block i."""
+        parts = name.removeprefix('vit.').split('.')
+        if parts[0] == 'blocks':
+            return int(parts[1]) + 1
+        return self.depth if parts[0] == 'norm' else 0
+
+    def train(self, mode: bool = True) -> 'TimmViT':
+        """As ever, but what is frozen stays in evaluation mode: it drops neither paths nor units nor patches."""
+        super().train(mode)
+        if self.frozen_stages >= 0:
+            for name, module in self.vit.named_children():
+                if name not in ('blocks', 'norm'):
+                    module.eval()
+            self.vit.blocks[: self.frozen_stages].eval()
+        return self
 
     def forward(self, images: Tensor, num_blocks: int | None = None) -> Tokens:
         """Patch embedding, positions, prefix tokens and the first blocks.
@@ -143,9 +179,18 @@ class TimmViT(nn.Module):
             i: index of the block, 0 to depth - 1.
             query_mask: bool (B, Q, h * w), True where a query may attend to a patch; None: no mask.
         """
-        attn_mask = None if query_mask is None else full_attention_mask(query_mask, tokens.x.shape[1])
-        positions = {} if tokens.rope is None else dict(rope=self._sequence_rope(tokens.x.shape[1], tokens.rope))
-        return replace(tokens, x=self.vit.blocks[i](tokens.x, attn_mask=attn_mask, **positions))
+        needs_grad = torch.is_grad_enabled() and (tokens.x.requires_grad or i >= self.frozen_stages)
+        if self.with_cp and needs_grad:
+            # Tensors are arguments of their own: checkpoint finds in them the device whose random state it must keep.
+            x = checkpoint(self._block_output, tokens.x, i, query_mask, tokens.rope, use_reentrant=False)
+        else:
+            x = self._block_output(tokens.x, i, query_mask, tokens.rope)
+        return replace(tokens, x=x)
+
+    def _block_output(self, x: Tensor, i: int, query_mask: Tensor | None, rope: Tensor | None) -> Tensor:
+        attn_mask = None if query_mask is None else full_attention_mask(query_mask, x.shape[1])
+        positions = {} if rope is None else dict(rope=self._sequence_rope(x.shape[1], rope))
+        return self.vit.blocks[i](x, attn_mask=attn_mask, **positions)
 
     def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
         """Rotary positions of the whole sequence but its first P tokens, which timm's attention leaves alone.

@@ -1,6 +1,7 @@
 """Losses of EoMT: class, mask and dice, on every prediction layer (Mask2Former, section 3.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -8,9 +9,24 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from eomt_mm.models.matcher import HungarianMatcher, compute_dtype
-from eomt_mm.models.point_sampling import sample_at_points, uncertain_points
+from eomt_mm.models.point_sampling import pixels_at_points, sample_at_points, uncertain_points
 
 Matches = list[tuple[Tensor, Tensor]]
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What an optimiser step holds in this process: losses are divided by it, not by what one micro-batch holds.
+
+    Attributes:
+        num_images: images.
+        num_matched: matched queries, min(targets, queries) of each image.
+        num_micro_batches: parts that the step's batch comes in; the optimiser wrapper averages their losses.
+    """
+
+    num_images: int
+    num_matched: int
+    num_micro_batches: int = 1
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -72,16 +88,19 @@ class Criterion(nn.Module):
         targets: list[dict[str, Tensor]],
         match_points: Sequence[Tensor] | None = None,
         loss_points: Sequence[Tensor] | None = None,
+        totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
         """Losses of all prediction layers, each matched on its own.
 
         Args:
             class_logits: per layer (B, Q, K + 1).
             mask_logits: per layer (B, Q, h, w).
-            targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool.
+            targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool; with ``valid`` (H, W) bool,
+                in all images or none, points on other pixels count neither in the matching nor in the losses.
             match_points: per layer (B, P, 2), points of the matching; drawn where not given.
             loss_points: per layer (M, P, 2), points of the M matched pairs, image by image and by query within an
                 image; drawn where not given.
+            totals: of the step that the batch is a part of; None where it is the whole step.
 
         Returns:
             ``loss_cls``, ``loss_mask``, ``loss_dice`` of the final layer, and the same with ``d{i}.`` in front for
@@ -91,7 +110,8 @@ class Criterion(nn.Module):
         last = len(class_logits) - 1
         for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
             matches = self.matcher(classes, masks, targets, None if match_points is None else match_points[i])
-            layer = self.layer_losses(classes, masks, targets, matches, None if loss_points is None else loss_points[i])
+            points = None if loss_points is None else loss_points[i]
+            layer = self.layer_losses(classes, masks, targets, matches, points, totals)
             losses |= {name if i == last else f'd{i}.{name}': value for name, value in layer.items()}
         return losses
 
@@ -102,41 +122,55 @@ class Criterion(nn.Module):
         targets: list[dict[str, Tensor]],
         matches: Matches,
         points: Tensor | None = None,
+        totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
         """Weighted losses of one prediction layer for given matches; see :meth:`forward`."""
+        totals = totals or StepTotals(len(matches), sum(len(query_idx) for query_idx, _ in matches))
         with torch.autocast(mask_logits.device.type, enabled=False):
             class_logits = class_logits.to(compute_dtype(class_logits))
             mask_logits = mask_logits.to(compute_dtype(mask_logits))
-            loss_mask, loss_dice = self.mask_losses(mask_logits, targets, matches, points)
+            loss_mask, loss_dice = self.mask_losses(mask_logits, targets, matches, points, totals)
             return dict(
-                loss_cls=self.class_weight * self.class_loss(class_logits, targets, matches),
+                loss_cls=self.class_weight * self.class_loss(class_logits, targets, matches, totals),
                 loss_mask=self.mask_weight * loss_mask,
                 loss_dice=self.dice_weight * loss_dice,
             )
 
-    def class_loss(self, class_logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches) -> Tensor:
-        """Weighted cross-entropy over all queries; unmatched ones are "no object"."""
+    def class_loss(
+        self, class_logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches, totals: StepTotals
+    ) -> Tensor:
+        """Weighted cross-entropy over all queries, divided by the sum of weights; unmatched ones are "no object"."""
         labels = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
         for image_labels, target, (query_idx, target_idx) in zip(labels, targets, matches, strict=True):
             image_labels[query_idx] = target['labels'][target_idx]
         weights = class_logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
-        norm = weights[labels].sum()
+        unmatched = totals.num_images * class_logits.shape[1] - totals.num_matched
+        norm = class_logits.new_tensor(totals.num_matched + self.no_object_weight * unmatched)
+        norm /= totals.num_micro_batches
         if self.sync_class_norm:
             norm = mean_over_processes(norm)
         return F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), weights, reduction='sum') / norm
 
     def mask_losses(
-        self, mask_logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches, points: Tensor | None
+        self,
+        mask_logits: Tensor,
+        targets: list[dict[str, Tensor]],
+        matches: Matches,
+        points: Tensor | None,
+        totals: StepTotals,
     ) -> tuple[Tensor, Tensor]:
         """Binary cross-entropy and dice at points of the matched pairs, divided by their mean number per process."""
         logits = torch.cat([masks[query_idx] for masks, (query_idx, _) in zip(mask_logits, matches, strict=True)])
-        norm = mean_over_processes(logits.new_tensor(len(logits))).clamp(min=1)
+        norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
         if len(logits) == 0:
             zero = logits.sum()  # keeps the mask branch in the graph: every process has gradients to reduce
             return zero, zero
+        counts_at = valid_points(targets, [len(query_idx) for query_idx, _ in matches])
         if points is None:
-            points = uncertain_points(logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio)
+            points = uncertain_points(
+                logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio, counts_at
+            )
         with torch.no_grad():
             masks = torch.cat(
                 [target['masks'][target_idx] for target, (_, target_idx) in zip(targets, matches, strict=True)]
@@ -144,7 +178,30 @@ class Criterion(nn.Module):
             points = points.to(logits.dtype)
             masks = sample_at_points(masks, points)  # (M, P)
         logits = sample_at_points(logits, points)  # (M, P)
-        bce = F.binary_cross_entropy_with_logits(logits, masks, reduction='none').mean(-1)
+        bce = F.binary_cross_entropy_with_logits(logits, masks, reduction='none')  # (M, P)
         probs = logits.sigmoid()
+        if counts_at is None:
+            bce = bce.mean(-1)
+        else:
+            counts = counts_at(points)  # (M, P)
+            bce = (bce * counts).sum(-1) / counts.sum(-1).clamp(min=1)
+            probs, masks = probs * counts, masks * counts
         dice = 1 - (2 * (probs * masks).sum(-1) + 1) / (probs.sum(-1) + masks.sum(-1) + 1)
         return bce.sum() / norm, dice.sum() / norm
+
+
+def valid_points(targets: list[dict[str, Tensor]], nums: list[int]) -> Callable[[Tensor], Tensor] | None:
+    """What tells which points of matched pairs fall on valid pixels; None where targets have no ``valid``.
+
+    Args:
+        targets: per image, with ``valid`` (H, W) bool, or without.
+        nums: per image the number of matched pairs; M in all.
+
+    Returns:
+        function of points (M, P, 2), image by image, giving (M, P) bool.
+    """
+    if 'valid' not in targets[0]:
+        return None
+    return lambda points: torch.cat(
+        [pixels_at_points(target['valid'], part) for target, part in zip(targets, points.split(nums), strict=True)]
+    )

@@ -1,8 +1,12 @@
 """EoMT's forward pass: a ViT, queries that join before its last blocks, predictions (arXiv 2503.19108)."""
 
-from torch import Tensor
+from dataclasses import replace
 
-from eomt_mm.models.backbone import TimmViT
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from eomt_mm.models.backbone import TimmViT, Tokens
 from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.models.masked_attention import query_patch_mask
 
@@ -28,7 +32,7 @@ def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictio
     mask_logits: list[Tensor] = []
 
     def predict() -> None:
-        classes, masks = head.predict_logits(backbone.final_norm(tokens))
+        classes, masks = predict_layer(backbone, head, tokens)
         class_logits.append(classes)
         mask_logits.append(masks)
 
@@ -43,3 +47,14 @@ def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictio
         tokens = backbone.run_block(tokens, first_joint_block + b, query_mask)
     predict()
     return class_logits, mask_logits
+
+
+def predict_layer(backbone: TimmViT, head: EoMTHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
+    """Class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s) from the tokens between two blocks."""
+
+    def logits(x: Tensor) -> tuple[Tensor, Tensor]:
+        return head.predict_logits(backbone.final_norm(replace(tokens, x=x)))
+
+    if head.with_cp and torch.is_grad_enabled():
+        return checkpoint(logits, tokens.x, use_reentrant=False)
+    return logits(tokens.x)

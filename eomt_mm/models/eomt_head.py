@@ -47,6 +47,8 @@ class EoMTHead(nn.Module):
         num_blocks: number of joint blocks, 1 to depth; None: as published for this depth.
         masked_attention: mask the joint blocks in training with the intermediate predictions.
         predict_intermediate: predict before each joint block in evaluation too.
+        with_cp: activation checkpointing of the predictions: the upscaled features, the largest tensors of a training
+            step, are computed again in the backward pass instead of being kept for every layer. Gradients are the same.
 
     Raises:
         ValueError: naming the argument that does not fit.
@@ -64,6 +66,7 @@ class EoMTHead(nn.Module):
         num_blocks: int | None = None,
         masked_attention: bool = True,
         predict_intermediate: bool = False,
+        with_cp: bool = False,
     ) -> None:
         super().__init__()
         num_blocks = default_num_blocks(depth) if num_blocks is None else num_blocks
@@ -78,6 +81,7 @@ class EoMTHead(nn.Module):
         self.num_blocks = num_blocks
         self.masked_attention = masked_attention
         self.predict_intermediate = predict_intermediate
+        self.with_cp = with_cp
         self.queries = nn.Embedding(num_queries, embed_dim)
         self.class_predictor = nn.Linear(embed_dim, num_classes + 1)
         self.mask_mlp = nn.Sequential(

@@ -1,5 +1,6 @@
 """The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.models.criterion import Criterion
+from eomt_mm.models.criterion import Criterion, StepTotals
 from eomt_mm.models.eomt import Predictions
 from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.models.postprocess import (
@@ -18,9 +19,17 @@ from eomt_mm.models.postprocess import (
     ToImage,
     instance_prediction,
     panoptic_prediction,
+    semantic_labels,
     semantic_scores,
 )
-from eomt_mm.models.targets import Target, det_sample_target, seg_sample_target
+from eomt_mm.models.targets import (
+    Target,
+    det_sample_target,
+    num_det_targets,
+    num_seg_targets,
+    seg_sample_target,
+    with_valid,
+)
 from eomt_mm.registry import MODELS
 
 DET_TASKS = ('panoptic', 'instance')
@@ -32,21 +41,65 @@ class HostHead(EoMTHead):
     Args:
         num_classes: number K of classes.
         criterion: arguments of :class:`~eomt_mm.models.criterion.Criterion` that differ from the published ones.
+        ignore_void: leave pixels without ground truth out of matching and mask losses: void, crowds, and the padding of
+            crops, which pipelines fill with void. As published they count as background of every mask.
         **head_kwargs: arguments of :class:`~eomt_mm.models.eomt_head.EoMTHead`; ``embed_dim``, ``depth`` and
             ``patch_size`` come from the backbone.
     """
 
-    def __init__(self, num_classes: int, criterion: dict[str, Any] | None = None, **head_kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        criterion: dict[str, Any] | None = None,
+        ignore_void: bool = False,
+        **head_kwargs: Any,
+    ) -> None:
         super().__init__(num_classes=num_classes, **head_kwargs)
+        self.ignore_void = ignore_void
         self.criterion = Criterion(num_classes, **(criterion or {}))
 
     def target(self, sample: Any) -> Target:
         """Labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
         raise NotImplementedError
 
+    def num_targets(self, sample: Any) -> int:
+        """Number N of a sample's targets, without making them."""
+        raise NotImplementedError
+
+    def join_step(self, micro_batches: Sequence[Sequence[Any]]) -> None:
+        """Tells samples that their micro-batches make one optimiser step; call it before the first :meth:`loss`."""
+        samples = [sample for batch in micro_batches for sample in batch]
+        num_matched = sum(min(self.num_targets(sample), self.num_queries) for sample in samples)
+        totals = StepTotals(len(samples), num_matched, len(micro_batches))
+        for sample in samples:
+            sample.set_metainfo(dict(step_totals=totals))
+
     def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
         """Weighted losses of all prediction layers; see :meth:`Criterion.forward`."""
-        return self.criterion(*predictions, [self.target(sample) for sample in samples])
+        targets = [self.target(sample) for sample in samples]
+        if self.ignore_void:
+            targets = [with_valid(target) for target in targets]
+        return self.criterion(*predictions, targets, totals=samples[0].get('step_totals'))
+
+    def predict(self, predictions: Predictions, samples: list[Any]) -> list[Any]:
+        """Adds the prediction of the final layer."""
+        raise NotImplementedError
+
+    def add_layer_predictions(self, predictions: Predictions, samples: list[Any]) -> None:
+        """Adds ``layer_predictions``: for each layer before the final one, a dictionary of what :meth:`predict` adds.
+
+        Without ``predict_intermediate`` there are none, and samples stay as they are.
+        """
+        earlier = list(zip(*predictions, strict=True))[:-1]
+        found: list[list[dict[str, Any]]] = [[] for _ in samples]
+        for class_logits, mask_logits in earlier:
+            bare = [type(sample)(metainfo=sample.metainfo) for sample in samples]
+            for fields, predicted in zip(found, self.predict(([class_logits], [mask_logits]), bare), strict=True):
+                left_out = {*predicted.metainfo_keys(), 'seg_logits'}  # a float per class and pixel: no metric reads it
+                fields.append({name: value for name, value in predicted.to_dict().items() if name not in left_out})
+        for sample, fields in zip(samples, found, strict=True):
+            if fields:
+                sample.set_field(fields, 'layer_predictions')
 
 
 @MODELS.register_module()
@@ -71,6 +124,9 @@ class EoMTSegHead(HostHead):
     def target(self, sample: SegDataSample) -> Target:
         return seg_sample_target(sample, self.num_classes, sample.batch_input_shape, self.ignore_index)
 
+    def num_targets(self, sample: SegDataSample) -> int:
+        return num_seg_targets(sample, self.ignore_index)
+
     def predict(self, predictions: Predictions, samples: list[SegDataSample]) -> list[SegDataSample]:
         """Adds ``pred_sem_seg`` (1, H, W) and the scores ``seg_logits`` (K, H, W) at the images' own size.
 
@@ -78,15 +134,18 @@ class EoMTSegHead(HostHead):
             predictions: the windows of all images, one after the other.
             samples: with ``geometry``.
         """
+        self.add_layer_predictions(predictions, samples)
         class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
         counts = [sample.geometry.num_inputs for sample in samples]
         for sample, classes, masks in zip(samples, class_logits.split(counts), mask_logits.split(counts), strict=True):
-            scores = sample.geometry.invert(semantic_scores(classes, masks, sample.geometry.input_size))
-            if sample.get('flip', False):  # test-time augmentation merges maps of the unflipped image
-                scores = scores.flip(-1 if sample.get('flip_direction') == 'horizontal' else -2)
-            sample.pred_sem_seg = PixelData(data=scores.argmax(0, keepdim=True))
+            geometry = sample.geometry
             if self.keep_scores:
+                scores = unflip(geometry.invert(semantic_scores(classes, masks, geometry.input_size)), sample)
                 sample.seg_logits = PixelData(data=scores)
+                labels = scores.argmax(0)
+            else:
+                labels = unflip(semantic_labels(classes, masks, geometry.input_size, geometry.invert), sample)
+            sample.pred_sem_seg = PixelData(data=labels[None])
         return samples
 
 
@@ -120,6 +179,10 @@ class EoMTDetHead(HostHead):
         if task == 'instance' and num_stuff_classes:
             raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
         super().__init__(num_classes=num_things_classes + num_stuff_classes, **kwargs)
+        if task == 'instance' and self.ignore_void:
+            raise ValueError(
+                "ignore_void=True with task='instance': ground truth of instances does not tell void from background"
+            )
         self.task = task
         self.num_things_classes = num_things_classes
         self.num_stuff_classes = num_stuff_classes
@@ -130,6 +193,9 @@ class EoMTDetHead(HostHead):
     def target(self, sample: DetDataSample) -> Target:
         return det_sample_target(sample, self.num_things_classes, self.num_classes, sample.batch_input_shape)
 
+    def num_targets(self, sample: DetDataSample) -> int:
+        return num_det_targets(sample, self.num_things_classes, self.num_classes)
+
     def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
         """Adds ``pred_panoptic_seg`` or ``pred_instances`` at the images' own size.
 
@@ -137,6 +203,7 @@ class EoMTDetHead(HostHead):
             predictions: one entry per image.
             samples: with ``geometry``.
         """
+        self.add_layer_predictions(predictions, samples)
         class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
         for sample, classes, masks in zip(samples, class_logits, mask_logits, strict=True):
             if self.task == 'panoptic':
@@ -156,6 +223,13 @@ class EoMTDetHead(HostHead):
         return InstanceData(
             labels=found.labels, scores=found.scores, masks=found.masks, bboxes=boxes_of_masks(found.masks)
         )
+
+
+def unflip(maps: Tensor, sample: SegDataSample) -> Tensor:
+    """Maps (..., H, W) as of the unflipped image, which is what test-time augmentation merges."""
+    if not sample.get('flip', False):
+        return maps
+    return maps.flip(-1 if sample.get('flip_direction') == 'horizontal' else -2)
 
 
 def encode_panoptic(segment_map: Tensor, segments: list[Segment], num_classes: int) -> Tensor:

@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from eomt_mm.models.point_sampling import sample_at_points
+from eomt_mm.models.point_sampling import pixels_at_points, sample_at_points
 
 # A cost that no finite logit reaches; it stands for NaN and inf, which scipy refuses.
 LARGE_COST = 1e10
@@ -53,7 +53,7 @@ class HungarianMatcher(nn.Module):
         Args:
             class_logits: (B, Q, K + 1).
             mask_logits: (B, Q, h, w).
-            targets: per image ``labels`` (N,) and ``masks`` (N, H, W).
+            targets: per image ``labels`` (N,), ``masks`` (N, H, W) and, where not every pixel counts, ``valid`` (H, W).
             points: (B, P, 2), (x, y) in [0, 1]; drawn where not given.
 
         Returns:
@@ -84,6 +84,8 @@ class HungarianMatcher(nn.Module):
         dtype = compute_dtype(mask_logits)
         with torch.autocast(mask_logits.device.type, enabled=False):
             points = points.to(dtype)[None]
+            if 'valid' in target:
+                points = points[:, pixels_at_points(target['valid'], points[0])]
             logits = sample_at_points(mask_logits.to(dtype), points)  # (Q, P)
             masks = sample_at_points(target['masks'].to(dtype), points)  # (N, P)
             class_cost = -class_logits.to(dtype).softmax(-1)[:, target['labels']]
@@ -101,11 +103,11 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 
 
 def pairwise_bce(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every pair: logits (Q, P), masks (N, P) in [0, 1] to (Q, N).
+    """Mean binary cross-entropy of every pair: logits (Q, P), masks (N, P) in [0, 1] to (Q, N); 0 without points.
 
     bce(x, t) = softplus(x) - x * t.
     """
-    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ masks.T) / logits.shape[-1]
+    return (F.softplus(logits).sum(-1, keepdim=True) - logits @ masks.T) / max(1, logits.shape[-1])
 
 
 def pairwise_dice(logits: Tensor, masks: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """Sampling masks at points, and choosing the points (PointRend; Mask2Former, section 3.3)."""
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -24,8 +26,30 @@ def sample_at_points(masks: Tensor, points: Tensor) -> Tensor:
     return F.grid_sample(masks[:, None], grid[:, :, None], align_corners=False)[:, 0, :, 0]
 
 
+def pixels_at_points(pixels: Tensor, points: Tensor) -> Tensor:
+    """Values of the pixels that points fall on.
+
+    Args:
+        pixels: (H, W), of any type.
+        points: (..., 2), (x, y) in [0, 1].
+
+    Returns:
+        (...), of the same type.
+    """
+    h, w = pixels.shape
+    columns = (points[..., 0] * w).long().clamp(max=w - 1)
+    rows = (points[..., 1] * h).long().clamp(max=h - 1)
+    return pixels[rows, columns]
+
+
 @torch.no_grad()
-def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: float, importance_ratio: float) -> Tensor:
+def uncertain_points(
+    mask_logits: Tensor,
+    num_points: int,
+    oversample_ratio: float,
+    importance_ratio: float,
+    counts_at: Callable[[Tensor], Tensor] | None = None,
+) -> Tensor:
     """Points for the mask losses: the most uncertain ones of a larger random set, and random ones.
 
     Args:
@@ -33,6 +57,7 @@ def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: flo
         num_points: number P of points per mask.
         oversample_ratio: ``int(P * oversample_ratio)`` candidates are drawn, at least 1 x.
         importance_ratio: share in [0, 1] of the P points that are taken by smallest ``abs(logit)``.
+        counts_at: maps points (N, P, 2) to bool (N, P), which of them count; the others are taken last. None: all do.
 
     Returns:
         (N, P, 2), (x, y) in [0, 1].
@@ -41,6 +66,8 @@ def uncertain_points(mask_logits: Tensor, num_points: int, oversample_ratio: flo
     num_uncertain = int(importance_ratio * num_points)
     candidates = torch.rand(n, int(num_points * oversample_ratio), 2, device=device, dtype=dtype)
     uncertainty = -sample_at_points(mask_logits, candidates).abs() if n else candidates[..., 0]
+    if counts_at is not None:
+        uncertainty = uncertainty.masked_fill(~counts_at(candidates), -torch.inf)
     chosen = uncertainty.topk(num_uncertain, dim=1).indices  # (N, P_u)
     uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
     return torch.cat([uncertain, torch.rand(n, num_points - num_uncertain, 2, device=device, dtype=dtype)], dim=1)

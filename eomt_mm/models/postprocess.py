@@ -1,10 +1,12 @@
 """From logits to semantic scores, instances and panoptic segments: the published rules, as pure functions.
 
 Queries are chosen by their class logits *before* their masks are resized: only masks that can appear in the result
-are ever brought to the image's size.
+are ever brought to the image's size. Large maps are made and used up in parts, which bounds the memory and lets a CPU
+find them in its cache; only the order in which sums are rounded differs from computing them whole.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +16,10 @@ from eomt_mm.models.geometry import Size, resize
 
 # Maps (N, h, w) mask logits over the input to (N, H, W) over the image: the inverse of a geometry.
 ToImage = Callable[[Tensor], Tensor]
+
+# Parts of 8 to 16 MB at usual sizes: beyond 32 MB, glibc has the kernel map and clear new memory for every tensor.
+MAPS_AT_ONCE = 8
+STRIP_BYTES = 2**23
 
 
 @dataclass(frozen=True)
@@ -51,9 +57,27 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
     Returns:
         (B, K, *size), at least 0; not normalised.
     """
-    probs = class_logits.float().softmax(-1)[..., :-1]
-    masks = resize(mask_logits.float(), size).sigmoid()
-    return torch.einsum('bqk,bqhw->bkhw', probs, masks)
+    probs = class_logits.float().softmax(-1)[..., :-1].mT  # (B, K, Q)
+    scores = probs.new_empty(*probs.shape[:2], *size)
+    for image_scores, image_probs, masks in zip(scores, probs, mask_logits, strict=True):
+        for top, strip in resized_strips(masks.float(), size):  # (Q, rows, W)
+            summed = image_probs @ strip.sigmoid().flatten(1)
+            image_scores[:, top : top + strip.shape[1]] = summed.view(-1, *strip.shape[1:])
+    return scores
+
+
+def semantic_labels(class_logits: Tensor, mask_logits: Tensor, size: Size, to_image: ToImage) -> Tensor:
+    """The class of largest score of every pixel of the image, without the image's scores of all classes at once.
+
+    Args:
+        class_logits, mask_logits, size: see :func:`semantic_scores`.
+        to_image: brings scores (B, k, *size) of any k classes to the image's size, (k, H, W).
+
+    Returns:
+        (H, W) int64.
+    """
+    parts = semantic_scores(class_logits, mask_logits, size).split(MAPS_AT_ONCE, dim=1)
+    return max_of_parts(to_image(part) for part in parts)[1]
 
 
 def instance_prediction(
@@ -73,11 +97,16 @@ def instance_prediction(
     num_classes = class_logits.shape[-1] - 1
     probs = class_logits.float().softmax(-1)[:, :-1].flatten()
     scores, pairs = probs.topk(min(max_per_image, len(probs)), sorted=False)
-    queries, position = (pairs // num_classes).unique(return_inverse=True)
-    logits = to_image(mask_logits[queries].float())  # each chosen query once
-    masks = logits > 0
-    quality = (logits.sigmoid() * masks).sum((1, 2)) / (masks.sum((1, 2)) + 1e-6)
-    return Instances(labels=pairs % num_classes, scores=scores * quality[position], masks=masks[position])
+    pairs, order = pairs.sort()  # those of one query side by side
+    queries, counts = (pairs // num_classes).unique_consecutive(return_counts=True)
+    masks, quality = [], []
+    for chosen, repeats in zip(queries.split(MAPS_AT_ONCE), counts.split(MAPS_AT_ONCE), strict=True):
+        logits = to_image(mask_logits[chosen].float())  # each chosen query once
+        inside = logits > 0
+        inner_sum = logits.sigmoid().mul_(inside).sum((1, 2))
+        quality.append((inner_sum / (areas(inside) + 1e-6)).repeat_interleave(repeats))
+        masks.append(inside.repeat_interleave(repeats, dim=0))
+    return Instances(labels=pairs % num_classes, scores=scores[order] * torch.cat(quality), masks=torch.cat(masks))
 
 
 def panoptic_prediction(
@@ -109,31 +138,99 @@ def panoptic_prediction(
     num_classes = class_logits.shape[-1] - 1
     scores, labels = class_logits.float().softmax(-1).max(-1)
     kept = (labels != num_classes) & (scores > score_thr)
-    scores, labels = scores[kept], labels[kept]
-    probs = to_image(mask_logits[kept].float()).sigmoid()  # (N, H, W)
-    segment_map = torch.zeros(probs.shape[-2:], dtype=torch.int32, device=probs.device)
+    scores, labels, mask_logits = scores[kept], labels[kept], mask_logits[kept].float()
+    if len(scores) == 0:
+        return torch.zeros_like(to_image(mask_logits).sum(0), dtype=torch.int32), []
+
+    # p(mask) >= 0.5 is asked of the products: rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
+    inside_areas: list[Tensor] = []
+
+    def products() -> Iterator[Tensor]:
+        for weights, logits in zip(scores.split(MAPS_AT_ONCE), mask_logits.split(MAPS_AT_ONCE), strict=True):
+            part = to_image(logits).sigmoid().mul_(weights[:, None, None])
+            inside_areas.append(areas(part >= weights[:, None, None] / 2))
+            yield part
+
+    best, winner = max_of_parts(products())
+    codes = torch.where(best >= (scores / 2)[winner], winner + 1, 0)  # of the pixels inside; 0: void
+    won_area = winner.flatten().bincount(minlength=len(scores))
+    final_area = codes.flatten().bincount(minlength=len(scores) + 1)[1:]
+    table = torch.stack([labels, won_area, torch.cat(inside_areas), final_area])  # one transfer
+    ids, segments = number_segments(table.tolist(), scores.tolist(), num_things, overlap_thr)
+    return torch.tensor([0, *ids], dtype=torch.int32, device=codes.device)[codes], segments
+
+
+def number_segments(
+    table: list[list[int]], scores: list[float], num_things: int, overlap_thr: float
+) -> tuple[list[int], list[Segment]]:
+    """Which queries become segments.
+
+    Args:
+        table: for each query its label, the pixels it won, those with p(mask) >= 0.5, and those with both.
+        scores: class probability of each query.
+        num_things, overlap_thr: see :func:`panoptic_prediction`.
+
+    Returns:
+        the segment id of each query, 0 where it is dropped, and the segments.
+    """
+    ids: list[int] = []
     segments: list[Segment] = []
-    if len(probs) == 0:
-        return segment_map, segments
-
-    winner = (scores[:, None, None] * probs).argmax(0)  # (H, W)
-    inside = probs >= 0.5
-    won_and_inside = inside.gather(0, winner[None])[0]
-    won_area = winner.flatten().bincount(minlength=len(probs)).tolist()
-    final_area = winner[won_and_inside].bincount(minlength=len(probs)).tolist()
-    inside_area = inside.sum((1, 2)).tolist()
-
-    new_ids = [0] * len(probs)
     stuff_ids: dict[int, int] = {}
-    for k, (label, score) in enumerate(zip(labels.tolist(), scores.tolist(), strict=True)):
-        if min(won_area[k], inside_area[k], final_area[k]) == 0 or won_area[k] / inside_area[k] < overlap_thr:
+    for score, label, won, inside, final in zip(scores, *table, strict=True):
+        if min(won, inside, final) == 0 or won / inside < overlap_thr:
+            ids.append(0)
             continue
-        if label in stuff_ids:
-            new_ids[k] = stuff_ids[label]
-            continue
-        new_ids[k] = len(segments) + 1
-        segments.append(Segment(new_ids[k], label, score))
-        if label >= num_things:
-            stuff_ids[label] = new_ids[k]
-    ids = torch.tensor(new_ids, dtype=torch.int32, device=probs.device)
-    return torch.where(won_and_inside, ids[winner], segment_map), segments
+        if label not in stuff_ids:
+            segments.append(Segment(len(segments) + 1, label, score))
+            if label >= num_things:
+                stuff_ids[label] = len(segments)
+        ids.append(stuff_ids.get(label, len(segments)))
+    return ids, segments
+
+
+def max_of_parts(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """Maximum over dimension 0 of maps (N, H, W) that come in parts, and its index, the first among equals.
+
+    Equal to ``torch.cat(parts).max(0)``, but for NaN. At least one part.
+    """
+    best = winner = torch.empty(0)
+    start = 0
+    for part in parts:
+        value, index = part.max(0)
+        if start == 0:
+            best, winner = value, index
+        else:
+            winner = torch.where(value > best, index + start, winner)
+            best = torch.maximum(value, best)
+        start += len(part)
+    return best, winner
+
+
+def areas(masks: Tensor) -> Tensor:
+    """Pixels (N,) int64 of masks (N, H, W) bool. torch sums bytes on a CPU ten times as fast as bools."""
+    return masks.view(torch.uint8).sum((1, 2), dtype=torch.int32).long()
+
+
+def resized_strips(maps: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
+    """Horizontal strips of ``resize(maps, size)``, each made from the rows it needs.
+
+    Bilinear weights repeat after h / gcd(h, H) rows: strips that begin there are resized with the very same scale.
+    Equal to slices of the whole where H is h times a power of two; else up to the rounding of coordinates.
+
+    Args:
+        maps: (N, h, w).
+        size: (H, W).
+
+    Yields:
+        the first row of a strip, and the strip (N, rows, W) of about ``STRIP_BYTES``.
+    """
+    (num_maps, h, _), (out_h, out_w) = maps.shape, size
+    period, out_period = h // math.gcd(h, out_h), out_h // math.gcd(h, out_h)
+    period_bytes = num_maps * out_period * out_w * maps.element_size()
+    step = max(1, STRIP_BYTES // max(1, period_bytes)) * period
+    for first in range(0, h, step):
+        last = min(first + step, h)
+        begin, end = max(first - period, 0), min(last + period, h)  # a bilinear weight reaches one row beyond
+        strip = resize(maps[:, begin:end], ((end - begin) // period * out_period, out_w))
+        top, skipped = (rows // period * out_period for rows in (first, first - begin))
+        yield top, strip[:, skipped : skipped + (last - first) // period * out_period]

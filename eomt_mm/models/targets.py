@@ -64,6 +64,11 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
         )
 
 
+def with_valid(target: Target) -> Target:
+    """Adds ``valid`` (H, W) bool: the pixels of some target, for ground truth that gives every known pixel to one."""
+    return dict(target, valid=target['masks'].any(0))
+
+
 def pad_masks(target: Target, size: Size) -> Target:
     """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask.
 
@@ -116,6 +121,29 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
         stuff_target = pad_masks(semantic_target(stuff, num_classes, source=source), size)
         target = {key: torch.cat([target[key], stuff_target[key]]) for key in target}
     return target
+
+
+def num_seg_targets(sample: SegDataSample, ignore_index: int = 255) -> int:
+    """Number of targets that :func:`seg_sample_target` will make; 0 where the sample is refused there."""
+    return num_values(sample.gt_sem_seg.data, skip=ignore_index) if 'gt_sem_seg' in sample else 0
+
+
+def num_det_targets(sample: DetDataSample, num_things: int, num_classes: int) -> int:
+    """Number of targets that :func:`det_sample_target` will make; 0 where the sample is refused there."""
+    if 'gt_panoptic_seg' in sample:
+        return num_values(sample.gt_panoptic_seg.segment_ids.clamp(min=0), skip=0)
+    num = len(sample.gt_instances.labels) if 'labels' in sample.gt_instances else 0
+    if num_classes > num_things and 'gt_sem_seg' in sample:
+        label_map = sample.gt_sem_seg.sem_seg
+        num += num_values(torch.where(label_map >= num_things, label_map, 255), skip=255)
+    return num
+
+
+def num_values(values: Tensor, skip: int) -> int:
+    """Number of different values from -1 on but ``skip``; a map of a megapixel takes a millisecond or two."""
+    counts = torch.bincount(values.flatten().int().clamp(min=-1) + 1)
+    counts[skip + 1 : skip + 2] = 0
+    return int(counts.count_nonzero())
 
 
 def missing_annotation(sample: SegDataSample | DetDataSample, what: str) -> str:

@@ -3,9 +3,10 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2, save_last=True),
+    checkpoint=dict(type='eomt_mm.SafeCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2, save_last=True),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     checkpoint_fit=dict(type='eomt_mm.CheckpointFitHook'),
+    stop=dict(type='eomt_mm.GracefulStopHook'),
     total_batch=dict(type='eomt_mm.TotalBatchHook'),
 )
 env_cfg = dict(

@@ -2,5 +2,5 @@
 
 The published configurations keep the annealing steps of panoptic, whose epochs are longer.
 """
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=87948, val_interval=7329)
+train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=87948, val_interval=7329)
 custom_hooks = [dict(type='eomt_mm.MaskAnnealingHook', unit=14782, total_steps=87948)]

@@ -1,3 +1,3 @@
 """A few minutes on a CPU; annealing as published, by fractions of the schedule."""
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=250, val_interval=125)
+train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=250, val_interval=125)
 custom_hooks = [dict(type='eomt_mm.MaskAnnealingHook')]

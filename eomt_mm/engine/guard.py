@@ -1,0 +1,132 @@
+"""Steps with NaN or infinite gradients: skipped, counted, and the end of a run that gets nothing else."""
+
+import logging
+import math
+from itertools import chain
+from typing import Any
+
+import torch
+from mmengine.dist import all_gather_object, all_reduce
+from mmengine.hooks import Hook
+from mmengine.logging import MessageHub, print_log
+from torch import Tensor
+from torch.optim import Optimizer
+
+from eomt_mm.registry import HOOKS
+
+SKIPPED = 'non_finite_steps'  # in the message hub, and thereby in every checkpoint
+
+
+@HOOKS.register_module()
+class NonFiniteGuardHook(Hook):
+    """Skips optimiser steps whose gradients are not all finite, and ends the run when there are too many in a row.
+
+    A skipped step changes neither weights nor the optimiser's state, in any process; schedules go on. It is logged as a
+    warning with the files of the batch, and left out of the log's averages. Steps that a loss scaler (``--amp`` in
+    float16) skips by itself, to find its scale, count as well.
+
+    Costs per step one pass over the gradients, for the largest absolute value, in distributed runs the exchange of one
+    number, and one wait of the host for the device: what is skipped is decided in Python. mmengine waits as often for
+    every loss that it logs.
+
+    Args:
+        max_in_a_row: skipped steps in a row that end the run; at least 1.
+
+    Raises:
+        ValueError: ``max_in_a_row`` is below 1.
+    """
+
+    def __init__(self, max_in_a_row: int = 10) -> None:
+        if max_in_a_row < 1:
+            raise ValueError(f'max_in_a_row={max_in_a_row}: at least 1')
+        self.max_in_a_row = max_in_a_row
+        self._in_a_row = 0
+        self._skips = True  # until the optimiser steps: a loss scaler skips by not asking it to
+        self._files: list[str] = []
+
+    def before_train(self, runner: Any) -> None:
+        """Begins to watch the optimiser.
+
+        Raises:
+            TypeError: where it is none of torch's.
+        """
+        optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
+        if not isinstance(optimizer, Optimizer):
+            raise TypeError(
+                f'NonFiniteGuardHook watches one torch optimizer, {type(runner.optim_wrapper).__name__} has '
+                f'{type(optimizer).__name__}: leave the hook out'
+            )
+        self._handle = optimizer.register_step_pre_hook(self._before_step)
+
+    def after_train_iter(
+        self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
+    ) -> None:
+        """Counts and logs.
+
+        Raises:
+            FloatingPointError: ``max_in_a_row`` is reached.
+        """
+        self._files += [sample.get('img_path', '') for sample in (data_batch or {}).get('data_samples', [])]
+        if not runner.optim_wrapper.should_update():  # a loop that counts micro-batches
+            return
+        if self._skips:
+            self._report(runner)
+        else:
+            self._in_a_row = 0
+        self._skips, self._files = True, []
+
+    def after_train(self, runner: Any) -> None:
+        """Logs the total."""
+        self._handle.remove()
+        skipped = runner.message_hub.get_info(SKIPPED, 0)
+        level = logging.WARNING if skipped else logging.INFO
+        print_log(f'{skipped} of {runner.iter} steps skipped for non-finite gradients', logger='current', level=level)
+
+    def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        """Takes the gradients away where one is not finite: the optimiser then passes over all parameters."""
+        params = [param for group in optimizer.param_groups for param in group['params'] if param.grad is not None]
+        self._skips = not all_finite([local_part(param.grad) for param in params])
+        if self._skips:
+            for param in params:
+                param.grad = None
+
+    def _report(self, runner: Any) -> None:
+        self._in_a_row += 1
+        total = runner.message_hub.get_info(SKIPPED, 0) + 1
+        runner.message_hub.update_info(SKIPPED, total)
+        forget_non_finite(runner.message_hub)
+        files = ', '.join(chain.from_iterable(all_gather_object(self._files)))
+        text = f'gradients of step {runner.iter + 1} are not finite, weights stay as they are: {files}'
+        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
+        if scaler is not None and scaler.is_enabled():
+            text += f'; the loss scale is now {scaler.get_scale():g}'
+        print_log(f'{text}; {total} skipped so far', logger='current', level=logging.WARNING)
+        if self._in_a_row >= self.max_in_a_row:
+            raise FloatingPointError(
+                f'no finite gradients for {self._in_a_row} steps in a row (max_in_a_row={self.max_in_a_row}), up to '
+                f'step {runner.iter + 1} with {files}. Look at these images and their annotations; if they are sound, '
+                f'go on from an earlier checkpoint with a lower learning rate or, with --amp, bfloat16'
+            )
+
+
+def forget_non_finite(message_hub: MessageHub) -> None:
+    """Takes values of this step that are not finite out of averages, which they would spoil for a whole window."""
+    for history in message_hub.log_scalars.values():
+        values, counts = history.data  # the history's own arrays
+        if len(values) and not math.isfinite(values[-1]):
+            values[-1] = counts[-1] = 0
+
+
+def all_finite(gradients: list[Tensor]) -> bool:
+    """Whether the gradients of all processes are finite; all must ask, and all get the same answer."""
+    gradients = [gradient for gradient in gradients if gradient.numel()]
+    # The largest absolute value: unlike a sum of squares it does not overflow while all are finite.
+    largest = torch.stack(torch._foreach_norm(gradients, torch.inf)) if gradients else torch.zeros(1)
+    found = (~largest.isfinite()).any().float()
+    all_reduce(found, 'max')
+    return not found.item()
+
+
+def local_part(gradient: Tensor) -> Tensor:
+    """The part of a gradient that this process holds: all of it, but with ``fully_shard`` (torch's DTensor)."""
+    return gradient.to_local() if hasattr(gradient, 'to_local') else gradient

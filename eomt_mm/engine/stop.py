@@ -1,0 +1,169 @@
+"""Ending in time: a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
+
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from types import FrameType
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce
+from mmengine.hooks import EMAHook, Hook
+from mmengine.logging import print_log
+from mmengine.runner import EpochBasedTrainLoop
+
+from eomt_mm.engine.checkpointing import SafeCheckpointHook, on_any_rank
+from eomt_mm.registry import HOOKS
+
+# Seconds in which signals are one request: timeout(1), and srun with torchrun, send it twice at once.
+ONE_REQUEST = 3.0
+
+
+@HOOKS.register_module()
+class GracefulStopHook(Hook):
+    """On SIGTERM to any process: all finish the step, save it and end with status 0; ``--resume`` goes on from there.
+
+    - In training the checkpoint of this very step is saved, whatever the interval, and the loop ends.
+    - In a validation the step's checkpoint is saved unless it was before, the validation is left, and the resumed run
+      begins with it. A metric that is being computed from the predictions is finished first.
+    - A checkpoint that cannot be written makes the status 1.
+    - A second signal, after 3 seconds, ends the process at once; earlier checkpoints stay.
+
+    Processes that data loaders start are kept from ending with the signal, which clusters send to all of them.
+    ``torchrun`` kills what has not ended 30 seconds after its own SIGTERM.
+
+    Needs a :class:`SafeCheckpointHook` that counts steps (``by_epoch=False``), a loop by steps, and the main thread;
+    otherwise it says so and leaves signals alone.
+
+    Args:
+        signals: names. SIGUSR1 is what Slurm's ``--signal=USR1@120`` sends; ``torchrun`` itself ends by it, so use
+            ``--signal=TERM@120`` there.
+
+    Raises:
+        ValueError: for an unknown name.
+    """
+
+    priority = 'LOWEST'  # after the checkpoint hook
+
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+        unknown = [name for name in signals if name not in signal.Signals.__members__]
+        if unknown:
+            raise ValueError(f'signals={list(signals)}: {unknown} are none of this system, such as SIGTERM')
+        self.signals = [signal.Signals[name] for name in signals]
+        self._checkpoints: SafeCheckpointHook | None = None  # while signals are handled
+        self._before: dict[signal.Signals, Any] = {}
+        self._asked: tuple[signal.Signals, float] | None = None
+        self._owner = os.getpid()
+        self._common_batches = 0
+
+    def before_train(self, runner: Any) -> None:
+        """Takes the signals over. Loaders whose workers are not started yet get workers that outlive them."""
+        self._asked, self._owner = None, os.getpid()
+        hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook) and not hook.by_epoch]
+        by_steps = not isinstance(runner.train_loop, EpochBasedTrainLoop)
+        if not hooks or not by_steps or threading.current_thread() is not threading.main_thread():
+            print_log(
+                'GracefulStopHook: signals end this run at once. It needs a SafeCheckpointHook with by_epoch=False, '
+                'a loop by steps, and the main thread',
+                logger='current',
+                level=logging.WARNING,
+            )
+            return
+        self._checkpoints = hooks[0]
+        for loader in [runner.train_dataloader] + ([] if runner.val_loop is None else [runner.val_dataloader]):
+            loader.worker_init_fn = partial(shielded_worker, loader.worker_init_fn, self.signals)
+        self._before = {number: signal.signal(number, self._handle) for number in self.signals}
+
+    def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
+        """Ends training after a step."""
+        self._stop_if_asked(runner, in_step=True)
+
+    def before_val(self, runner: Any) -> None:
+        """Ends before a validation: training was asked to stop in the step before it."""
+        if self._checkpoints is not None and runner.train_loop.stop_training and on_any_rank(self._asked is not None):
+            self._leave_validation(runner)
+
+    def before_val_epoch(self, runner: Any) -> None:
+        """Counts the batches that every process has, since only for these all can be asked."""
+        if self._checkpoints is not None:
+            count = torch.tensor([len(runner.val_dataloader)])
+            all_reduce(count, 'min')
+            self._common_batches = int(count)
+
+    def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Leaves a validation after a batch."""
+        if self._checkpoints is None or batch_idx >= self._common_batches or not on_any_rank(self._asked is not None):
+            return
+        for hook in runner.hooks:
+            if isinstance(hook, EMAHook):  # the averaged weights are the model's during validation
+                hook.after_val_epoch(runner)
+        self._leave_validation(runner)
+
+    def after_val(self, runner: Any) -> None:
+        """Ends training after a validation in whose last moments the signal came."""
+        self._stop_if_asked(runner)
+
+    def after_train(self, runner: Any) -> None:
+        """Gives the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._before, self._checkpoints = {}, None
+
+    def _stop_if_asked(self, runner: Any, in_step: bool = False) -> None:
+        if self._checkpoints is None or not on_any_rank(self._asked is not None):
+            return
+        self._checkpoints.save_step(runner, in_step=in_step, final=True)
+        runner.train_loop.stop_training = True
+        self._tell(runner)
+
+    def _leave_validation(self, runner: Any) -> None:
+        """Saves and exits: a loop has no other way out of a validation."""
+        assert self._checkpoints is not None
+        self._checkpoints.save_step(runner, final=True)
+        self._tell(runner)
+        self.after_train(runner)
+        raise SystemExit(0)
+
+    def _tell(self, runner: Any) -> None:
+        assert self._checkpoints is not None
+        name = self._asked[0].name if self._asked else 'a signal to another process'
+        runner.logger.info(
+            f'ended by {name}; saved as {self._checkpoints.last_ckpt}. The same command with --resume goes on'
+        )
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        """Only notes the request: a handler may run between any two instructions, where nothing can be saved."""
+        now = time.monotonic()
+        if os.getpid() != self._owner or (self._asked is not None and now - self._asked[1] > ONE_REQUEST):
+            signal.signal(number, signal.SIG_DFL)  # forked processes inherit the handler, but not the training
+            os.kill(os.getpid(), number)
+        elif self._asked is None:
+            self._asked = (signal.Signals(number), now)
+            os.write(2, b'stopping: the step is finished and saved first; a second signal ends at once\n')
+
+
+def shielded_worker(init: Callable[[int], None] | None, signals: Sequence[signal.Signals], worker_id: int) -> None:
+    """``worker_init_fn`` of a data loader: of ``signals`` the worker obeys SIGTERM of its parent, and no other.
+
+    torch's workers end by anybody's SIGTERM, which raises in the middle of the parent's step.
+
+    Args:
+        init: the loader's own ``worker_init_fn``.
+        signals: to be blocked.
+        worker_id: number of the worker.
+    """
+    if init is not None:
+        init(worker_id)
+    if hasattr(signal, 'sigwaitinfo'):  # macOS has none: workers end there as they always did
+        signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != os.getppid():
+        pass
+    os._exit(0)
