@@ -78,6 +78,8 @@ def main() -> None:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(f'--auto-scale-lr: {args.config} states no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
+        # mmengine compares with the images of a micro-batch
+        cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     set_start(cfg, args.resume)
     (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
 
