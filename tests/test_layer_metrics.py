@@ -4,6 +4,7 @@ import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from eomt_mm.models.heads import HostHead
 
 # isort: split
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import EMAHook
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
@@ -152,6 +154,24 @@ def load(path: Path) -> dict[str, Any]:
     return torch.load(path, weights_only=True)
 
 
+def test_weights_are_averaged_and_mask_probabilities_are_not() -> None:
+    model = init_model(load_config(CONFIGS['panoptic'], {'img_size': 64, 'model.backbone.depth': 2}))
+    head, runner = model.panoptic_head, SimpleNamespace(model=model, iter=0)
+    hook = EMAHook(momentum=0.3)
+    hook.before_run(runner)
+    with torch.no_grad():
+        for value, prob in ((1.0, 0.75), (2.0, 0.5)):
+            head.queries.weight.fill_(value)
+            head.set_attn_mask_probs([prob, prob])
+            hook.after_train_iter(runner, 0)
+    hook.before_val_epoch(runner)  # the model is the averaged one now
+    torch.testing.assert_close(head.queries.weight, torch.full_like(head.queries.weight, 0.7 * 1.0 + 0.3 * 2.0))
+    assert head.attn_mask_probs.tolist() == [0.5, 0.5]
+    hook.after_val_epoch(runner)
+    assert (head.queries.weight == 2).all() and head.attn_mask_probs.tolist() == [0.5, 0.5]
+
+
+@pytest.mark.slow
 def test_averaged_weights_are_validated_saved_and_resumed(
     tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
