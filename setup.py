@@ -67,7 +67,12 @@ setup(
     packages=find_packages(include=['eomt_mm', 'eomt_mm.*']),
     python_requires='>=3.10',
     install_requires=requirements('runtime'),
-    extras_require={'lite': requirements('lite'), 'mim': requirements('mim'), 'test': requirements('tests')},
+    extras_require={
+        'lite': requirements('lite'),
+        'mim': requirements('mim'),
+        'deepspeed': requirements('deepspeed'),
+        'test': requirements('tests'),
+    },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

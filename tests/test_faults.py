@@ -17,6 +17,10 @@ import pytest
 import torch
 from PIL import Image
 from tool_runs import CONFIGS, ROOT, losses, small
+from torch._utils import ExceptionWrapper
+
+import eomt_mm  # noqa: F401  before the hosts
+from eomt_mm.datasets.loading import LoadImage
 
 LOOP, SAFE = 'train_cfg.type=eomt_mm.TrainLoop', 'default_hooks.checkpoint.type=eomt_mm.SafeCheckpointHook'
 NO_VALIDATION = ['val_cfg=None', 'val_dataloader=None', 'val_evaluator=None']
@@ -75,6 +79,22 @@ def test_empty_annotation_file_is_named(task: str, content: str, tool: Callable,
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
+@pytest.mark.parametrize('content', [None, b'', b'no image'])
+def test_errors_of_loading_cross_from_worker_to_trainer(content: bytes | None, tmp_path: Path) -> None:
+    """torch builds the error anew from its text, which not every type of error allows."""
+    path = tmp_path / 'a.jpg'
+    if content is not None:
+        path.write_bytes(content)
+    kind = FileNotFoundError if content is None else ValueError
+    try:
+        LoadImage()(dict(img_path=str(path)))
+    except kind:
+        crossing = ExceptionWrapper(where='in DataLoader worker process 0')  # as the worker does
+    with pytest.raises(kind, match=f'(?s)Caught .* in DataLoader worker process 0.*image {path} '):
+        crossing.reraise()
+
+
+@pytest.mark.slow  # torch waits 5 seconds for a worker that met an error
 def test_corrupt_image_is_named_through_the_worker(tool: Callable, root: Path, tmp_path: Path) -> None:
     paths = sorted((root / 'train2017').iterdir())
     for path in paths:
