@@ -6,6 +6,7 @@ import resource
 import signal
 import stat
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import eomt_mm  # noqa: F401  isort: skip
@@ -20,15 +21,20 @@ from eomt_mm.engine import atomic_files
 from eomt_mm.engine.atomic_files import AtomicLocalBackend, remove_unfinished
 
 
-@pytest.fixture
-def small_disk() -> Iterator[int]:
-    """No file may grow beyond so many bytes: the file system's own error, without filling a disk."""
-    limit, before, handler = 10_000, resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
+@contextmanager
+def small_disk(limit: int = 10_000) -> Iterator[int]:
+    """No file may grow beyond so many bytes: the file system's own error, without filling a disk.
+
+    Only around the write: pytest's own output may go to a file as well.
+    """
+    before, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.getsignal(signal.SIGXFSZ)
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # write() then fails with EFBIG
     resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield limit
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 @pytest.fixture
@@ -116,17 +122,18 @@ def test_folder_in_the_place_of_the_file_is_an_error(backend: AtomicLocalBackend
 
 @pytest.mark.parametrize('old', [None, b'old'])
 def test_full_disk_leaves_the_old_file_and_no_part(
-    old: bytes | None, backend: AtomicLocalBackend, tmp_path: Path, small_disk: int
+    old: bytes | None, backend: AtomicLocalBackend, tmp_path: Path
 ) -> None:
     file = tmp_path / 'iter_2.pth'
     if old:
         file.write_bytes(old)
-    with pytest.raises(OSError, match=r'iter_2\.pth') as error:
-        backend.put(b'x' * (small_disk + 1), file)
+    with pytest.raises(OSError, match=r'iter_2\.pth') as error, small_disk() as limit:
+        backend.put(b'x' * (limit + 1), file)
     assert error.value.errno == errno.EFBIG
     assert [path.read_bytes() for path in tmp_path.iterdir()] == ([old] if old else [])
-    backend.put(b'x' * small_disk, file)
-    assert file.stat().st_size == small_disk
+    with small_disk() as limit:
+        backend.put(b'x' * limit, file)
+    assert file.stat().st_size == limit
 
 
 @pytest.mark.parametrize('at', ['fsync', 'replace'])

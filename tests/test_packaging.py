@@ -103,6 +103,7 @@ def test_metadata(tree: Path) -> None:
     assert wheel.name == f'eomt_mm-{eomt_mm.__version__}-py3-none-any.whl'
     assert 'Requires-Python: >=3.10\n' in text
     assert {line for line in text.splitlines() if line.startswith('Provides-Extra')} == {
+        'Provides-Extra: deepspeed',
         'Provides-Extra: lite',
         'Provides-Extra: mim',
         'Provides-Extra: test',
