@@ -103,6 +103,8 @@ def test_overrides_that_are_read_do_not_warn() -> None:
                 'model.panoptic_head.criterion.num_points': 100,
                 'train_cfg.max_iters': 100,
                 'load_from': 'x.pth',
+                'default_hooks.guard.type': 'eomt_mm.NonFiniteGuardHook',
+                'default_hooks.guard.max_in_a_row': 3,
             },
         )
 

@@ -137,6 +137,29 @@ def test_amp_without_accelerator_is_refused_in_one_line(tool: Callable, capsys: 
     assert '--amp needs an accelerator' in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize('dtype, scale', [('float16', 'dynamic'), ('bfloat16', dict(enabled=False))])
+def test_amp_takes_both_types(
+    dtype: str, scale: Any, tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built: list[Any] = []
+    monkeypatch.setattr('mmengine.device.get_device', lambda: 'cuda')
+    monkeypatch.setattr(Runner, 'from_cfg', lambda cfg: built.append(cfg))
+    with pytest.raises(AttributeError, match='train'):  # there is no runner to train
+        tool(
+            'train.py',
+            CONFIGS['panoptic'],
+            '--data-root',
+            coco_root,
+            '--work-dir',
+            tmp_path,
+            '--amp',
+            '--amp-dtype',
+            dtype,
+        )
+    wrapper = built[0].optim_wrapper
+    assert (wrapper.type, wrapper.dtype, wrapper.loss_scale) == ('AmpOptimWrapper', dtype, scale)
+
+
 @pytest.mark.parametrize('name', ['train.py', 'test.py'])
 def test_missing_checkpoint_is_named(name: str, tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     arguments = [tmp_path / 'nowhere.pth'] if name == 'test.py' else ['--resume', tmp_path / 'nowhere.pth']

@@ -32,6 +32,7 @@ def parse_args() -> argparse.Namespace:
         '--resume', nargs='?', const='auto', help='resume from this checkpoint, or from the last one of the work dir'
     )
     parser.add_argument('--amp', action='store_true', help='mixed precision (needs an accelerator)')
+    parser.add_argument('--amp-dtype', choices=['float16', 'bfloat16'], default='float16', help='of --amp')
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate where the images per step are others'
     )
@@ -71,7 +72,9 @@ def main() -> None:
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
-        cfg.optim_wrapper.update(type='AmpOptimWrapper', loss_scale='dynamic')
+        # bfloat16 has the range of float32: nothing to scale
+        scale = 'dynamic' if args.amp_dtype == 'float16' else dict(enabled=False)
+        cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=args.amp_dtype, loss_scale=scale)
     if args.auto_scale_lr and args.resume:
         print('--auto-scale-lr: a resumed run keeps the learning rates of its checkpoint')
     elif args.auto_scale_lr:

@@ -162,6 +162,8 @@ def _warn_unread(cfg: Config, options: dict[str, Any]) -> None:
             close = difflib.get_close_matches(top, list(cfg.keys()), n=3)
             hint = f'; did you mean {" or ".join(close)}?' if close else ''
             warnings.warn(f"override '{option}': the config has no '{top}', nothing may read it{hint}", stacklevel=3)
+        elif top == 'default_hooks' and rest and rest[0] not in cfg[top]:
+            continue  # a hook of the user's
         elif rest and top in cfg and _is_unknown(cfg[top], rest):
             warnings.warn(f"override '{option}': there is no such key in the config, nothing may read it", stacklevel=3)
 
