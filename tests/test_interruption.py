@@ -97,7 +97,8 @@ def killed_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TrainLoop, 'run_iter', until)
 
 
-@pytest.mark.parametrize('workers', [(0, 1, 2), pytest.param((2, 0, 0), marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('workers', [(0, 1, 2), (2, 0, 0)])
 def test_interrupted_run_is_the_whole_run(
     tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: tuple[int, ...]
 ) -> None:

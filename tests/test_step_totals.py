@@ -111,7 +111,8 @@ def equal_points(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(criterion, 'uncertain_points', lambda logits, *_: points.expand(len(logits), -1, -1))
 
 
-@pytest.mark.parametrize('sync, micro_batches', [(True, 2), pytest.param(False, 4, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('sync, micro_batches', [(True, 2), (False, 4)])
 def test_weights_after_accumulated_steps_are_those_of_large_batches(
     tool: Callable, coco_root: Path, tmp_path: Path, equal_points: None, sync: bool, micro_batches: int
 ) -> None:

@@ -351,6 +351,7 @@ def checkpoint(path: Path) -> Any:
     return torch.load(path, weights_only=True)
 
 
+@pytest.mark.slow
 def test_schedule_annealing_and_checkpoints_count_steps(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     """Three micro-batches of 1 are 1 step of 3."""
     scalars = []
