@@ -1,0 +1,81 @@
+"""Times and peak memory of several sides in one run: they take turns, and ratios are of neighbours in time."""
+
+import multiprocessing
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+Call = Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Median of values, with the quartiles around it."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> 'Spread':
+        """Of at least one value."""
+        if len(values) == 1:
+            return cls(values[0], values[0], values[0])
+        low, median, high = statistics.quantiles(values, n=4, method='inclusive')
+        return cls(median, low, high)
+
+
+def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+    """Seconds of each call, round by round, in reversed order every second round.
+
+    Args:
+        calls: by name.
+        rounds: that count, at least 1.
+        warmup: rounds before them.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    for k in range(-warmup, rounds):
+        for name in list(calls)[:: -1 if k % 2 else 1]:
+            synchronize()
+            start = time.perf_counter()
+            calls[name]()
+            synchronize()
+            if k >= 0:
+                seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def synchronize() -> None:
+    """Waits for the accelerator, where one is in use."""
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Spread:
+    """Spread of the ratios within each round."""
+    return Spread.of([a / b for a, b in zip(numerator, denominator, strict=True)])
+
+
+def resident(field: str) -> int:
+    """Bytes of this process: 'VmRSS' now, 'VmHWM' at most (Linux; ``ru_maxrss`` is no less than the parent's)."""
+    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(field))
+    return int(line.split()[1]) * 1024
+
+
+def peak_growth(call: Call) -> int:
+    """Bytes by which one call raises this process' resident set at most (Linux). Warm up with a small problem first."""
+    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
+    before = resident('VmRSS')
+    call()
+    return resident('VmHWM') - before
+
+
+def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
+    """Result of a module-level function in a new process, which shares no memory with this one."""
+    with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
+        return pool.apply(function, args)

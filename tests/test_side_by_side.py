@@ -1,0 +1,31 @@
+"""eomt_mm/benchmarking/side_by_side.py."""
+
+import pytest
+import torch
+
+from eomt_mm.benchmarking.side_by_side import Spread, alternate, in_fresh_process, paired_ratio, peak_growth
+
+
+def test_calls_take_turns_in_reversed_order_and_warm_up_rounds_are_left_out() -> None:
+    order: list[str] = []
+    seconds = alternate({name: lambda name=name: order.append(name) for name in 'ab'}, rounds=3, warmup=2)
+    assert ''.join(order) == 'abbaabbaab'
+    assert {name: len(values) for name, values in seconds.items()} == dict(a=3, b=3)
+
+
+def test_ratios_are_of_pairs() -> None:
+    assert paired_ratio([2, 9, 40], [1, 3, 10]) == Spread(3, 2.5, 3.5)
+    assert paired_ratio([3], [2]) == Spread(1.5, 1.5, 1.5)
+    with pytest.raises(ValueError):
+        paired_ratio([1, 2], [1])
+
+
+def test_peak_growth_sees_what_is_freed_again() -> None:
+    grown = peak_growth(lambda: torch.ones(16 * 2**20))
+    assert 60e6 < grown < 100e6
+
+
+def test_fresh_process_passes_arguments_and_errors() -> None:
+    assert in_fresh_process(divmod, 7, 2) == (3, 1)
+    with pytest.raises(ZeroDivisionError):
+        in_fresh_process(divmod, 7, 0)
