@@ -1,5 +1,6 @@
 """Configurations: every leaf builds, overrides reach everything derived, mismatches are named."""
 
+import sys
 import warnings
 from pathlib import Path
 
@@ -181,3 +182,18 @@ def test_init_model_is_ready_and_downloads_nothing(monkeypatch: pytest.MonkeyPat
     class_logits, mask_logits = model(torch.rand(2, 3, 64, 64), mode='tensor')
     assert [x.shape for x in class_logits] == [(2, 200, 134)]
     assert [x.shape for x in mask_logits] == [(2, 200, 16, 16)]
+
+
+def test_configs_of_a_project_import_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    project = tmp_path / 'projects' / 'mine'
+    (project / 'configs').mkdir(parents=True)
+    (project / 'my_project_module.py').write_text('LOADED = True')
+    leaf = project / 'configs' / 'leaf.py'
+    leaf.write_text("custom_imports = dict(imports=['my_project_module'])")
+    own = tmp_path / 'own.py'
+    own.write_text("_base_ = ['projects/mine/configs/leaf.py']")
+    for path in (own, leaf):
+        monkeypatch.setattr(sys, 'path', list(sys.path))
+        monkeypatch.delitem(sys.modules, 'my_project_module', raising=False)
+        load_config(path)
+        assert sys.modules['my_project_module'].LOADED

@@ -55,6 +55,9 @@ def test_det_inferencer(task: str, tmp_path: Path, image: np.ndarray) -> None:
     sample = found['predictions'][0]
     if task == 'panoptic':
         assert sample.pred_panoptic_seg.sem_seg.shape == (1, 50, 70)
+        (segment,) = sample.panoptic_segments
+        assert sample.pred_panoptic_seg.sem_seg.unique().tolist()[-1] == 1000 * segment['id'] + segment['label']
+        assert segment['label'] == 3 and segment['score'] > 0.99
     else:
         assert sample.pred_instances.masks.shape == (80, 50, 70)
     assert found['visualization'][0].shape == (50, 70, 3)

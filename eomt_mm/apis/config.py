@@ -3,6 +3,7 @@
 import ast
 import difflib
 import os.path as osp
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -45,6 +46,7 @@ def load_config(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
+    _make_projects_importable(Path(path))
     cfg = Config.fromfile(path)
     options = dict(cfg_options or {})
     if data_root is not None:
@@ -99,6 +101,12 @@ def _settle_root(cfg: Config, path: Path) -> None:
 
 def _inherited_roots(path: Path) -> list[str | None]:
     """``data_root`` of a config file itself and of its bases; [None] where neither states one."""
+    roots = [Config.fromfile(file).get('data_root') for file in [path, *_bases(path)]]
+    return list(dict.fromkeys(root for root in roots if root is not None)) or [None]
+
+
+def _bases(path: Path) -> list[Path]:
+    """Files that a config file names as its ``_base_``."""
     stated = {
         target.id: node.value
         for node in ast.parse(path.read_text()).body
@@ -107,9 +115,17 @@ def _inherited_roots(path: Path) -> list[str | None]:
         if isinstance(target, ast.Name)
     }
     bases = ast.literal_eval(stated['_base_']) if '_base_' in stated else []
-    files = [path.parent / base for base in ([bases] if isinstance(bases, str) else bases) if '::' not in base]
-    roots = [Config.fromfile(file).get('data_root') for file in [path, *files]]
-    return list(dict.fromkeys(root for root in roots if root is not None)) or [None]
+    return [path.parent / base for base in ([bases] if isinstance(bases, str) else bases) if '::' not in base]
+
+
+def _make_projects_importable(path: Path) -> None:
+    """Lets ``custom_imports`` of a config below ``projects/NAME/``, or based on one, import that folder's modules."""
+    for folder in path.resolve().parents:
+        if folder.parent.name == 'projects' and str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+    for base in _bases(path):
+        if base.is_file():
+            _make_projects_importable(base)
 
 
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:

@@ -1,6 +1,7 @@
 """The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import torch
@@ -199,6 +200,9 @@ class EoMTDetHead(HostHead):
     def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
         """Adds ``pred_panoptic_seg`` or ``pred_instances`` at the images' own size.
 
+        A panoptic sample also gets the metadata ``panoptic_segments``: id, label and score of each segment, which
+        mmdet's encoding of the map (label + 1000 * id) cannot hold.
+
         Args:
             predictions: one entry per image.
             samples: with ``geometry``.
@@ -207,16 +211,22 @@ class EoMTDetHead(HostHead):
         class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
         for sample, classes, masks in zip(samples, class_logits, mask_logits, strict=True):
             if self.task == 'panoptic':
-                sample.pred_panoptic_seg = self._panoptic(classes, masks, sample.geometry.invert)
+                self._add_panoptic(classes, masks, sample)
             else:
                 sample.pred_instances = self._instances(classes, masks, sample.geometry.invert)
         return samples
 
-    def _panoptic(self, class_logits: Tensor, mask_logits: Tensor, to_image: ToImage) -> PixelData:
+    def _add_panoptic(self, class_logits: Tensor, mask_logits: Tensor, sample: DetDataSample) -> None:
         segment_map, segments = panoptic_prediction(
-            class_logits, mask_logits, to_image, self.num_things_classes, self.score_thr, self.overlap_thr
+            class_logits,
+            mask_logits,
+            sample.geometry.invert,
+            self.num_things_classes,
+            self.score_thr,
+            self.overlap_thr,
         )
-        return PixelData(sem_seg=encode_panoptic(segment_map, segments, self.num_classes)[None])
+        sample.pred_panoptic_seg = PixelData(sem_seg=encode_panoptic(segment_map, segments, self.num_classes)[None])
+        sample.set_metainfo(dict(panoptic_segments=[asdict(segment) for segment in segments]))
 
     def _instances(self, class_logits: Tensor, mask_logits: Tensor, to_image: ToImage) -> InstanceData:
         found: Instances = instance_prediction(class_logits, mask_logits, to_image, self.max_per_image)
