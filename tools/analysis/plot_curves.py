@@ -1,69 +1,165 @@
-"""Plots losses, learning rate and annealing of a run from mmengine's scalars.
+"""Plots losses, validation, learning rate and annealing: of a run, of several to compare, or as a config plans them.
 
-Example:
+Examples:
     python tools/analysis/plot_curves.py work_dirs/NAME --out curves.png
+    python tools/analysis/plot_curves.py work_dirs/A work_dirs/B --out a_and_b.png      # the same curves of each run
+    python tools/analysis/plot_curves.py --plan CONFIG --out plan.png                   # before training
 """
 
 import argparse
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import matplotlib
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import load_config  # isort: skip
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
-matplotlib.use('Agg')
-import matplotlib.pyplot as plt
+from eomt_mm.engine.mask_annealing import MaskAnnealingHook, find_head
+from eomt_mm.engine.schedule import TwoStagePolyLR, two_stage_factor
+from eomt_mm.models.masked_attention import annealed_keep_prob
+from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
-LOSSES = ('loss', 'loss_cls', 'loss_mask', 'loss_dice')
+Scalars = dict[str, list[tuple[int, float]]]  # name to (step, value)
+
+LOSSES = {'loss': 'loss (all layers)', 'loss_cls': 'loss_cls', 'loss_mask': 'loss_mask', 'loss_dice': 'loss_dice'}
+RATES = {'lr': 'learning rate', 'lr_backbone': 'of the backbone, before layer decay'}
+METRICS = {
+    'coco_panoptic/PQ': 'PQ', 'coco/segm_mAP': 'mask AP', 'cityscapes/mAP': 'AP (Cityscapes)', 'mIoU': 'mIoU',
+}  # fmt: skip
+DASHES = ('-', '--', ':', '-.')
+PLAN_POINTS = 1000
 
 
-def read_scalars(work_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Training scalars of all runs in a work dir, name to (step, value); where steps repeat, the latest run's."""
+def read_scalars(work_dir: Path) -> Scalars:
+    """Scalars of all runs in a work dir; where steps repeat, the latest run's.
+
+    Raises:
+        FileNotFoundError: there are none.
+    """
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     if not files:
         raise FileNotFoundError(f'no */vis_data/scalars.json in {work_dir}: give the work dir of a training run')
     found: dict[str, dict[int, float]] = {}
     for file in files:
         for line in file.read_text().splitlines():
-            record = json.loads(line)
-            if 'loss' not in record:  # validation
+            try:
+                record = json.loads(line)
+            except ValueError:  # a killed run's last line
                 continue
             for name, value in record.items():
-                found.setdefault(name, {})[record['step']] = value
+                # of a validation only its metrics: times have the names of those in training
+                if 'loss' in record or name in METRICS:
+                    found.setdefault(name, {})[record['step']] = value
     return {name: sorted(values.items()) for name, values in found.items()}
 
 
-def plot(scalars: dict[str, list[tuple[int, float]]], out: Path) -> None:
-    """One picture: losses of the final layer and in all; learning rate and keep probabilities below."""
-    figure, (top, bottom) = plt.subplots(2, 1, figsize=(9, 7), sharex=True, layout='constrained')
-    for name in LOSSES:
-        if name in scalars:
-            top.plot(*zip(*scalars[name], strict=True), label='loss (all layers)' if name == 'loss' else name)
-    top.set_ylabel('loss')
-    top.set_yscale('log')
-    top.legend()
-    top.grid(alpha=0.3)
-    for name in sorted(name for name in scalars if name.startswith('mask_prob_')):
-        bottom.plot(*zip(*scalars[name], strict=True), label=f'joint block {name.removeprefix("mask_prob_")}')
-    bottom.set_ylabel('probability of keeping masks')
-    bottom.set_ylim(-0.05, 1.05)
-    bottom.set_xlabel('iteration')
-    bottom.grid(alpha=0.3)
-    rate = bottom.twinx()
-    rate.plot(*zip(*scalars['lr'], strict=True), color='grey', linestyle='--', label='learning rate')
-    rate.set_ylabel('learning rate')
-    handles, labels = (a + b for a, b in zip(*(ax.get_legend_handles_labels() for ax in (bottom, rate)), strict=True))
-    bottom.legend(handles, labels, loc='upper right')
-    out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=110)
+def plan(cfg: Config) -> Scalars:
+    """Learning rates and keep probabilities of a config's schedule, with nothing trained, loaded or downloaded.
+
+    Raises:
+        ValueError: the config has no EoMT schedule.
+    """
+    total = cfg.get('train_cfg', {}).get('max_iters')
+    schedulers = [s for s in cfg.get('param_scheduler', []) if s['type'] == 'eomt_mm.TwoStagePolyLR']
+    hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] == 'eomt_mm.MaskAnnealingHook']
+    if not total or len(schedulers) != 1 or len(hooks) != 1:
+        raise ValueError(
+            f'--plan {cfg.filename}: train_cfg.max_iters={total}, {len(schedulers)} TwoStagePolyLR, {len(hooks)} '
+            'MaskAnnealingHook; it takes a config of a training, with one of each'
+        )
+    steps = np.unique(np.linspace(0, total, min(total + 1, PLAN_POINTS), dtype=int)).tolist()
+    rate = cfg.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=rate)
+    schedule: TwoStagePolyLR = PARAM_SCHEDULERS.build(dict({'end': total, **schedulers[0]}, optimizer=optimizer))
+    scalars: Scalars = {}
+    for name, in_backbone in (('lr', False), ('lr_backbone', True)):
+        factors = [
+            two_stage_factor(s, schedule.total, schedule.warmup_steps, in_backbone, schedule.power) for s in steps
+        ]
+        scalars[name] = [(step, rate * factor) for step, factor in zip(steps, factors, strict=True)]
+    annealing: MaskAnnealingHook = HOOKS.build(hooks[0])
+    with torch.device('meta'):
+        num_blocks = find_head(MODELS.build(cfg.model)).num_blocks
+    for b, (start, end) in enumerate(annealing.annealing_steps(num_blocks, total)):
+        scalars[f'mask_prob_{b}'] = [(s, annealed_keep_prob(s, start, end, annealing.power)) for s in steps]
+    return scalars
+
+
+def plot(runs: Mapping[str, Scalars], out: Path) -> None:
+    """One picture of the runs: a panel each for losses, validation, keep probabilities and learning rate.
+
+    The curves of one run differ in colour; those of several have a colour per run, and differ in their dashes.
+    """
+    probs = sorted({name for scalars in runs.values() for name in scalars if name.startswith('mask_prob_')})
+    panels = [
+        ('loss', LOSSES if len(runs) == 1 else {'loss': 'loss (all layers)'}),
+        ('validation', METRICS),
+        ('probability of keeping masks', {name: f'joint block {name.removeprefix("mask_prob_")}' for name in probs}),
+        ('learning rate', RATES),
+    ]
+    panels = [(title, names) for title, names in panels if any(set(names) & set(s) for s in runs.values())]
+    figure = new_figure(9, 1 + 2.7 * len(panels))
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (title, names) in zip(all_axes, panels, strict=True):
+        draw_panel(axes, runs, names)
+        axes.set_ylabel(title)
+        if title == 'loss':
+            axes.set_yscale('log')
+    all_axes[-1].set_xlabel('iteration')
+    save_picture(figure, out)
+
+
+def draw_panel(axes: Any, runs: Mapping[str, Scalars], names: Mapping[str, str]) -> None:
+    """Draws the curves of some names, of which a run need not have all."""
+    present = [name for name in names if any(name in scalars for scalars in runs.values())]
+    for r, (run, scalars) in enumerate(runs.items()):
+        for n, name in enumerate(present):
+            if name not in scalars:
+                continue
+            steps, values = zip(*scalars[name], strict=True)
+            label = names[name] if len(runs) == 1 else f'{run}: {names[name]}'
+            colour, dash = (n, 0) if len(runs) == 1 else (r, n)
+            axes.plot(
+                steps, values, DASHES[dash % len(DASHES)], color=LINE_COLOURS[colour % len(LINE_COLOURS)], label=label,
+                marker='o' if len(steps) < 12 else None, markersize=4,
+            )  # fmt: skip
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize='small', ncols=1 + len(axes.lines) // 9)
+
+
+def run_names(folders: list[Path]) -> list[str]:
+    """The shortest ends of paths that tell folders apart."""
+    parts = [folder.resolve().parts for folder in folders]
+    length = next((n for n in range(1, 99) if len({part[-n:] for part in parts}) == len(parts)), None)
+    if length is None:
+        raise ValueError(f'work dirs {[str(folder) for folder in folders]}: one of them is given twice')
+    return ['/'.join(part[-length:]) for part in parts]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dir', type=Path, help='work dir of a training run')
-    parser.add_argument('--out', type=Path, help='picture (PNG); default: WORK_DIR/curves.png')
+    parser.add_argument('work_dirs', nargs='*', type=Path, help='work dirs of training runs')
+    parser.add_argument('--plan', help='config whose schedule is drawn')
+    parser.add_argument('--out', type=Path, help='picture (PNG); default: curves.png in the (first) work dir')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config of --plan')
     args = parser.parse_args()
-    out = args.out or args.work_dir / 'curves.png'
-    plot(read_scalars(args.work_dir), out)
+    if bool(args.plan) == bool(args.work_dirs):
+        parser.error('give work dirs of runs, or --plan CONFIG')
+    if args.plan and not args.out:
+        parser.error('--plan needs --out, the picture to write')
+    if args.plan:
+        runs = {Path(args.plan).stem: plan(load_config(args.plan, args.cfg_options))}
+    else:
+        runs = {
+            name: read_scalars(folder) for name, folder in zip(run_names(args.work_dirs), args.work_dirs, strict=True)
+        }
+    out = args.out or args.work_dirs[0] / 'curves.png'
+    plot(runs, out)
     print(f'wrote {out}')
 
 

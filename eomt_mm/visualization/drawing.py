@@ -1,0 +1,126 @@
+"""Coloured masks over an image, with outlines and names."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from eomt_mm.visualization.captions import write_captions
+from eomt_mm.visualization.palettes import Colour
+
+MIN_SIDE = 320  # smaller pictures are enlarged, so that names stay legible
+OUTLINE_SHARE = 500  # an outline is one pixel thick for each so many of the picture's short side
+CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+
+
+@dataclass(frozen=True)
+class DrawnSegment:
+    """A mask (H, W) bool with its class name, RGB colour and, for predictions, score in [0, 1]."""
+
+    mask: np.ndarray
+    name: str
+    colour: Colour
+    score: float | None = None
+
+    @property
+    def caption(self) -> str:
+        return self.name if self.score is None else f'{self.name} {self.score:.2f}'
+
+
+def draw_segments(
+    image: np.ndarray,
+    segments: Sequence[DrawnSegment],
+    opacity: float = 0.55,
+    hatch_void: bool = False,
+    max_side: int | None = None,
+) -> Image.Image:
+    """Draws segments over an image.
+
+    Args:
+        image: (H, W, 3) uint8 RGB.
+        segments: drawn in this order; a name is left out where the segment is too small for it, or where that of a
+            larger segment stands.
+        opacity: of the colours, in [0, 1].
+        hatch_void: hatch the pixels of no segment; otherwise they are left as they are.
+        max_side: pictures with a longer side than this are shrunk first.
+
+    Returns:
+        picture, enlarged by a whole factor where its short side is below 320 pixels.
+
+    Raises:
+        ValueError: a mask has another size than the image.
+    """
+    h, w = image.shape[:2]
+    for segment in segments:
+        if segment.mask.shape != (h, w):
+            raise ValueError(f"mask of '{segment.name}' is {segment.mask.shape}, the image {(h, w)} (height, width)")
+    if max_side is not None and max(h, w) > max_side:
+        image, segments = _shrink(image, segments, max_side / max(h, w))
+    segments = [segment for segment in segments if segment.mask.any()]
+    factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
+    boxes = [box_of(segment.mask) for segment in segments]
+    picture, void = np.array(image), np.ones(image.shape[:2], bool)
+    for segment, box in zip(segments, boxes, strict=True):
+        void[box] &= ~segment.mask[box]
+        part = picture[box]
+        colour = np.full_like(part, segment.colour)
+        np.copyto(part, cv2.addWeighted(part, 1 - opacity, colour, opacity, 0), where=segment.mask[box][..., None])
+    canvas = enlarge(picture, factor)
+    if hatch_void:
+        _hatch(canvas, enlarge(void, factor))
+    thickness = max(1, round(min(canvas.shape[:2]) / OUTLINE_SHARE))
+    for segment, box in zip(segments, boxes, strict=True):
+        edge = outline(enlarge(segment.mask[box], factor), thickness)
+        canvas[_scaled(box, factor)][edge] = segment.colour
+    drawn = Image.fromarray(canvas)
+    write_captions(
+        drawn, [(s.caption, s.colour, s.mask[box], box) for s, box in zip(segments, boxes, strict=True)], factor
+    )
+    return drawn
+
+
+def box_of(mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of a mask's smallest box; the mask is not empty."""
+    x, y, w, h = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
+    return slice(y, y + h), slice(x, x + w)
+
+
+def enlarge(array: np.ndarray, factor: int) -> np.ndarray:
+    """Repeats pixels: (H, W, ...) to (factor * H, factor * W, ...)."""
+    return array if factor == 1 else array.repeat(factor, axis=0).repeat(factor, axis=1)
+
+
+def outline(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
+    """Pixels of a mask (H, W) bool with a pixel outside it within ``thickness`` steps to a 4-neighbour."""
+    inner = cv2.erode(
+        np.ascontiguousarray(mask).view(np.uint8), CROSS, iterations=thickness,
+        borderType=cv2.BORDER_CONSTANT, borderValue=0,
+    )  # fmt: skip
+    return mask & (inner == 0)
+
+
+def _scaled(box: tuple[slice, slice], factor: int) -> tuple[slice, slice]:
+    rows, cols = (slice(factor * part.start, factor * part.stop) for part in box)
+    return rows, cols
+
+
+def _shrink(image: np.ndarray, segments: Sequence[DrawnSegment], scale: float) -> tuple[np.ndarray, list[DrawnSegment]]:
+    h, w = (max(1, round(scale * side)) for side in image.shape[:2])
+    masks = [
+        cv2.resize(np.ascontiguousarray(segment.mask).view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
+        for segment in segments
+    ]
+    shrunk = [replace(segment, mask=mask) for segment, mask in zip(segments, masks, strict=True)]
+    return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), shrunk
+
+
+def _hatch(canvas: np.ndarray, where: np.ndarray) -> None:
+    """Draws diagonal lines, half white and half black to show on any image."""
+    h, w = canvas.shape[:2]
+    step = max(3, min(h, w) // 160)
+    lines = (np.arange(h)[:, None] + np.arange(w)) // step % 6
+    for phase, value in ((0, 255), (1, 0)):
+        at = where & (lines == phase)
+        canvas[at] = (0.5 * canvas[at] + 0.5 * value).astype(np.uint8)

@@ -1,0 +1,52 @@
+"""Pictures next to each other, under their titles, with the classes that they show."""
+
+from collections.abc import Sequence
+
+from PIL import Image, ImageDraw
+
+from eomt_mm.visualization.captions import font_of
+from eomt_mm.visualization.palettes import Colour
+
+MARGIN = 8
+
+
+def side_by_side(panels: Sequence[tuple[str, Image.Image]], legend: Sequence[tuple[str, Colour]] = ()) -> Image.Image:
+    """Pictures of equal size next to each other, each under its title, on white.
+
+    Args:
+        panels: at least one title and picture.
+        legend: names and colours, in rows below the pictures.
+    """
+    width, height = panels[0][1].size
+    font_size = max(14, min(width, height) // 24)
+    header = int(1.8 * font_size)
+    total = len(panels) * (width + MARGIN) - MARGIN
+    below = _legend(legend, total, max(13, round(0.7 * font_size))) if legend else None
+    canvas = Image.new('RGB', (total, header + height + (below.height if below else 0)), 'white')
+    pen = ImageDraw.Draw(canvas)
+    for i, (title, picture) in enumerate(panels):
+        x = i * (width + MARGIN)
+        pen.text((x + 4, header / 2), title, fill='black', font=font_of(font_size), anchor='lm')
+        canvas.paste(picture, (x, header))
+    if below:
+        canvas.paste(below, (0, header + height))
+    return canvas
+
+
+def _legend(entries: Sequence[tuple[str, Colour]], width: int, font_size: int) -> Image.Image:
+    """Rows of coloured squares with names, (width, as high as needed)."""
+    font, square, line = font_of(font_size), font_size, round(1.6 * font_size)
+    places: list[tuple[float, int]] = []
+    x, row = float(MARGIN), 0
+    for name, _ in entries:
+        length = 1.5 * square + font.getlength(name) + 1.2 * font_size
+        if x > MARGIN and x + length > width:
+            x, row = float(MARGIN), row + 1
+        places.append((x, MARGIN + row * line))
+        x += length
+    canvas = Image.new('RGB', (width, (row + 1) * line + 2 * MARGIN), 'white')
+    pen = ImageDraw.Draw(canvas)
+    for (name, colour), (x, y) in zip(entries, places, strict=True):
+        pen.rectangle((x, y, x + square, y + square), fill=colour, outline='black')
+        pen.text((x + 1.5 * square, y + square / 2), name, fill='black', font=font, anchor='lm')
+    return canvas

@@ -1,0 +1,106 @@
+"""What a model is fed, in pictures: every task, training and validation."""
+
+import runpy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from mmengine.registry import MODELS
+from PIL import Image
+from tool_runs import CONFIGS, ROOT, small
+
+from eomt_mm.apis import load_config
+from eomt_mm.engine.pictures import coloured
+
+
+def module() -> dict[str, Any]:
+    return runpy.run_path(str(ROOT / 'tools' / 'browse_dataset.py'))
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+@pytest.mark.parametrize('task', CONFIGS)
+def test_pictures_of_every_task(
+    task: str, split: str, tool: Callable, coco_root: Path, ade20k_root: Path, tmp_path: Path
+) -> None:
+    root = ade20k_root if task == 'semantic' else coco_root
+    arguments = ['--data-root', root, '--split', split, '--num', 3, '--out-dir', tmp_path / 'out']
+    tool('browse_dataset.py', CONFIGS[task], *arguments, '--cfg-options', *small(task))
+    written = sorted(path.name for path in (tmp_path / 'out').iterdir())
+    assert {name[:5] for name in written} == {'00000', '00001', '00002'}
+    assert all(Image.open(tmp_path / 'out' / name).width == 2 * 320 + 8 for name in written)  # 64 pixels, enlarged
+
+
+def test_training_draws_again_and_validation_ends(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
+    for split, num, seed, folder in (
+        ('train', 8, 0, 'a'),
+        ('train', 8, 0, 'b'),
+        ('train', 8, 1, 'c'),
+        ('val', 9, 0, 'd'),
+    ):
+        arguments = [
+            '--data-root',
+            coco_root,
+            '--split',
+            split,
+            '--num',
+            num,
+            '--seed',
+            seed,
+            '--out-dir',
+            tmp_path / folder,
+        ]
+        tool('browse_dataset.py', CONFIGS['panoptic'], *arguments, '--cfg-options', *small('panoptic'))
+    a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in 'abc')
+    assert len(a) == 8
+    assert a == b != c
+    assert len(list((tmp_path / 'd').iterdir())) == 4
+
+
+def items(task: str, root: Path, split: str) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
+    tool = module()
+    options = {'img_size': 64, 'val_dataloader.num_workers': 0}
+    if task == 'instance':
+        options['metainfo.classes'] = ('circle', 'square', 'triangle', 'star')
+    cfg = load_config(CONFIGS[task], options, root)
+    dataset = tool['build_dataset'](cfg, split, 0)
+    return dataset, MODELS.build(cfg.model.data_preprocessor), coloured(dataset.metainfo), tool
+
+
+@pytest.mark.parametrize('task', CONFIGS)
+def test_inputs_are_what_the_pipeline_made(task: str, coco_root: Path, ade20k_root: Path) -> None:
+    dataset, preprocessor, _, tool = items(task, ade20k_root if task == 'semantic' else coco_root, 'train')
+    item = dataset[0, 1]
+    mask = np.zeros((64, 64), bool)
+    mask[3, 5] = True
+    ((image, (drawn,)),) = tool['fed'](preprocessor, item, [mask], True)
+    assert np.array_equal(image[..., ::-1], item['inputs'].permute(1, 2, 0).numpy())  # BGR before, once normalised
+    assert (drawn == mask).all()
+
+
+def test_masks_of_validation_follow_the_image(coco_root: Path, ade20k_root: Path) -> None:
+    dataset, preprocessor, _, tool = items('panoptic', coco_root, 'val')
+    item = dataset[0, 0]
+    h, w = item['data_samples'].ori_shape
+    ((image, (drawn,)),) = tool['fed'](preprocessor, item, [np.ones((h, w), bool)], False)
+    new_h, new_w = item['inputs'].shape[-2:]
+    assert image.shape == (64, 64, 3)
+    assert drawn[:new_h, :new_w].all()
+    assert drawn.sum() == new_h * new_w  # the padding belongs to nothing
+    dataset, preprocessor, _, tool = items('semantic', ade20k_root, 'val')
+    windows = [len(list(tool['fed'](preprocessor, dataset[0, k], [], False))) for k in range(4)]
+    assert max(windows) > 1
+
+
+def test_errors_are_clear(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
+    cfg = load_config(CONFIGS['panoptic'], data_root=coco_root)
+    cfg.val_dataloader = None
+    with pytest.raises(ValueError, match='--split val'):
+        module()['build_dataset'](cfg, 'val', 0)
+    arguments = [CONFIGS['panoptic'], '--out-dir', tmp_path / 'out']
+    with pytest.raises(SystemExit):
+        tool('browse_dataset.py', *arguments, '--num', 0)
+    with pytest.raises(FileNotFoundError, match='nowhere'):
+        tool('browse_dataset.py', *arguments, '--data-root', tmp_path / 'nowhere')
+    assert not (tmp_path / 'out').exists()

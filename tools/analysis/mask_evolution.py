@@ -1,0 +1,132 @@
+"""Shows how masks form: the mask and the class of some queries before each joint block and after the last one.
+
+One row per query, the best of the final prediction or those asked for; one column per prediction. Masks are off, as in
+every evaluation.
+
+Examples:
+    python tools/analysis/mask_evolution.py IMAGE CONFIG CHECKPOINT --out evolution.png
+    python tools/analysis/mask_evolution.py IMAGE CONFIG CHECKPOINT --out evolution.png --queries 3 17
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis import init_model, load_config  # isort: skip
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from mmcv.transforms import Compose
+from mmengine.config import Config, DictAction
+from mmengine.registry import init_default_scope
+from torch import Tensor
+
+from eomt_mm.engine.mask_annealing import find_head
+from eomt_mm.models.geometry import resize
+from eomt_mm.visualization.figures import new_figure, save_picture
+
+CELL = 2.4  # inches
+
+
+def prepare(cfg: Config, model: Any, path: str) -> dict[str, Any]:
+    """Model inputs (N, 3, H, W) and samples of an image file, through the config's test pipeline.
+
+    Raises:
+        FileNotFoundError: there is no such image.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f'image {path} does not exist')
+    init_default_scope(cfg.default_scope)
+    item = Compose(cfg.test_dataloader.dataset.pipeline)(dict(img_path=path, img_id=0))
+    return model.data_preprocessor(dict(inputs=[item['inputs']], data_samples=[item['data_samples']]), training=False)
+
+
+@torch.no_grad()
+def evolution(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Class probabilities (L, Q, K + 1) and mask probabilities (L, Q, H, W) of the L predictions for one input."""
+    head = find_head(model)
+    head.predict_intermediate = True
+    class_logits, mask_logits = model(inputs[None], mode='tensor')
+    size = (inputs.shape[-2], inputs.shape[-1])
+    masks = torch.stack([resize(masks[0], size).sigmoid() for masks in mask_logits])
+    return torch.cat(class_logits).softmax(-1), masks
+
+
+def best_queries(class_probs: Tensor, mask_probs: Tensor, count: int) -> list[int]:
+    """Queries whose final prediction has the best score: class probability times mean probability in the mask."""
+    masks = mask_probs[-1]
+    inside = masks >= 0.5
+    quality = (masks * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
+    scores: Tensor = class_probs[-1, :, :-1].max(-1).values * quality
+    return scores.argsort(descending=True)[:count].tolist()
+
+
+def denormalised(model: Any, inputs: Tensor) -> np.ndarray:
+    """(H, W, 3) uint8 RGB of an input (3, H, W)."""
+    preprocessor = model.data_preprocessor
+    image = inputs * preprocessor.std + preprocessor.mean
+    pixels: np.ndarray = image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    return pixels
+
+
+def draw(
+    image: np.ndarray, class_probs: Tensor, mask_probs: Tensor, queries: list[int], classes: tuple[str, ...]
+) -> Figure:
+    """A row per query, a column per prediction: grey image, probability of the mask, its edge at 0.5, class, score."""
+    num_layers, (h, w) = len(class_probs), image.shape[:2]
+    names = [*classes, 'no object']
+    titles = [f'before joint block {layer}' for layer in range(num_layers - 1)] + ['final']
+    figure = new_figure(CELL * (num_layers + 1) * w / max(h, w) + 1, (CELL + 0.3) * len(queries) * h / max(h, w) + 0.5)
+    cells = figure.subplots(len(queries), num_layers + 1, squeeze=False)
+    grey = image.mean(-1)
+    for r, (row, query) in enumerate(zip(cells, queries, strict=True)):
+        row[0].imshow(image)
+        row[0].set_title(f'query {query}', fontsize='small')
+        for layer, axes in enumerate(row[1:]):
+            probs, label = class_probs[layer, query], int(class_probs[layer, query].argmax())
+            mask = mask_probs[layer, query].cpu().numpy()
+            axes.imshow(grey, cmap='gray', vmin=0, vmax=255)
+            shown = axes.imshow(mask, cmap='viridis', vmin=0, vmax=1, alpha=0.75 * mask)
+            if mask.min() < 0.5 <= mask.max():
+                axes.contour(mask, levels=[0.5], colors='white', linewidths=1)
+            above = f'{titles[layer]}\n' if r == 0 else ''
+            axes.set_title(f'{above}{names[label]} {probs[label]:.2f}', fontsize='small')
+    for axes in cells.flat:
+        axes.set_axis_off()
+    figure.colorbar(shown, ax=cells[:, -1].tolist(), label='probability of the mask', fraction=0.08)
+    return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('image', help='image file')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
+    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
+    parser.add_argument('--queries', nargs='+', type=int, help='numbers of queries; default: the best')
+    parser.add_argument('--num-queries', type=int, default=5, help='how many of the best')
+    parser.add_argument('--window', type=int, default=0, help='semantic: which window of the image, from 0')
+    parser.add_argument('--device', default='cpu', help='such as cuda:0')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    args = parser.parse_args()
+    cfg = load_config(args.config, args.cfg_options)
+    model: Any = init_model(cfg, args.checkpoint, args.device)
+    batch = prepare(cfg, model, args.image)
+    inputs, geometry = batch['inputs'], batch['data_samples'][0].geometry
+    if not 0 <= args.window < len(inputs):
+        parser.error(f'--window {args.window}: {args.image} has {len(inputs)} window(s), counted from 0')
+    class_probs, mask_probs = evolution(model, inputs[args.window])
+    num_queries = class_probs.shape[1]
+    queries = args.queries or best_queries(class_probs, mask_probs, args.num_queries)
+    if not all(0 <= query < num_queries for query in queries) or not queries:
+        parser.error(f'--queries {queries}, --num-queries {args.num_queries}: the model has {num_queries}, from 0')
+    h, w = (min(a, b) for a, b in zip(geometry.resized_size, geometry.input_size, strict=True))  # without padding
+    image = denormalised(model, inputs[args.window])[:h, :w]
+    figure = draw(image, class_probs, mask_probs[..., :h, :w], queries, model.dataset_meta['classes'])
+    save_picture(figure, args.out)
+    print(f'wrote {args.out}: queries {", ".join(map(str, queries))}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,120 @@
+"""Draws what a model is fed: images after the config's pipeline and padding, with their targets and class names.
+
+Training images show crop, flip, jitter and padding as the loss will see them; those of validation what the model sees
+of each image: the padded image or, in semantic segmentation, its windows.
+
+Examples:
+    python tools/browse_dataset.py configs/eomt/coco/eomt_dinov2-s_24e_coco-panoptic-640.py --out-dir browsed
+    python tools/browse_dataset.py CONFIG --split val --num 50 --palette distinct --out-dir browsed
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import load_config  # isort: skip
+import cv2
+import numpy as np
+import torch
+from mmengine.config import Config, DictAction
+from mmengine.registry import DATASETS, MODELS, init_default_scope
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from eomt_mm.datasets.sampling import SeededDataset
+from eomt_mm.engine.pictures import coloured, ground_truth_segments, knows_void, legend_of
+from eomt_mm.models.geometry import Padding
+from eomt_mm.visualization import DrawnSegment, draw_segments, side_by_side
+from eomt_mm.visualization.figures import save_picture
+from eomt_mm.visualization.palettes import PALETTES
+
+
+def build_dataset(cfg: Config, split: str, seed: int) -> SeededDataset:
+    """The data set of a split, whose samples are drawn from (seed, position) as in training.
+
+    Raises:
+        ValueError: the config has no such split, or the data set is empty.
+    """
+    loader = cfg.get(f'{split}_dataloader')
+    if not loader:
+        raise ValueError(f'--split {split}: the config has no {split}_dataloader')
+    init_default_scope(cfg.default_scope)
+    dataset = SeededDataset(DATASETS.build(loader.dataset), seed)
+    if not len(dataset):
+        raise ValueError(f'the data set of {split}_dataloader is empty: check its data_root, ann_file, data_prefix')
+    return dataset
+
+
+def fed(
+    preprocessor: Any, item: dict[str, Any], masks: list[np.ndarray], training: bool
+) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
+    """Inputs of one item as images (H, W, 3), uint8 RGB, each with the masks (H, W) as they lie on it."""
+    image = item['inputs']
+    batch = preprocessor(dict(inputs=[image], data_samples=[item['data_samples']]), training=training)
+    resized_size = (int(image.shape[-2]), int(image.shape[-1]))
+    geometry = (
+        Padding(resized_size, resized_size, preprocessor.img_size) if training else batch['data_samples'][0].geometry
+    )
+    parts = geometry.apply(resized(masks, resized_size))
+    images = (batch['inputs'] * preprocessor.std + preprocessor.mean).round().clamp(0, 255).byte()
+    for pixels, part in zip(images, parts, strict=True):
+        yield pixels.permute(1, 2, 0).numpy(), list(part.bool().numpy())
+
+
+def resized(masks: list[np.ndarray], size: tuple[int, int]) -> Tensor:
+    """(N, *size), uint8, of masks that in validation have the size of the image file."""
+    h, w = size
+    small = [cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) for mask in masks]
+    return torch.from_numpy(np.stack(small)) if small else torch.zeros(0, h, w, dtype=torch.uint8)
+
+
+def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], training: bool) -> Iterator[Image.Image]:
+    """A picture per input: what the model sees, and the same with its targets."""
+    sample = item['data_samples']
+    truth = ground_truth_segments(sample, meta)
+    segments = truth or []
+    for image, masks in fed(preprocessor, item, [segment.mask for segment in segments], training):
+        drawn = [DrawnSegment(m, s.name, s.colour) for m, s in zip(masks, segments, strict=True) if m.any()]
+        title = 'no ground truth' if truth is None else f'{len(drawn)} target{"" if len(drawn) == 1 else "s"}'
+        panels = [
+            (f'input, {image.shape[0]} x {image.shape[1]}', draw_segments(image, [])),
+            (title, draw_segments(image, drawn, hatch_void=truth is not None and knows_void(sample))),
+        ]
+        yield side_by_side(panels, legend_of(drawn, meta))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out-dir', type=Path, required=True, help='folder for the pictures')
+    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
+    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
+    parser.add_argument('--num', type=int, default=20, help='images; beyond the data set, training draws them anew')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument(
+        '--palette', choices=PALETTES, default='dataset', help='distinct: safe for colour-blind readers'
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    args = parser.parse_args()
+    if args.num < 1:
+        parser.error(f'--num {args.num}: at least 1')
+    cfg = load_config(args.config, args.cfg_options, args.data_root)
+    dataset = build_dataset(cfg, args.split, args.seed)
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    meta, training = coloured(dataset.metainfo, args.palette), args.split == 'train'
+    num = args.num if training else min(args.num, len(dataset))
+    written = 0
+    for position in tqdm(range(num), desc='images', unit=''):
+        item = dataset[position, position % len(dataset)]
+        stem = Path(item['data_samples'].img_path).stem
+        for window, picture in enumerate(pictures(preprocessor, item, meta, training)):
+            save_picture(picture, args.out_dir / f'{position:05d}_{stem}{f"_{window}" if window else ""}.png')
+            written += 1
+    print(f'wrote {written} pictures to {args.out_dir}')
+
+
+if __name__ == '__main__':
+    main()
