@@ -1,0 +1,8 @@
+"""ViT-S + pyramid + Mask2Former: step 2, without pixel decoder; COCO panoptic, 640 px."""
+
+_base_ = [
+    './_base_/without_pixel_decoder.py',
+    './_base_/dinov2_small.py',
+    './_base_/coco_24e.py',
+]
+model = dict(backbone=_base_.backbone)
