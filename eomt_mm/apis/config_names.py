@@ -1,0 +1,38 @@
+"""Configs by their names, which are unique over the tree: of the repository, or of the installed package."""
+
+import difflib
+from pathlib import Path
+
+import eomt_mm
+
+
+def find_config(config: str | Path) -> Path:
+    """The file of a config.
+
+    Args:
+        config: path, or the name of one that comes along, with or without ``.py``, such as
+            'eomt_dinov2-l_12e_coco-panoptic-640'.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such a name; similar names are given.
+    """
+    path = Path(config).expanduser()
+    if path.is_file():
+        return path
+    known = {file.stem: file for file in shipped_configs()}
+    name = path.name.removesuffix('.py')
+    if name in known and path.parent == Path():
+        return known[name]
+    close = difflib.get_close_matches(name, known, n=3)
+    hint = f'; did you mean {" or ".join(close)}?' if close else f'; there are {len(known)} in configs/eomt'
+    raise FileNotFoundError(f"config '{config}' is no file, nor the name of a config{hint}")
+
+
+def shipped_configs() -> list[Path]:
+    """The configs that come along, without the fragments that they are made of."""
+    package = Path(eomt_mm.__file__).parent
+    for root in (package.parent, package / '.mim'):  # a checkout, an installed package
+        folder = root / 'configs' / 'eomt'
+        if folder.is_dir():
+            return sorted(file for file in folder.glob('*/*.py') if file.parent.name != '_base_')
+    return []

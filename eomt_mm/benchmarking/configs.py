@@ -1,0 +1,128 @@
+"""Configs of the sides of a comparison: found by path or name, whoever's they are, and brought to one input size."""
+
+import difflib
+import importlib.util
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from eomt_mm.apis.config import load_config
+from eomt_mm.apis.config_names import shipped_configs
+
+HOSTS = ('mmdet', 'mmseg')
+Size = tuple[int, int]  # (height, width) in pixels
+
+
+def host_configs(host: str) -> list[Path]:
+    """The configs that a host installs, without the fragments that they are made of."""
+    spec = importlib.util.find_spec(host)
+    assert spec is not None and spec.origin is not None, host  # ``import eomt_mm.apis`` demands both hosts
+    folder = Path(spec.origin).parent / '.mim' / 'configs'
+    return sorted(path for path in folder.glob('*/**/*.py') if '_base_' not in path.parts)
+
+
+def find_config(name: str) -> Path:
+    """File of a config.
+
+    Args:
+        name: path; base name of one of our configs or of the hosts'; or ``mmdet::mask2former/NAME``, ``mmseg::...``.
+            The base name and the host's may leave out ``.py``.
+
+    Raises:
+        FileNotFoundError: there is none; names the closest.
+        ValueError: several have that name.
+    """
+    if Path(name).is_file():
+        return Path(name)
+    host, _, inner = name.rpartition('::')
+    if host and host not in HOSTS:
+        raise FileNotFoundError(f"config '{name}': of {host} no configs are known; {' and '.join(HOSTS)} have some")
+    inner = inner.removesuffix('.py')
+    known = host_configs(host) if host else [*shipped_configs(), *host_configs('mmdet'), *host_configs('mmseg')]
+    found = [path for path in known if path.with_suffix('').as_posix().endswith(f'/{inner}')]
+    if len(found) > 1:
+        raise ValueError(f"config '{name}' is one of {', '.join(map(str, found))}: give the path")
+    if not found:
+        close = difflib.get_close_matches(Path(inner).name, [path.stem for path in known], n=3)
+        hint = f'; did you mean {" or ".join(close)}?' if close else ''
+        raise FileNotFoundError(
+            f"config '{name}' does not exist: give a path, a name, or mmdet::FOLDER/NAME or mmseg::FOLDER/NAME{hint}"
+        )
+    return found[0]
+
+
+def side_config(
+    name: str,
+    size: Size | None = None,
+    options: Mapping[str, Any] | None = None,
+    num_queries: int | None = None,
+    data_root: str | None = None,
+) -> Config:
+    """Config of a side, with everything in it at one input size.
+
+    Args:
+        name: see :func:`find_config`.
+        size: height and width of the network's input in pixels; None: the config's own.
+        options: overrides, dotted keys to values, as after ``--cfg-options``.
+        num_queries: of the mask head; None: the config's own.
+        data_root: see :func:`~eomt_mm.apis.config.load_config`.
+    """
+    path, options = find_config(name), dict(options or {})
+    cfg = load_config(path, options, data_root)
+    if size is not None and 'img_size' in cfg:
+        options['img_size'] = size[0] if size[0] == size[1] else list(size)
+        backbone = cfg.model.get('backbone', {})
+        if size[0] != size[1] and 'img_size' in backbone:
+            options['model.backbone.img_size'] = backbone['img_size']  # positions are of squares, and interpolated
+        cfg = load_config(path, options, data_root)
+    if size is not None:
+        fit_host(cfg, size)
+    if num_queries is not None:
+        mask_head(cfg)['num_queries'] = num_queries
+    return cfg
+
+
+def fit_host(cfg: Config, size: Size) -> None:
+    """Brings what the hosts' own configs say about sizes to ``size``: test pipeline and padding in training."""
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    for augment in preprocessor.get('batch_augments') or ():
+        augment['size'] = size
+    if preprocessor.get('type') == 'SegDataPreProcessor':
+        preprocessor['size'] = size
+    for step in test_pipeline(cfg):
+        if step['type'] == 'Resize':
+            step['scale'] = (size[1], size[0])  # mmcv's order
+
+
+def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+    """Steps that a config's test images go through."""
+    dataset = cfg.test_dataloader.dataset
+    while 'pipeline' not in dataset:  # wrappers
+        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    return dataset['pipeline']
+
+
+def mask_head(cfg: Config) -> Any:
+    """Part of the config that has the queries.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    for name in ('panoptic_head', 'decode_head'):
+        head = cfg.model.get(name)
+        if isinstance(head, dict) and 'num_queries' in head:
+            return head
+    raise ValueError(f'model {cfg.model.type}: it has no queries, whose number could be changed')
+
+
+def task_of(cfg: Config) -> str:
+    """'semantic', 'instance', 'panoptic', or 'detection' for models of boxes."""
+    model = cfg.model
+    if 'decode_head' in model:
+        return 'semantic'
+    if 'panoptic_head' in model:
+        return 'panoptic' if model.panoptic_head.get('num_stuff_classes') else 'instance'
+    heads = [model, model.get('roi_head') or {}]
+    return 'instance' if any('mask_head' in head for head in heads) else 'detection'

@@ -1,0 +1,90 @@
+"""Models of a comparison, built from anyone's config, and what differs between ours and the hosts'."""
+
+import sys
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from mmengine.runner import load_checkpoint
+from torch import Tensor, nn
+
+from eomt_mm import compat
+from eomt_mm.apis.model import init_model
+
+CERTAIN = 20.0  # logit over zeros: a probability above 0.999 among a thousand classes
+
+
+def is_ours(cfg: Config) -> bool:
+    return cfg.model.type.startswith('eomt_mm.')
+
+
+def build_model(cfg: Config, checkpoint: str | None, device: str) -> Any:
+    """Model in evaluation, with random weights (no download) or a checkpoint's."""
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        if is_ours(cfg):
+            return init_model(cfg, checkpoint, device)
+        model = MODELS.build(cfg.model)
+    if checkpoint is not None:
+        load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
+    if not has_compiled_ops():
+        # On CUDA mmcv goes by the device alone, and would call the op that is not there.
+        sys.modules['mmcv.ops.multi_scale_deform_attn'].IS_CUDA_AVAILABLE = False  # type: ignore[attr-defined]
+    return revert_sync_batchnorm(model).to(device).eval()  # one process
+
+
+def has_compiled_ops() -> bool:
+    """Whether mmcv's extension is there, not :mod:`eomt_mm.compat`'s stand-in."""
+    spec = sys.modules['mmcv._ext'].__spec__
+    return spec is None or spec.origin != compat.__name__
+
+
+def deformable_attention(model: nn.Module, device: str) -> str | None:
+    """In which form mmcv's deformable attention runs; None where the model has none."""
+    count = sum(type(module).__name__ == 'MultiScaleDeformableAttention' for module in model.modules())
+    if not count:
+        return None
+    compiled = device.startswith('cuda') and has_compiled_ops()
+    return f'{count} deformable, ' + ('compiled op' if compiled else 'slow PyTorch form (no compiled op)')
+
+
+def class_counts(cfg: Config, task: str) -> tuple[int, int]:
+    """Numbers of thing and stuff classes."""
+    if task == 'semantic':
+        return 0, cfg.model.decode_head.num_classes
+    if 'panoptic_head' in cfg.model:
+        head = cfg.model.panoptic_head
+        return head.num_things_classes, head.get('num_stuff_classes', 0)
+    parts = [cfg.model, cfg.model.get('roi_head') or {}]
+    heads = [part[name] for part in parts for name in ('bbox_head', 'mask_head') if name in part]
+    head = heads[0][0] if isinstance(heads[0], list) else heads[0]  # cascades have one per stage
+    return head.num_classes, 0
+
+
+def keep_queries(head: Any, count: int) -> None:
+    """Makes the first ``count`` queries certain of a class each, and the others of "no object"."""
+    num_classes = head.num_classes
+    predictors = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes + 1]
+
+    def certain(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
+        num_queries = logits.shape[-2]
+        labels = torch.full((num_queries,), num_classes, device=logits.device)
+        kept = min(count, num_queries)
+        labels[:kept] = torch.arange(kept, device=logits.device) * num_classes // max(kept, 1)
+        one_hot = torch.nn.functional.one_hot(labels, num_classes + 1).to(logits)  # (Q, K + 1)
+        return (CERTAIN * one_hot).expand_as(logits)
+
+    for predictor in predictors:
+        predictor.register_forward_hook(certain)
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    """AdamW with its states, as after a step."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-6)
+    for parameter in trained:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer

@@ -1,0 +1,53 @@
+"""Sides small enough for tests: our toy configs, and the hosts' Mask2Former at a few channels."""
+
+import ast
+from pathlib import Path
+from typing import Any
+
+from tool_runs import CONFIGS, small
+
+from eomt_mm.benchmarking.configs import find_config
+from eomt_mm.benchmarking.sides import Spec
+
+STOCK = dict(
+    panoptic='mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic',
+    instance='mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco',
+    semantic='mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512',
+)
+TINY_MASK2FORMER = """
+_base_ = ['{base}']
+encoder_layer = dict(self_attn_cfg=dict(embed_dims=32), ffn_cfg=dict(embed_dims=32, feedforward_channels=32))
+decoder_layer = dict(
+    self_attn_cfg=dict(embed_dims=32),
+    cross_attn_cfg=dict(embed_dims=32),
+    ffn_cfg=dict(embed_dims=32, feedforward_channels=32),
+)
+head = dict(
+    in_channels=[8, 16, 32, 64],
+    feat_channels=32,
+    out_channels=32,
+    num_queries=10,
+    pixel_decoder=dict(
+        norm_cfg=dict(num_groups=4),
+        encoder=dict(num_layers=1, layer_cfg=encoder_layer),
+        positional_encoding=dict(num_feats=16),
+    ),
+    positional_encoding=dict(num_feats=16),
+    transformer_decoder=dict(num_layers=3, layer_cfg=decoder_layer),
+)
+model = dict(backbone=dict(depth=18, base_channels=8), {key}=head)
+"""
+
+
+def ours(task: str, **changes: Any) -> Spec:
+    """Spec of a toy config with a ViT of two blocks, at 64 px."""
+    options = {key: ast.literal_eval(value) for key, _, value in (text.partition('=') for text in small(task))}
+    return Spec(str(CONFIGS[task]), options=options, **(dict(size=(64, 64)) | changes))
+
+
+def mask2former(task: str, folder: Path, **changes: Any) -> Spec:
+    """Spec of the hosts' Mask2Former with 8 to 64 channels, at 64 px; its config is written to ``folder``."""
+    path = folder / f'tiny_mask2former_{task}.py'
+    key = 'decode_head' if task == 'semantic' else 'panoptic_head'
+    path.write_text(TINY_MASK2FORMER.format(base=find_config(STOCK[task]), key=key))
+    return Spec(str(path), **(dict(size=(64, 64)) | changes))
