@@ -1,0 +1,146 @@
+"""What an inferencer is made from, checked: device, precision, task, class names, pipeline, thresholds."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose
+from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from torch import nn
+
+from eomt_mm.models.segmentors import EoMTDetector, EoMTSegmentor
+
+TASKS = ('semantic', 'instance', 'panoptic')
+AMP_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
+Item = dict[str, Any]
+
+
+def task_of(cfg: Config, wanted: str | None = None) -> str:
+    """'semantic', 'instance' or 'panoptic'.
+
+    Args:
+        cfg: of the model.
+        wanted: the task that it must have; None: any.
+
+    Raises:
+        ValueError: the model has another, or is none of EoMT.
+    """
+    if wanted is not None and wanted not in TASKS:
+        raise ValueError(f"task='{wanted}': one of {TASKS}")
+    name, model = cfg.filename or 'the config', cfg.model
+    kind = MODELS.get(model['type'])
+    if kind not in (EoMTSegmentor, EoMTDetector):
+        raise ValueError(f'{name} has a model of {model["type"]}: give one of eomt_mm.EoMTSegmentor or EoMTDetector')
+    task = 'semantic' if kind is EoMTSegmentor else str(model['panoptic_head']['task'])
+    if wanted not in (None, task):
+        raise ValueError(
+            f"task='{wanted}': the model of {name} is trained for {task} segmentation; take a config and weights of "
+            f'{wanted} segmentation'
+        )
+    return task
+
+
+def device_of(name: str | None) -> torch.device:
+    """The device of that name; None: the GPU where there is one, else the CPU.
+
+    Raises:
+        ValueError: there is no such device.
+    """
+    if name is None:
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ValueError(f"device='{name}': such as 'cpu', 'cuda' or 'cuda:1'") from error
+    count = torch.cuda.device_count()
+    if device.type == 'cuda' and (device.index or 0) >= count:
+        raise ValueError(f"device='{name}': PyTorch sees {count} GPUs here; leave it out to take what there is")
+    return device
+
+
+def amp_dtype_of(name: str | None, device: torch.device) -> torch.dtype | None:
+    """The type of mixed precision; None: none.
+
+    Raises:
+        ValueError: another name than those of ``AMP_DTYPES``, or float16 on the CPU.
+    """
+    if name is None:
+        return None
+    if name not in AMP_DTYPES:
+        raise ValueError(f"amp_dtype='{name}': one of {tuple(AMP_DTYPES)}")
+    if device.type == 'cpu' and name == 'float16':
+        raise ValueError("amp_dtype='float16' is for GPUs: on the CPU take 'bfloat16', or leave it out")
+    return AMP_DTYPES[name]
+
+
+def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
+    """``dataset_meta`` with a name for every class: their numbers where it has none.
+
+    Raises:
+        ValueError: it has names for another number of classes.
+    """
+    classes = tuple(meta.get('classes') or (f'class {k}' for k in range(num_classes)))
+    if len(classes) != num_classes:
+        raise ValueError(
+            f'the checkpoint has names for {len(classes)} classes, the model {num_classes} classes: take the config '
+            f'that it was trained with'
+        )
+    return {**meta, 'classes': classes}
+
+
+def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
+    """What loads an image, and the rest of the test pipeline without what loads annotations (``type='Load...'``).
+
+    Raises:
+        ValueError: the config has no test pipeline.
+    """
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
+    while 'dataset' in dataset:  # wrappers
+        dataset = dataset['dataset']
+    if not dataset.get('pipeline'):
+        name = cfg.filename or 'the config'
+        raise ValueError(f'{name} has no test_dataloader.dataset.pipeline, which says how images are resized: add it')
+    loading: Item = next((step for step in dataset['pipeline'] if 'LoadImage' in step['type']), {})
+    others = [step for step in dataset['pipeline'] if not step['type'].rpartition('.')[-1].startswith('Load')]
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        # our loading has the arguments of mmcv's, and errors that name the file
+        return TRANSFORMS.build({**loading, 'type': 'eomt_mm.LoadImage'}), Compose(others)
+
+
+def head_settings(task: str, score_thr: float | None, overlap_thr: float | None, scores: bool) -> dict[str, Any]:
+    """Attributes of a head that the arguments of a call replace.
+
+    Args:
+        task: of the head.
+        score_thr, overlap_thr: in [0, 1]; None: as in the config.
+        scores: keep the class scores of every pixel (semantic).
+
+    Raises:
+        ValueError: a threshold is out of range, or the task has none.
+    """
+    for name, value in dict(pred_score_thr=score_thr, overlap_thr=overlap_thr).items():
+        if value is not None and not 0 <= value <= 1:
+            raise ValueError(f'{name}={value}: in [0, 1]')
+    if task == 'semantic' and score_thr is not None:
+        raise ValueError(f'pred_score_thr={score_thr}: segments of a semantic model have no scores; leave it out')
+    if task != 'panoptic' and overlap_thr is not None:
+        raise ValueError(f'overlap_thr={overlap_thr}: panoptic segmentation has it, {task} has none; leave it out')
+    if task == 'semantic':
+        return dict(keep_scores=scores)
+    given = dict(score_thr=score_thr, overlap_thr=overlap_thr) if task == 'panoptic' else {}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+@contextmanager
+def changed(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
+    """Gives attributes of a module other values for a while."""
+    before = {name: getattr(module, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)

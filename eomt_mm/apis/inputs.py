@@ -1,0 +1,219 @@
+"""What a user gives for inference, as images one after the other: files, folders, arrays, PIL images, videos."""
+
+import glob
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from PIL import Image, ImageOps
+
+IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+CHANNEL_ORDERS = ('bgr', 'rgb')
+DEFAULT_FPS = 25.0  # of files that do not tell
+
+
+@dataclass(frozen=True)
+class Video:
+    """A video file, read frame by frame.
+
+    Attributes:
+        name: of its results, unique in a call.
+        path: of the file.
+        fps: frames per second.
+        num_frames: as the file states it; 0 where it does not.
+    """
+
+    name: str
+    path: Path
+    fps: float
+    num_frames: int
+
+    @classmethod
+    def open(cls, name: str, path: Path) -> 'Video':
+        """Reads what the file says of itself.
+
+        Raises:
+            ValueError: OpenCV cannot read it.
+        """
+        capture = cv2.VideoCapture(str(path))
+        try:
+            if not capture.isOpened():
+                raise ValueError(f'video {path} cannot be read: convert it, for instance with ffmpeg to H.264 in .mp4')
+            fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        finally:
+            capture.release()
+        return cls(name, path, fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(count)))
+
+    def frames(self) -> Iterator['ImageInput']:
+        """Frames in their order; only the current one is in memory.
+
+        Raises:
+            ValueError: not a single frame can be decoded.
+        """
+        capture = cv2.VideoCapture(str(self.path))
+        try:
+            index = 0
+            while True:
+                done, frame = capture.read()
+                if not done:
+                    break
+                yield ImageInput(f'{self.name}/{index:06d}', pixels=partial(np.asarray, frame), video=self)
+                index += 1
+        finally:
+            capture.release()
+        if index == 0:
+            raise ValueError(f'video {self.path} has no frame that can be decoded: replace or convert it')
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """One image.
+
+    Attributes:
+        name: of its results, unique in a call: without suffix, below its folder where one was given.
+        path: of its file; None for arrays, PIL images and frames.
+        pixels: for those, gives them as uint8 (H, W, 3), BGR.
+        video: whose frame it is.
+    """
+
+    name: str
+    path: Path | None = None
+    pixels: Callable[[], np.ndarray] | None = None
+    video: Video | None = None
+
+
+Source: TypeAlias = ImageInput | Video
+
+
+class Names:
+    """Gives every image of a call a name of its own, also where letters differ only in case.
+
+    Args:
+        first: number of the first image without a file.
+    """
+
+    def __init__(self, first: int = 0) -> None:
+        self.number = first
+        self._taken: set[str] = set()
+
+    def unique(self, name: str) -> str:
+        """``name``, or with ``_2``, ``_3``, ... where it is taken."""
+        candidate, count = name, 1
+        while candidate.casefold() in self._taken:
+            count += 1
+            candidate = f'{name}_{count}'
+        self._taken.add(candidate.casefold())
+        return candidate
+
+    def next_number(self) -> str:
+        """'00000000', '00000001', ..."""
+        self.number += 1
+        return self.unique(f'{self.number - 1:08d}')
+
+
+def find_sources(
+    inputs: Any, channel_order: str = 'bgr', names: Names | None = None, ignored: Sequence[Path] = ()
+) -> list[Source]:
+    """Lists what was given, checked as far as it goes without reading images.
+
+    Args:
+        inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, sorted);
+            pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4, alpha is dropped), uint8; PIL image,
+            which is turned as its EXIF entry says; or a list of these.
+        channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
+        names: of the images; None: new ones.
+        ignored: folders whose images are left out of others.
+
+    Raises:
+        FileNotFoundError: there is no such file, or no image in a folder.
+        TypeError: an input is of another type.
+        ValueError: an address, an empty list, an array of another shape or type, an unreadable video.
+    """
+    if channel_order not in CHANNEL_ORDERS:
+        raise ValueError(f"channel_order='{channel_order}': one of {CHANNEL_ORDERS}")
+    given = list(inputs) if isinstance(inputs, list | tuple) else [inputs]
+    if not given:
+        raise ValueError('inputs is an empty list: give images, or paths of them')
+    names = names or Names()
+    sources: list[Source] = []
+    for one in given:
+        if isinstance(one, str | os.PathLike):
+            sources += _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored])
+        else:
+            sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
+    return sources
+
+
+def images_of(sources: Iterable[Source]) -> Iterator[ImageInput]:
+    """The images of all sources, of videos frame by frame."""
+    for source in sources:
+        if isinstance(source, Video):
+            yield from source.frames()
+        else:
+            yield source
+
+
+def count_images(sources: Iterable[Source]) -> int | None:
+    """How many images there are; None where a video does not tell."""
+    counts = [source.num_frames if isinstance(source, Video) else 1 for source in sources]
+    return sum(counts) if all(counts) else None
+
+
+def _from_path(given: str, names: Names, ignored: Sequence[Path]) -> list[Source]:
+    if '://' in given:
+        raise ValueError(f"input '{given}': addresses are not read; download the file and give its path")
+    path = Path(given).expanduser()
+    if path.is_dir():
+        files = _images_below(path, ignored)
+        return [ImageInput(names.unique(file.relative_to(path).with_suffix('').as_posix()), file) for file in files]
+    files = [path] if path.exists() else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
+    files = [file for file in files if not file.is_dir()]
+    if not files:
+        raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
+    return [_from_file(file, names) for file in files]
+
+
+def _from_file(path: Path, names: Names) -> Source:
+    name = names.unique(path.stem)
+    return Video.open(name, path) if path.suffix.lower() in VIDEO_SUFFIXES else ImageInput(name, path)
+
+
+def _images_below(folder: Path, ignored: Sequence[Path]) -> list[Path]:
+    """Images in a folder and its sub-folders, sorted; hidden ones are left out."""
+    files = sorted(
+        file
+        for file in folder.rglob('*')
+        if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+        and file.is_file()
+        and not any(part.startswith('.') for part in file.relative_to(folder).parts)
+        and not any(file.resolve().is_relative_to(out) for out in ignored)
+    )
+    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
+    if not images:
+        videos = f'; its {len(files)} videos are read when given by their paths' if files else ''
+        raise FileNotFoundError(f'folder {folder} holds no images ({", ".join(IMAGE_SUFFIXES)}){videos}')
+    return images
+
+
+def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
+    """What gives the pixels of an array or a PIL image as BGR; converts only when called."""
+    if isinstance(image, Image.Image):
+        return lambda: np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1].copy()
+    if not isinstance(image, np.ndarray):
+        raise TypeError(f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3) or PIL images')
+    if image.dtype != np.uint8:
+        raise ValueError(f'image array of type {image.dtype}: give uint8 in [0, 255]')
+    if image.ndim == 4:
+        raise ValueError(f'image array of shape {image.shape}: give a list of images, list(array)')
+    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or image.size == 0:
+        raise ValueError(f'image array of shape {image.shape}: give (H, W), (H, W, 3) or (H, W, 4), not empty')
+    if image.ndim == 2 or image.shape[2] == 1:
+        return lambda: np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
+    step = 1 if channel_order == 'bgr' else -1
+    return lambda: np.ascontiguousarray(image[..., :3][..., ::step])

@@ -1,0 +1,134 @@
+"""Predictions in a folder, in formats that other programs read."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from eomt_mm.apis.inputs import ImageInput
+from eomt_mm.apis.results import Prediction
+from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.datasets.panoptic_png import write_aside, write_panoptic_png
+
+IMAGE_INFO = 'image_info.json'
+Append = Callable[[dict[str, Any]], None]
+
+
+class PredictionFiles:
+    """Writes predictions image by image; NAME is that of :class:`~eomt_mm.apis.inputs.ImageInput`.
+
+    - panoptic: ``panoptic_results.json`` and ``panoptic_results/NAME.png`` in COCO's panoptic format, with images and
+      categories, so that they can serve as annotations too.
+    - instance: ``instance_results.json`` in COCO's result format.
+    - semantic: ``semantic_results/NAME.png``, class indices in 8 bits, or in 16 for more than 256 classes.
+    - instance and semantic: ``image_info.json``, images and categories as COCO states them.
+
+    An image's id is its name, as a number where it is one. A category's id is the class index, and one more for
+    instance and panoptic, where 0 is nothing. Every file appears under its name when it is complete; where the work
+    was broken off, there is no json.
+
+    Args:
+        folder: made where missing.
+        task: 'panoptic', 'instance' or 'semantic'.
+        classes: names.
+        num_things: classes below this index are things.
+    """
+
+    def __init__(self, folder: Path, task: str, classes: Sequence[str], num_things: int) -> None:
+        self.folder = folder
+        self.task = task
+        self._first_id = 0 if task == 'semantic' else 1
+        self._categories: list[dict[str, Any]] = [
+            dict(id=k + self._first_id, name=name) for k, name in enumerate(classes)
+        ]
+        if task != 'semantic':
+            for k, category in enumerate(self._categories):
+                category['isthing'] = int(k < num_things)
+        self._label_type = np.uint8 if len(classes) <= 256 else np.uint16
+        self._images: list[dict[str, Any]] = []
+        self._ids: set[int | str] = set()
+        self._append: Append = _nothing
+
+    @contextmanager
+    def opened(self) -> Iterator['PredictionFiles']:
+        """Between the two ends of this context, :meth:`add` may be called."""
+        results, info = self.folder / f'{self.task}_results.json', self.folder / IMAGE_INFO
+        for earlier in (results, info):  # those of another call would not fit what is written now
+            earlier.unlink(missing_ok=True)
+        if self.task == 'panoptic':
+            with _json_list(results, '{"annotations": ', lambda: f', {self._info()[1:]}') as self._append:
+                yield self
+            return
+        if self.task == 'instance':
+            with _json_list(results) as self._append:
+                yield self
+        else:
+            yield self
+        write_aside(info, self._info().encode())
+
+    def add(self, image: ImageInput, prediction: Prediction) -> None:
+        """Writes a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
+
+        Raises:
+            OSError: naming the file.
+        """
+        segmentation, segments = prediction['segmentation'], prediction['segments_info']
+        height, width = segmentation.shape
+        image_id = self._new_id(image.name)
+        origin = image.name if image.path is None else image.path.as_posix()
+        self._images.append(dict(id=image_id, file_name=origin, height=height, width=width))
+        png = self.folder / f'{self.task}_results' / f'{image.name}.png'
+        if self.task == 'semantic':
+            write_aside(png, cv2.imencode('.png', segmentation.astype(self._label_type))[1].tobytes())
+        elif self.task == 'panoptic':
+            write_panoptic_png(png, segmentation)
+            entries = [
+                dict(id=s['id'], category_id=s['label_id'] + self._first_id, score=s['score'], area=s['area'],
+                     bbox=s['bbox'], iscrowd=0)
+                for s in segments
+            ]  # fmt: skip
+            self._append(dict(image_id=image_id, file_name=f'{image.name}.png', segments_info=entries))
+        else:
+            for s in segments:
+                self._append(
+                    dict(image_id=image_id, category_id=s['label_id'] + self._first_id, segmentation=s['mask'],
+                         score=s['score'], bbox=s['bbox'])
+                )  # fmt: skip
+
+    def _new_id(self, name: str) -> int | str:
+        id_: int | str = int(name) if name.isdecimal() and int(name) not in self._ids else name
+        self._ids.add(id_)
+        return id_
+
+    def _info(self) -> str:
+        return json.dumps(dict(images=self._images, categories=self._categories))
+
+
+def _nothing(entry: dict[str, Any]) -> None:
+    raise RuntimeError('add() outside of opened()')
+
+
+@contextmanager
+def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Iterator[Append]:
+    """Appends entries to a list in a json, none of which stays in memory.
+
+    Args:
+        path: of the json.
+        head: text before the list.
+        tail: gives the text after it, at the end.
+    """
+    with written_aside(path) as aside, open(aside, 'w', encoding='utf-8') as file:
+        file.write(f'{head}[')
+        separator = '\n'
+
+        def append(entry: dict[str, Any]) -> None:
+            nonlocal separator
+            file.write(separator + json.dumps(entry))
+            separator = ',\n'
+
+        yield append
+        file.write(f'\n]{tail()}\n')

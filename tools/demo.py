@@ -1,0 +1,97 @@
+"""Segments images, folders of images and videos: pictures, result files, and a table of what was found.
+
+Examples:
+    python tools/demo.py photo.jpg eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --out-dir results
+    python tools/demo.py photos/ configs/eomt/ade20k/eomt_dinov2-l_31e_ade20k-semantic-512.py CHECKPOINT \
+        --out-dir results --batch-size 4 --device cuda --amp-dtype float16
+    python tools/demo.py clip.mp4 eomt_dinov2-s_12e_coco-instance-640 CHECKPOINT --out-dir results --no-results
+    python tools/demo.py IMAGES CONFIG CHECKPOINT --out-dir results --score-thr 0.5    # fewer instances, more segments
+
+CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
+Files that cannot be read are named and left out; the exit code is then 1.
+"""
+
+import argparse
+import sys
+import warnings
+from collections import Counter
+from collections.abc import Iterable
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, EoMTInferencer, Result  # isort: skip
+from mmengine.config import DictAction
+
+from eomt_mm.apis.inferencer_parts import AMP_DTYPES, TASKS
+from eomt_mm.apis.results import summary
+
+ROWS = 20  # of the table
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('inputs', help='image, video, folder of images, or pattern in quotes')
+    parser.add_argument('config', help='config file, or the name of one that comes along')
+    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
+    parser.add_argument(
+        '--out-dir', required=True, help=f'folder for pictures ({PICTURES}/) and results ({PREDICTIONS}/)'
+    )
+    parser.add_argument('--device', help='such as cpu or cuda:1; default: the GPU where there is one')
+    parser.add_argument('--batch-size', type=int, default=1, help='images at once')
+    parser.add_argument('--task', choices=TASKS, help='refuse a model of another task')
+    parser.add_argument(
+        '--score-thr', type=float, help='least score; default: instance 0.3, panoptic as in the config (0.8)'
+    )
+    parser.add_argument('--amp-dtype', choices=list(AMP_DTYPES), help='mixed precision; float16 on GPUs only')
+    parser.add_argument('--no-pictures', action='store_true', help='write results only')
+    parser.add_argument('--no-results', action='store_true', help='write pictures only')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    return parser.parse_args()
+
+
+def show_table(results: Iterable[Result]) -> int:
+    """Prints what was found in the first images, and in all together, when all are done; returns their number."""
+    rows: list[tuple[str, str, str]] = []
+    images: Counter[str] = Counter()
+    count = 0
+    for result in results:
+        count += 1
+        segments = result.prediction['segments_info']
+        images.update({segment['label'] for segment in segments})
+        if count <= ROWS:
+            rows.append((result.name, str(len(segments)), summary(segments)))
+    width = max([len('image'), *(len(name) for name, _, _ in rows)])
+    for name, number, found in [('image', 'segments', 'found'), *rows] if rows else []:
+        print(f'{name:<{width}}  {number:>8}  {found}')
+    if count > ROWS:
+        top = ', '.join(f'{label} in {number}' for label, number in images.most_common(8))
+        print(f'... and {count - ROWS} more images; in all {count}: {top or "nothing"}')
+    return count
+
+
+def main() -> None:
+    args = parse_args()
+    warnings.formatwarning = lambda message, *_: f'demo: {message}\n'
+    try:
+        inferencer = EoMTInferencer(
+            args.config, args.checkpoint, args.device, args.task, args.amp_dtype, args.cfg_options
+        )
+        results = inferencer.stream(
+            args.inputs, args.batch_size, args.out_dir, no_save_vis=args.no_pictures, no_save_pred=args.no_results,
+            pred_score_thr=args.score_thr, on_error='skip',
+        )  # fmt: skip
+        count = show_table(results)
+    except KeyboardInterrupt:
+        print('demo: interrupted; files that were complete are kept', file=sys.stderr)
+        sys.exit(130)
+    except (OSError, TypeError, ValueError) as error:
+        sys.exit(f'demo: {error}')
+    left_out = {PICTURES: args.no_pictures, PREDICTIONS: args.no_results}
+    places = ' and '.join(f'{args.out_dir}/{name}' for name in left_out if not left_out[name])
+    if count:
+        print(f'images segmented ({inferencer.task}): {count}; written: {places or "nothing"}')
+    if inferencer.skipped:
+        sys.exit(f'demo: files that could not be read: {len(inferencer.skipped)}')
+
+
+if __name__ == '__main__':
+    main()
