@@ -7,10 +7,14 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import eomt_mm  # noqa: F401  before the hosts
-from eomt_mm.models.criterion import Criterion
+from eomt_mm.models.criterion import Criterion, SumOfBCE
 from eomt_mm.models.matcher import HungarianMatcher
 from eomt_mm.models.point_sampling import sample_at_points
 
@@ -89,7 +93,7 @@ def test_losses_by_definition(nums: tuple[int, ...]) -> None:
     losses = criterion(class_logits, mask_logits, targets, match_points, loss_points)
     matcher = HungarianMatcher(num_points=P)
     for layer, prefix in enumerate(['d0.', '']):
-        matches = matcher(class_logits[layer], mask_logits[layer], targets, match_points[layer])
+        [matches] = matcher([class_logits[layer]], [mask_logits[layer]], targets, [match_points[layer]])
         expected = loss_by_hand(class_logits[layer], mask_logits[layer], targets, matches, loss_points[layer])
         for name, value in expected.items():
             assert losses[prefix + name].item() == pytest.approx(value, rel=1e-5, abs=1e-6)
@@ -121,7 +125,7 @@ def test_only_matched_queries_have_mask_gradients() -> None:
     targets, points = make_targets(2, 0), torch.rand(2, P, 2)
     losses = Criterion(K, num_points=P)(class_logits, mask_logits, targets, [points])
     (losses['loss_mask'] + losses['loss_dice']).backward()
-    [(queries, _), _] = HungarianMatcher(num_points=P)(class_logits[0], mask_logits[0], targets, points)
+    [[(queries, _), _]] = HungarianMatcher(num_points=P)(class_logits, mask_logits, targets, [points])
     touched = mask_logits[0].grad.abs().sum((2, 3)).nonzero().tolist()
     assert touched == [[0, q] for q in queries.tolist()]
 
@@ -178,11 +182,11 @@ def test_class_loss_is_a_weighted_mean() -> None:
 
 
 def test_weights_scale_their_own_loss() -> None:
-    matches = [(torch.tensor([1, 4]), torch.tensor([0, 1]))]
+    matches = [[(torch.tensor([1, 4]), torch.tensor([0, 1]))]]
     class_logits, mask_logits = make_logits(1, layers=1)
-    targets, points = make_targets(2), torch.rand(2, P, 2)
-    plain = Criterion(K, 1, 1, 1).layer_losses(class_logits[0], mask_logits[0], targets, matches, points)
-    scaled = Criterion(K, 7, 11, 0).layer_losses(class_logits[0], mask_logits[0], targets, matches, points)
+    targets, points = make_targets(2), [torch.rand(2, P, 2)]
+    plain = Criterion(K, 1, 1, 1).matched_losses(class_logits, mask_logits, targets, matches, points)
+    scaled = Criterion(K, 7, 11, 0).matched_losses(class_logits, mask_logits, targets, matches, points)
     for name, factor in dict(loss_cls=7, loss_mask=11, loss_dice=0).items():
         torch.testing.assert_close(scaled[name], factor * plain[name])
 
@@ -219,23 +223,99 @@ class BareMask2FormerHead:
 
 @pytest.mark.parametrize('nums', [(2, 3), (1, 9), (6, 8)])
 def test_equals_mmdet_on_equal_seeds(nums: tuple[int, int]) -> None:
-    """Value and gradient. Images without targets are left out: mmdet counts them as one mask (a known difference)."""
+    """Value and gradient, of each layer. Images without targets are left out: mmdet counts them as one mask."""
     from mmengine.structures import InstanceData
 
-    class_logits, mask_logits = make_logits(2, layers=3)
-    targets = make_targets(*nums)
+    head, criterion, targets = BareMask2FormerHead(400), Criterion(K, num_points=400), make_targets(*nums)
     instances = [InstanceData(labels=t['labels'], masks=t['masks'].long()) for t in targets]
-    torch.manual_seed(5)
-    theirs = BareMask2FormerHead(400).loss_by_feat(class_logits, mask_logits, instances, [{}, {}])
-    their_gradients = torch.autograd.grad(sum(theirs.values()), class_logits + mask_logits)
-    torch.manual_seed(5)
-    ours = Criterion(K, num_points=400)(class_logits, mask_logits, targets)
-    our_gradients = torch.autograd.grad(sum(ours.values()), class_logits + mask_logits)
-    assert ours.keys() == theirs.keys()
-    for name, loss in ours.items():
-        assert loss.item() == pytest.approx(theirs[name].item(), abs=1e-5)
-    for one, other in zip(our_gradients, their_gradients, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+    for classes, masks in zip(*make_logits(2, layers=3), strict=True):
+        torch.manual_seed(5)
+        theirs = head.loss_by_feat([classes], [masks], instances, [{}, {}])
+        their_gradients = torch.autograd.grad(sum(theirs.values()), [classes, masks])
+        torch.manual_seed(5)
+        ours = criterion([classes], [masks], targets)
+        our_gradients = torch.autograd.grad(sum(ours.values()), [classes, masks])
+        assert ours.keys() == theirs.keys()
+        for name, loss in ours.items():
+            assert loss.item() == pytest.approx(theirs[name].item(), abs=1e-5)
+        for one, other in zip(our_gradients, their_gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize('nums', [(2, 3), (0, 9), (0, 0)])
+def test_layers_together_are_layers_one_by_one(nums: tuple[int, int]) -> None:
+    """Names, values and gradients, the search for uncertain points among them: of these alone draws come in order."""
+    criterion, targets = Criterion(K, num_points=P, importance_ratio=1.0), make_targets(*nums)
+    class_logits, mask_logits = make_logits(2, layers=3)
+    match_points = list(torch.rand(3, 2, P, 2))
+    torch.manual_seed(3)
+    together = criterion(class_logits, mask_logits, targets, match_points)
+    gradients = torch.autograd.grad(sum(together.values()), class_logits + mask_logits)
+    torch.manual_seed(3)
+    layers = [
+        criterion([c], [m], targets, [p]) for c, m, p in zip(class_logits, mask_logits, match_points, strict=True)
+    ]
+    alone = {
+        prefix + name: layer[name] for prefix, layer in zip(['d0.', 'd1.', ''], layers, strict=True) for name in layer
+    }
+    assert together.keys() == alone.keys()
+    for name, loss in together.items():
+        torch.testing.assert_close(loss, alone[name])
+    for one, other in zip(gradients, torch.autograd.grad(sum(alone.values()), class_logits + mask_logits), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_sum_of_bce_is_torchs_and_its_gradient_too() -> None:
+    """At 0, where relu and abs have corners, and where sigmoid ends, as well."""
+    logits = torch.cat([10 * torch.randn(3, 20), torch.tensor([[0.0, -0.0, 1e4, -1e4]] * 3)], 1).double()
+    masks = torch.rand(3, 24).double()
+    masks[:, 22:] = torch.tensor([1.0, 0.0])
+    logits.requires_grad_()
+    theirs = F.binary_cross_entropy_with_logits(logits, masks, reduction='none').sum(1)
+    ours = SumOfBCE.apply(logits, masks)
+    torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=0)
+    weights = torch.tensor([1.0, 2.0, 3.0]).double()
+    [gradient] = torch.autograd.grad(ours @ weights, logits)
+    torch.testing.assert_close(gradient, torch.autograd.grad(theirs @ weights, logits)[0], rtol=1e-12, atol=1e-15)
+
+
+class FirstQueries(HungarianMatcher):
+    """There are no numbers to solve with."""
+
+    def assign(self, costs: Tensor) -> tuple[Tensor, Tensor]:
+        return (torch.arange(min(costs.shape)),) * 2
+
+
+class DeviceToHost(TorchDispatchMode):
+    """Counts copies from the accelerator to the host; what needs a value there is an error of the fake tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.number = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor) and out.device.type == 'cpu':
+            self.number += any(isinstance(x, Tensor) and x.device.type != 'cpu' for x in tree_leaves((args, kwargs)))
+        return out
+
+
+def test_one_transfer_to_the_host_for_all_images_and_layers() -> None:
+    """On tensors without content that pretend to be on a GPU: waiting for one anywhere else would raise.
+
+    The backward pass is left out: autograd would look for the GPU.
+    """
+    criterion = Criterion(K, num_points=P)
+    criterion.matcher = FirstQueries(num_points=P)
+    logits, targets = make_logits(3, layers=4), make_targets(2, 0, 9)
+    with FakeTensorMode(allow_non_fake_inputs=True), DeviceToHost() as transfers:
+        on_device = [{name: torch.empty_like(x, device='cuda') for name, x in target.items()} for target in targets]
+        classes, masks = ([torch.empty_like(x, device='cuda') for x in layers] for layers in logits)
+        losses = criterion(classes, masks, on_device)
+        assert transfers.number == 1
+        with pytest.raises(DataDependentOutputException):
+            losses['loss_cls'].item()
+    assert len(losses) == 12 and all(loss.device.type == 'cuda' for loss in losses.values())
 
 
 def test_equals_transformers_on_equal_seeds() -> None:

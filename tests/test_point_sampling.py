@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from eomt_mm.models.point_sampling import sample_at_points, uncertain_points
+from eomt_mm.models import point_sampling
+from eomt_mm.models.point_sampling import pixels_at_points, sample_at_points, uncertain_points
 
 
 def sample_by_hand(mask: Tensor, x: float, y: float) -> float:
@@ -59,6 +60,25 @@ def test_bool_masks_and_their_size_do_not_matter(dtype: torch.dtype) -> None:
     torch.testing.assert_close(sample_at_points(enlarged, points), values, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize('floating', [False, True])
+@pytest.mark.parametrize('num_rows', [0, 1, 7])
+def test_rows_choose_their_masks(floating: bool, num_rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few masks are made floating at a time, the values are those of all at once."""
+    masks = torch.rand(3, 6, 9) > 0.5
+    chosen, points = torch.randint(3, (num_rows,)), torch.rand(num_rows, 20, 2)
+    expected = sample_at_points(masks.float()[chosen], points)
+    for chunk in (1, 2 * 54, point_sampling.CHUNK):
+        monkeypatch.setattr(point_sampling, 'CHUNK', chunk)
+        assert torch.equal(sample_at_points(masks.float() if floating else masks, points, chosen), expected)
+        assert torch.equal(sample_at_points(masks, points[:1], chosen), sample_at_points(masks[chosen], points[:1]))
+
+
+def test_pixels_of_chosen_maps() -> None:
+    maps, points, chosen = torch.randint(100, (3, 4, 5)), torch.rand(6, 7, 2), torch.tensor([2, 0, 0, 1, 2, 2])
+    expected = torch.stack([pixels_at_points(maps[i], at) for i, at in zip(chosen, points, strict=True)])
+    assert torch.equal(pixels_at_points(maps, points, chosen), expected)
+
+
 def test_gradient_reaches_the_masks() -> None:
     masks = torch.randn(2, 4, 4, requires_grad=True)
     sample_at_points(masks, torch.rand(2, 100, 2)).sum().backward()
@@ -85,6 +105,22 @@ def test_uncertain_points_are_those_of_smallest_logit() -> None:
     for logit, chosen, drawn in zip(logits, points[:, :30].tolist(), candidates.tolist(), strict=True):
         by_certainty = sorted(drawn, key=lambda point: abs(sample_by_hand(logit, *point)))
         assert sorted(chosen) == sorted(by_certainty[:30])
+
+
+def test_points_do_not_depend_on_how_many_masks_are_searched_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the CPU; each mask's points that do not count are its own, too."""
+    logits, side = torch.randn(5, 8, 8), torch.tensor([0.1, 0.3, 0.5, 0.7, 0.9])
+
+    def counts_at(points: Tensor, part: slice) -> Tensor:
+        return points[..., 0] > side[part, None]
+
+    found = []
+    for chunk in (1, 2 * 2 * 120, point_sampling.CHUNK):
+        monkeypatch.setattr(point_sampling, 'CHUNK', chunk)
+        torch.manual_seed(0)
+        found.append(uncertain_points(logits, 40, 3.0, 0.25, counts_at))
+    assert torch.equal(found[0], found[2]) and torch.equal(found[1], found[2])
+    assert (found[0][:4, :10, 0] > side[:4, None]).all()
 
 
 def test_points_of_nan_logits_are_still_points() -> None:

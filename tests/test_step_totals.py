@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
 from eomt_mm.engine.train_loop import TrainLoop
@@ -94,8 +93,8 @@ def equal_points(monkeypatch: pytest.MonkeyPatch) -> None:
     points = torch.rand(1, 64, 2, dtype=torch.float64)
     match, preprocess, run = HungarianMatcher.forward, EoMTDetDataPreprocessor.forward, TrainLoop.run
 
-    def match_at_points(self: Any, classes: Tensor, masks: Tensor, targets: list[Any], _: Any = None) -> Any:
-        return match(self, classes, masks, targets, points.expand(len(targets), -1, -1))
+    def match_at_points(self: Any, classes: Any, masks: Any, targets: list[Any], _: Any = None) -> Any:
+        return match(self, classes, masks, targets, [points.expand(len(targets), -1, -1)] * len(classes))
 
     def preprocess_in_float64(self: Any, data: Any, training: bool = False) -> Any:
         batch = preprocess(self, data, training)

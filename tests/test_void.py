@@ -62,27 +62,29 @@ def test_void_is_what_no_target_covers() -> None:
 
 def test_costs_do_not_depend_on_logits_under_void() -> None:
     (classes, masks), target, points = make_logits(), half_void(), torch.rand(P, 2)
-    cost = HungarianMatcher().cost_matrix(classes[0], masks[0], target, points)
-    assert torch.equal(cost, HungarianMatcher().cost_matrix(classes[0], changed_under_void(masks)[0], target, points))
+    [cost] = HungarianMatcher().cost_matrices([classes[0]], [masks[0]], target, points)
+    [changed] = HungarianMatcher().cost_matrices([classes[0]], [changed_under_void(masks)[0]], target, points)
+    assert torch.equal(cost, changed)
     del target['valid']
-    published = HungarianMatcher().cost_matrix(classes[0], changed_under_void(masks)[0], target, points)
+    [published] = HungarianMatcher().cost_matrices([classes[0]], [changed_under_void(masks)[0]], target, points)
     assert (published - cost).abs().min() > 1
 
 
 def test_costs_are_those_of_the_valid_points() -> None:
     (classes, masks), target, points = make_logits(), half_void(), torch.rand(P, 2)
-    cost = HungarianMatcher().cost_matrix(classes[0], masks[0], target, points)
+    [cost] = HungarianMatcher().cost_matrices([classes[0]], [masks[0]], target, points)
     del target['valid']
     right = points[points[:, 0] >= 0.5]
     assert 0 < len(right) < P
-    assert torch.equal(cost, HungarianMatcher().cost_matrix(classes[0], masks[0], target, right))
+    [expected] = HungarianMatcher().cost_matrices([classes[0]], [masks[0]], target, right)
+    assert torch.equal(cost, expected)
 
 
 def test_without_a_valid_point_classes_alone_decide() -> None:
     (classes, masks), target = make_logits(), half_void()
     points = torch.tensor([[0.1, 0.1], [0.2, 0.9]])
     matcher = HungarianMatcher()
-    cost = matcher.cost_matrix(classes[0], masks[0], target, points)
+    [cost] = matcher.cost_matrices([classes[0]], [masks[0]], target, points)
     torch.testing.assert_close(cost, -2 * classes[0].softmax(-1)[:, target['labels']])
 
 
@@ -120,7 +122,7 @@ def test_losses_are_means_over_valid_points() -> None:
     target, points = half_void(2), torch.rand(2, P, 2)
     points[..., 0] = points[..., 0].sort(-1).values  # void first
     matches = [(torch.tensor([1, 4]), torch.tensor([1, 0]))]
-    losses = Criterion(K).layer_losses(classes, masks, [target], matches, points)
+    losses = Criterion(K).matched_losses([classes], [masks], [target], [matches], [points])
     bce = dice = 0.0
     for row, (query, index) in zip(points, zip(*matches[0], strict=True), strict=True):
         right = row[row[:, 0] >= 0.5][None]
@@ -137,7 +139,7 @@ def test_pairs_without_a_valid_point_have_no_mask_loss() -> None:
     classes, masks = make_logits(1)
     masks.requires_grad_()
     points, matches = torch.full((1, 9, 2), 0.2), [(torch.tensor([1]), torch.tensor([0]))]
-    losses = Criterion(K).layer_losses(classes, masks, [half_void()], matches, points)
+    losses = Criterion(K).matched_losses([classes], [masks], [half_void()], [matches], [points])
     assert losses['loss_mask'] == 0 and losses['loss_dice'] == 0
     sum(losses.values()).backward()
     assert not masks.grad.any()
@@ -147,11 +149,11 @@ def test_uncertain_points_are_valid_as_long_as_there_are_enough() -> None:
     logits = 1 + torch.rand(2, 8, 8)
     logits[..., DEEP] = 0  # most uncertain where void is
     torch.manual_seed(0)
-    points = uncertain_points(logits, 100, 3.0, 0.75, lambda at: at[..., 0] >= 0.5)
+    points = uncertain_points(logits, 100, 3.0, 0.75, lambda at, _: at[..., 0] >= 0.5)
     assert (points[:, :75, 0] >= 0.5).all() and (points[:, 75:, 0] < 0.5).any()
     torch.manual_seed(0)
     assert (uncertain_points(logits, 100, 3.0, 0.75)[:, :75, 0] < 0.5).all()
-    none = uncertain_points(logits, 10, 3.0, 1.0, lambda at: at[..., 0] > 2)
+    none = uncertain_points(logits, 10, 3.0, 1.0, lambda at, _: at[..., 0] > 2)
     assert none.shape == (2, 10, 2)
 
 

@@ -2,16 +2,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from eomt_mm.models.matcher import HungarianMatcher, compute_dtype
+from eomt_mm.models.matcher import HungarianMatcher, Matches, compute_dtype
 from eomt_mm.models.point_sampling import pixels_at_points, sample_at_points, uncertain_points
 
-Matches = list[tuple[Tensor, Tensor]]
+# A logit whose sigmoid and softplus are exactly 0.
+CERTAIN_NO = -1e4
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,29 @@ class StepTotals:
     num_images: int
     num_matched: int
     num_micro_batches: int = 1
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matched pairs of a batch, layer by layer, image by image; on the device of the logits.
+
+    Attributes:
+        nums: per image the number of pairs in each layer; M in all.
+        queries: (L, M), counted through the batch.
+        targets: (L, M), counted within each image.
+    """
+
+    nums: list[int]
+    queries: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, matches: list[Matches], num_queries: int, device: torch.device) -> 'Pairs':
+        """Of matches per layer and image; see :class:`~eomt_mm.models.matcher.HungarianMatcher`."""
+        queries = [torch.cat([query_idx + b * num_queries for b, (query_idx, _) in enumerate(m)]) for m in matches]
+        targets = [torch.cat([target_idx for _, target_idx in layer]) for layer in matches]
+        both = torch.stack(queries + targets).to(device)  # (2L, M)
+        return cls([len(query_idx) for query_idx, _ in matches[0]], *both.chunk(2))
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
@@ -97,7 +123,7 @@ class Criterion(nn.Module):
             mask_logits: per layer (B, Q, h, w).
             targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool; with ``valid`` (H, W) bool,
                 in all images or none, points on other pixels count neither in the matching nor in the losses.
-            match_points: per layer (B, P, 2), points of the matching; drawn where not given.
+            match_points: per layer (B, P, 2), points of the matching; drawn, for all layers together, where not given.
             loss_points: per layer (M, P, 2), points of the M matched pairs, image by image and by query within an
                 image; drawn where not given.
             totals: of the step that the batch is a part of; None where it is the whole step.
@@ -106,102 +132,130 @@ class Criterion(nn.Module):
             ``loss_cls``, ``loss_mask``, ``loss_dice`` of the final layer, and the same with ``d{i}.`` in front for
             the layers before it; 0-d, weighted.
         """
-        losses: dict[str, Tensor] = {}
-        last = len(class_logits) - 1
-        for i, (classes, masks) in enumerate(zip(class_logits, mask_logits, strict=True)):
-            matches = self.matcher(classes, masks, targets, None if match_points is None else match_points[i])
-            points = None if loss_points is None else loss_points[i]
-            layer = self.layer_losses(classes, masks, targets, matches, points, totals)
-            losses |= {name if i == last else f'd{i}.{name}': value for name, value in layer.items()}
-        return losses
+        matches = self.matcher(class_logits, mask_logits, targets, match_points)
+        return self.matched_losses(class_logits, mask_logits, targets, matches, loss_points, totals)
 
-    def layer_losses(
+    def matched_losses(
         self,
-        class_logits: Tensor,
-        mask_logits: Tensor,
+        class_logits: Sequence[Tensor],
+        mask_logits: Sequence[Tensor],
         targets: list[dict[str, Tensor]],
-        matches: Matches,
-        points: Tensor | None = None,
+        matches: list[Matches],
+        points: Sequence[Tensor] | None = None,
         totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
-        """Weighted losses of one prediction layer for given matches; see :meth:`forward`."""
-        totals = totals or StepTotals(len(matches), sum(len(query_idx) for query_idx, _ in matches))
-        with torch.autocast(mask_logits.device.type, enabled=False):
-            class_logits = class_logits.to(compute_dtype(class_logits))
-            mask_logits = mask_logits.to(compute_dtype(mask_logits))
-            loss_mask, loss_dice = self.mask_losses(mask_logits, targets, matches, points, totals)
-            return dict(
-                loss_cls=self.class_weight * self.class_loss(class_logits, targets, matches, totals),
-                loss_mask=self.mask_weight * loss_mask,
-                loss_dice=self.dice_weight * loss_dice,
-            )
+        """Losses for given matches, per layer and image; an image has as many in each layer. See :meth:`forward`."""
+        pairs = Pairs.of(matches, class_logits[0].shape[1], mask_logits[0].device)
+        totals = totals or StepTotals(len(pairs.nums), sum(pairs.nums))
+        with torch.autocast(mask_logits[0].device.type, enabled=False):
+            loss_cls = self.class_losses(class_logits, targets, pairs, totals)
+            loss_mask, loss_dice = self.mask_losses(mask_logits, targets, pairs, points, totals)
+        losses = dict(
+            loss_cls=self.class_weight * loss_cls,
+            loss_mask=self.mask_weight * loss_mask,
+            loss_dice=self.dice_weight * loss_dice,
+        )
+        prefixes = [*(f'd{i}.' for i in range(len(matches) - 1)), '']
+        return {prefix + name: values[i] for i, prefix in enumerate(prefixes) for name, values in losses.items()}
 
-    def class_loss(
-        self, class_logits: Tensor, targets: list[dict[str, Tensor]], matches: Matches, totals: StepTotals
+    def class_losses(
+        self, class_logits: Sequence[Tensor], targets: list[dict[str, Tensor]], pairs: Pairs, totals: StepTotals
     ) -> Tensor:
-        """Weighted cross-entropy over all queries, divided by the sum of weights; unmatched ones are "no object"."""
-        labels = torch.full(class_logits.shape[:2], self.num_classes, device=class_logits.device)
-        for image_labels, target, (query_idx, target_idx) in zip(labels, targets, matches, strict=True):
-            image_labels[query_idx] = target['labels'][target_idx]
-        weights = class_logits.new_ones(self.num_classes + 1)
+        """Cross-entropy (L,) over all queries, divided by the sum of weights; unmatched ones are "no object"."""
+        logits = torch.stack([layer.flatten(0, 1) for layer in class_logits])  # (L, BQ, K + 1)
+        logits = logits.to(compute_dtype(logits))
+        parts = zip(targets, pairs.targets.split(pairs.nums, 1), strict=True)
+        matched = torch.cat([target['labels'][index] for target, index in parts], 1)  # (L, M)
+        labels = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
+        labels.scatter_(1, pairs.queries, matched)
+        weights = logits.new_ones(self.num_classes + 1)
         weights[-1] = self.no_object_weight
-        unmatched = totals.num_images * class_logits.shape[1] - totals.num_matched
-        norm = class_logits.new_tensor(totals.num_matched + self.no_object_weight * unmatched)
+        unmatched = totals.num_images * class_logits[0].shape[1] - totals.num_matched
+        norm = logits.new_tensor(totals.num_matched + self.no_object_weight * unmatched)
         norm /= totals.num_micro_batches
         if self.sync_class_norm:
             norm = mean_over_processes(norm)
-        return F.cross_entropy(class_logits.flatten(0, 1), labels.flatten(), weights, reduction='sum') / norm
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights, reduction='none')
+        return losses.view_as(labels).sum(1) / norm
 
     def mask_losses(
         self,
-        mask_logits: Tensor,
+        mask_logits: Sequence[Tensor],
         targets: list[dict[str, Tensor]],
-        matches: Matches,
-        points: Tensor | None,
+        pairs: Pairs,
+        points: Sequence[Tensor] | None,
         totals: StepTotals,
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy and dice at points of the matched pairs, divided by their mean number per process."""
-        logits = torch.cat([masks[query_idx] for masks, (query_idx, _) in zip(mask_logits, matches, strict=True)])
-        norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
-        if len(logits) == 0:
-            zero = logits.sum()  # keeps the mask branch in the graph: every process has gradients to reduce
-            return zero, zero
-        counts_at = valid_points(targets, [len(query_idx) for query_idx, _ in matches])
+        """Binary cross-entropy (L,) and dice (L,) of the matched pairs, divided by their mean number per process."""
+        layers = len(mask_logits)
+        logits = torch.cat(
+            [layer.flatten(0, 1)[index] for layer, index in zip(mask_logits, pairs.queries, strict=True)]
+        )
+        logits = logits.to(compute_dtype(logits))  # (LM, h, w); in the graph even where there are no pairs
+        counts_at = valid_points(targets, pairs)
         if points is None:
-            points = uncertain_points(
+            at = uncertain_points(
                 logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio, counts_at
             )
-        with torch.no_grad():
-            masks = torch.cat(
-                [target['masks'][target_idx] for target, (_, target_idx) in zip(targets, matches, strict=True)]
-            )
-            points = points.to(logits.dtype)
-            masks = sample_at_points(masks, points)  # (M, P)
-        logits = sample_at_points(logits, points)  # (M, P)
-        bce = F.binary_cross_entropy_with_logits(logits, masks, reduction='none')  # (M, P)
-        probs = logits.sigmoid()
-        if counts_at is None:
-            bce = bce.mean(-1)
         else:
-            counts = counts_at(points)  # (M, P)
-            bce = (bce * counts).sum(-1) / counts.sum(-1).clamp(min=1)
-            probs, masks = probs * counts, masks * counts
-        dice = 1 - (2 * (probs * masks).sum(-1) + 1) / (probs.sum(-1) + masks.sum(-1) + 1)
-        return bce.sum() / norm, dice.sum() / norm
+            at = torch.cat(list(points)).to(logits.dtype)  # (LM, P, 2)
+        nums = layers * pairs.nums
+        parts = zip(layers * targets, at.split(nums), pairs.targets.flatten().split(nums), strict=True)
+        masks = torch.cat([sample_at_points(target['masks'], part, index) for target, part, index in parts])
+        counts = None if counts_at is None else counts_at(at, slice(None))
+        losses = pair_losses(sample_at_points(logits, at), masks, counts)
+        norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
+        bce, dice = (loss.view(layers, -1).sum(1) / norm for loss in losses)
+        return bce, dice
 
 
-def valid_points(targets: list[dict[str, Tensor]], nums: list[int]) -> Callable[[Tensor], Tensor] | None:
-    """What tells which points of matched pairs fall on valid pixels; None where targets have no ``valid``.
+class SumOfBCE(torch.autograd.Function):
+    """Binary cross-entropy of logits (M, P) and masks (M, P) in [0, 1], summed over points to (M,).
+
+    bce(x, t) = relu(x) - x * t - log(sigmoid(abs(x))). The masks have no gradient. ``F``'s own form keeps a third
+    tensor for the backward pass, and is not vectorised on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, masks)
+        bce = logits.relu().addcmul_(logits, masks, value=-1)
+        return bce.sub_(logits.abs().sigmoid_().log_()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, masks = ctx.saved_tensors
+        return logits.sigmoid().sub_(masks).mul_(grads[0][:, None]), None
+
+
+def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice (M,) of pairs at points.
 
     Args:
-        targets: per image, with ``valid`` (H, W) bool, or without.
-        nums: per image the number of matched pairs; M in all.
+        logits: (M, P).
+        masks: (M, P), in [0, 1].
+        counts: (M, P) bool, which points count; None: all do.
+    """
+    num_points: Any = max(1, logits.shape[-1])
+    if counts is not None:
+        num_points = counts.sum(-1).clamp(min=1)
+        logits = logits.masked_fill(~counts, CERTAIN_NO)
+        masks = masks * counts
+    probs = logits.sigmoid()
+    dice = 1 - (2 * torch.linalg.vecdot(probs, masks) + 1) / (probs.sum(-1) + masks.sum(-1) + 1)
+    return SumOfBCE.apply(logits, masks) / num_points, dice
+
+
+def valid_points(targets: list[dict[str, Tensor]], pairs: Pairs) -> Callable[[Tensor, slice], Tensor] | None:
+    """What tells which points of matched pairs fall on valid pixels; None where targets have no ``valid`` (H, W).
 
     Returns:
-        function of points (M, P, 2), image by image, giving (M, P) bool.
+        function of points (m, P, 2) of a slice of the LM pairs, giving (m, P) bool.
     """
     if 'valid' not in targets[0]:
         return None
-    return lambda points: torch.cat(
-        [pixels_at_points(target['valid'], part) for target, part in zip(targets, points.split(nums), strict=True)]
-    )
+    valid = torch.stack([target['valid'] for target in targets])
+    images = torch.arange(len(targets)).repeat_interleave(torch.tensor(pairs.nums)).repeat(len(pairs.queries))
+    images = images.to(valid.device)
+    return lambda points, part: pixels_at_points(valid, points, images[part])

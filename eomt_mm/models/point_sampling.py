@@ -6,40 +6,53 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+# Values in floating point at a time, of masks that are sampled or candidates that are chosen from: what stays within a
+# processor's cache, and below the size from which every allocation is paged in anew, is several times as fast.
+CHUNK = 2**21
 
-def sample_at_points(masks: Tensor, points: Tensor) -> Tensor:
+
+def sample_at_points(masks: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
     """Bilinear values of masks at points, zero outside the mask.
+
+    Masks that are not floating become so a few at a time: the memory does not depend on their number.
 
     Args:
         masks: (N, H, W), bool or floating.
-        points: (N, P, 2), or (1, P, 2) for points shared by all masks; (x, y) in [0, 1], pixel areas
+        points: (M, P, 2), or (1, P, 2) for points shared by all masks; (x, y) in [0, 1], pixel areas
             (``align_corners=False``).
+        chosen: (M,), index of the mask of each row; None: the masks as they come, M = N.
 
     Returns:
-        (N, P), floating.
+        (M, P), floating.
     """
-    if not masks.is_floating_point():
-        masks = masks.to(points.dtype)
-    grid = 2 * points - 1
-    if len(points) == 1:  # shared points: masks become channels, and the weights are computed once
-        return F.grid_sample(masks[None], grid[:, :, None], align_corners=False)[0, :, :, 0]
-    return F.grid_sample(masks[:, None], grid[:, :, None], align_corners=False)[:, 0, :, 0]
+    rows = len(masks) if chosen is None else len(chosen)
+    grid = (2 * points - 1).expand(rows, -1, -1)[:, :, None]  # (M, P, 1, 2)
+
+    def sampled(part: slice) -> Tensor:
+        some = masks[part] if chosen is None else masks[chosen[part]]
+        some = some if some.is_floating_point() else some.to(grid.dtype)
+        return F.grid_sample(some[:, None], grid[part], align_corners=False)[:, 0, :, 0]
+
+    if masks.is_floating_point() or rows == 0:
+        return sampled(slice(None))
+    return torch.cat([sampled(part) for part in chunks(rows, masks.shape[1:].numel())])
 
 
-def pixels_at_points(pixels: Tensor, points: Tensor) -> Tensor:
+def pixels_at_points(pixels: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
     """Values of the pixels that points fall on.
 
     Args:
-        pixels: (H, W), of any type.
-        points: (..., 2), (x, y) in [0, 1].
+        pixels: (H, W), of any type; with ``chosen`` (N, H, W).
+        points: (..., 2), (x, y) in [0, 1]; with ``chosen`` (M, P, 2).
+        chosen: (M,), index of the map of each row.
 
     Returns:
         (...), of the same type.
     """
-    h, w = pixels.shape
+    h, w = pixels.shape[-2:]
     columns = (points[..., 0] * w).long().clamp(max=w - 1)
     rows = (points[..., 1] * h).long().clamp(max=h - 1)
-    return pixels[rows, columns]
+    return pixels[rows, columns] if chosen is None else pixels[chosen[:, None], rows, columns]
 
 
 @torch.no_grad()
@@ -48,7 +61,7 @@ def uncertain_points(
     num_points: int,
     oversample_ratio: float,
     importance_ratio: float,
-    counts_at: Callable[[Tensor], Tensor] | None = None,
+    counts_at: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
     """Points for the mask losses: the most uncertain ones of a larger random set, and random ones.
 
@@ -57,17 +70,27 @@ def uncertain_points(
         num_points: number P of points per mask.
         oversample_ratio: ``int(P * oversample_ratio)`` candidates are drawn, at least 1 x.
         importance_ratio: share in [0, 1] of the P points that are taken by smallest ``abs(logit)``.
-        counts_at: maps points (N, P, 2) to bool (N, P), which of them count; the others are taken last. None: all do.
+        counts_at: maps points (n, P, 2) of a slice of the masks to bool (n, P), which of them count; the others are
+            taken last. None: all do.
 
     Returns:
-        (N, P, 2), (x, y) in [0, 1].
+        (N, P, 2), (x, y) in [0, 1]; the uncertain ones first, in no order.
     """
     n, device, dtype = len(mask_logits), mask_logits.device, mask_logits.dtype
-    num_uncertain = int(importance_ratio * num_points)
-    candidates = torch.rand(n, int(num_points * oversample_ratio), 2, device=device, dtype=dtype)
-    uncertainty = -sample_at_points(mask_logits, candidates).abs() if n else candidates[..., 0]
-    if counts_at is not None:
-        uncertainty = uncertainty.masked_fill(~counts_at(candidates), -torch.inf)
-    chosen = uncertainty.topk(num_uncertain, dim=1).indices  # (N, P_u)
-    uncertain = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
-    return torch.cat([uncertain, torch.rand(n, num_points - num_uncertain, 2, device=device, dtype=dtype)], dim=1)
+    num_candidates, num_uncertain = int(num_points * oversample_ratio), int(importance_ratio * num_points)
+    points = torch.empty(n, num_points, 2, device=device, dtype=dtype)
+    for part in chunks(n, 2 * num_candidates):
+        candidates = torch.rand(len(mask_logits[part]), num_candidates, 2, device=device, dtype=dtype)
+        uncertainty = sample_at_points(mask_logits[part], candidates).abs_().neg_()
+        if counts_at is not None:
+            uncertainty.masked_fill_(~counts_at(candidates, part), -torch.inf)
+        chosen = uncertainty.topk(num_uncertain, dim=1, sorted=False).indices  # (n, P_u)
+        points[part, :num_uncertain] = candidates.gather(1, chosen[..., None].expand(-1, -1, 2))
+    points[:, num_uncertain:] = torch.rand(n, num_points - num_uncertain, 2, device=device, dtype=dtype)
+    return points
+
+
+def chunks(rows: int, values: int) -> list[slice]:
+    """Slices of so many rows of ``values`` values that each holds at most ``CHUNK``, and at least a row."""
+    step = max(1, CHUNK // values)
+    return [slice(start, start + step) for start in range(0, rows, step)]

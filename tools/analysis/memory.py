@@ -108,14 +108,10 @@ class LiveBytes(TorchDispatchMode):
 
 
 class FirstQueries(HungarianMatcher):
-    """Makes the cost matrix, for its memory, and then matches the first queries: there are no numbers to solve with."""
+    """Makes the cost matrices, for their memory, and then matches the first queries: there is nothing to solve."""
 
-    def _match(
-        self, class_logits: Tensor, mask_logits: Tensor, target: dict[str, Tensor], points: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        num_queries, num_targets = self.cost_matrix(class_logits, mask_logits, target, points).shape
-        first = torch.arange(min(num_queries, num_targets))
-        return first, first
+    def assign(self, costs: Tensor) -> tuple[Tensor, Tensor]:
+        return (torch.arange(min(costs.shape)),) * 2
 
 
 def build_model(cfg: Config, option: Option, device: str) -> Any:
@@ -132,6 +128,12 @@ def build_model(cfg: Config, option: Option, device: str) -> Any:
 
 def head_of(model: nn.Module) -> Any:
     return next(module for module in model.modules() if isinstance(module, EoMTHead))
+
+
+def give_memory(model: nn.Module) -> None:
+    """Moves a model from the meta device to the CPU, without content but for the probabilities of its masks."""
+    head = head_of(model.to_empty(device='cpu'))
+    head.set_attn_mask_probs([1.0] * head.num_blocks)
 
 
 def make_batch(model: Any, size: int, batch: int, num_targets: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -189,7 +191,7 @@ def estimated_peak(cfg: Config, option: Option, size: int, batch: int, num_targe
     model = build_model(cfg, option, 'meta')
     head_of(model).criterion.matcher = FirstQueries()
     with sizes_only(), LiveBytes() as live:
-        model.to_empty(device='cpu')
+        give_memory(model)
         optimizer = make_optimizer(model)
         images, targets = make_batch(model, size, batch, num_targets)
         training_step(model, optimizer, images, targets, option)
@@ -223,7 +225,7 @@ def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets
     note_part(head.criterion, 'losses', parts)
     bytes_of: Counter[str] = Counter()
     with sizes_only():
-        model.to_empty(device='cpu')
+        give_memory(model)
         seen = {id(storage): storage for storage in (p.untyped_storage() for p in model.parameters())}
 
         def count(tensor: Tensor) -> Tensor:
