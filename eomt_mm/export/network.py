@@ -1,0 +1,118 @@
+"""The network as exporters take it: one input of one size, masks off, only the final prediction."""
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from eomt_mm.export.postprocess import Logits, Postprocess
+from eomt_mm.models.backbone import TimmViT
+from eomt_mm.models.eomt import predict_layer
+from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.models.geometry import Size
+
+
+class ExportNetwork(nn.Module):
+    """EoMT from uint8 RGB images to logits or results, always in evaluation.
+
+    Backbone and head are copied; the copies' positions are resampled to ``size`` once, here.
+
+    Args:
+        backbone, head: of a model.
+        size: (height, width) of the input in pixels, multiples of the patch size.
+        mean, std: per RGB channel, in [0, 255].
+        postprocess: what is done with the logits in the graph; None: nothing.
+        half: weights and activations in float16. Normalisation before and logits after are float32.
+
+    Raises:
+        ValueError: ``size`` does not fit the patches.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        backbone: TimmViT,
+        head: EoMTHead,
+        size: Size,
+        mean: Sequence[float],
+        std: Sequence[float],
+        postprocess: Postprocess | None = None,
+        half: bool = False,
+    ) -> None:
+        super().__init__()
+        if any(side < 1 or side % backbone.patch_size for side in size):
+            near = tuple(max(1, round(side / backbone.patch_size)) * backbone.patch_size for side in size)
+            raise ValueError(
+                f'size={size[0]} x {size[1]}: both sides must be multiples of the patch size, {backbone.patch_size}; '
+                f'near are {near[0]} x {near[1]}'
+            )
+        self.size = size
+        self.register_buffer('mean', torch.tensor(mean).view(-1, 1, 1))
+        self.register_buffer('std', torch.tensor(std).view(-1, 1, 1))
+        self.backbone = with_fixed_positions(backbone, size)
+        self.head = copy.deepcopy(head)
+        self.postprocess = postprocess or Logits()
+        self.dtype = torch.float16 if half else torch.float32
+        self.backbone.to(self.dtype)
+        self.head.to(self.dtype)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Runs what :func:`~eomt_mm.models.eomt.eomt_forward` runs in evaluation, the final prediction only.
+
+        Args:
+            images: uint8 (N, 3, *size), RGB.
+
+        Returns:
+            what ``postprocess`` makes of class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
+        """
+        inputs = (images.float() - self.mean) / self.std
+        first_joint_block = self.backbone.depth - self.head.num_blocks
+        tokens = self.backbone(inputs.to(self.dtype), num_blocks=first_joint_block)
+        # not Tokens.prepend: exporters take its len(x) for a constant
+        queries = self.head.queries.weight.expand(images.shape[0], -1, -1)
+        tokens = replace(tokens, x=torch.cat([queries, tokens.x], dim=1))
+        for i in range(first_joint_block, self.backbone.depth):
+            tokens = self.backbone.run_block(tokens, i)
+        class_logits, mask_logits = predict_layer(self.backbone, self.head, tokens)
+        return self.postprocess(class_logits.float(), mask_logits.float(), self.size)
+
+    def example(self, num_images: int) -> Tensor:
+        """Random images (num_images, 3, *size), the same each time."""
+        generator = torch.Generator().manual_seed(0)
+        return torch.randint(0, 256, (num_images, 3, *self.size), generator=generator, dtype=torch.uint8)
+
+
+class FixedRope(nn.Module):
+    """Stands in for timm's rotary positions and gives those of one grid."""
+
+    embed: Tensor
+
+    def __init__(self, embed: Tensor) -> None:
+        super().__init__()
+        self.register_buffer('embed', embed)
+
+    def get_embed(self, shape: Sequence[int] | None = None) -> Tensor:
+        """(h * w, 2 * head_dim)."""
+        return self.embed
+
+
+def with_fixed_positions(backbone: TimmViT, size: Size) -> TimmViT:
+    """A copy whose positions are constants for inputs of ``size``.
+
+    timm resamples them in every forward, and when exporting also where nothing changes: bicubic and antialiased, which
+    not every runtime has.
+    """
+    backbone = copy.deepcopy(backbone)
+    vit: Any = backbone.vit
+    vit.set_input_size(size)
+    vit.dynamic_img_size, vit.patch_embed.flatten = False, True  # timm's switches for one size
+    rope = getattr(vit, 'rope', None)
+    if rope is not None:
+        vit.rope = FixedRope(rope.get_embed([side // backbone.patch_size for side in size]))
+    return backbone

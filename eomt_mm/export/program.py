@@ -1,0 +1,39 @@
+"""torch.export: the network as a program that PyTorch runs without this package."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.export import Dim, ExportedProgram
+
+from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.export.metadata import KEY, as_text
+from eomt_mm.export.network import ExportNetwork
+
+
+def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> ExportedProgram:
+    """Traces the network; no Python is left in it.
+
+    Args:
+        network: to trace.
+        dynamic_batch: let the program take any number of images; otherwise it takes one.
+    """
+    shapes = ({0: Dim('batch', min=1)},) if dynamic_batch else None
+    example = network.example(2 if dynamic_batch else 1)  # torch takes a dynamic size of 1 for a constant
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # of torch, about its own internals
+        return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
+
+
+def save_program(program: ExportedProgram, path: str | Path, metadata: dict[str, Any]) -> None:
+    """Writes a ``.pt2`` file, whole or not at all; the metadata is its extra file ``eomt_mm.json``."""
+    with written_aside(path) as aside:
+        torch.export.save(program, aside, extra_files={KEY: as_text(metadata)})
+
+
+def run_program(path: str | Path, images: Tensor) -> tuple[Tensor, ...]:
+    """Outputs of a saved program for images uint8 (N, 3, H, W)."""
+    with torch.no_grad():
+        return torch.export.load(path).module()(images)

@@ -1,0 +1,100 @@
+"""Writes a model as one file for other runtimes: ONNX, or a program of torch.export; see docs/export.md.
+
+Examples:
+    python tools/export.py CONFIG CHECKPOINT --out eomt.onnx
+    python tools/export.py CONFIG hf://tue-mps/coco_panoptic_eomt_large_640 --dynamic-batch --out eomt.onnx
+    python tools/export.py CONFIG CHECKPOINT --size 480 640 --with-postprocess --out eomt.onnx
+    python tools/export.py CONFIG CHECKPOINT --format torch-export --half --out eomt.pt2
+    python tools/export.py CONFIG none --out random.onnx    # random weights: to measure times, not for results
+
+The input is uint8 RGB (N, 3, H, W); normalisation is inside. tools/run_onnx.py uses the file.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis import init_model, load_config  # isort: skip
+from mmengine.config import DictAction
+from torch import nn
+
+from eomt_mm.checkpoints.files import check_free
+from eomt_mm.export.metadata import metadata_of, network_of
+from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
+from eomt_mm.export.program import export_program, save_program
+
+SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config of the model')
+    parser.add_argument(
+        'checkpoint', help="file, folder or hf://owner/name of any known format; 'none': random weights"
+    )
+    parser.add_argument('--format', choices=list(SUFFIXES), default='onnx', help='default: onnx')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the input; default: the config's")
+    parser.add_argument('--dynamic-batch', action='store_true', help='take any number of images, not one')
+    parser.add_argument('--half', action='store_true', help='float16 weights and activations')
+    parser.add_argument('--with-postprocess', action='store_true', help='results in place of logits')
+    parser.add_argument('--out', required=True, type=Path, help='file: *.onnx, or *.pt2 with --format torch-export')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
+    return parser.parse_args()
+
+
+def check_target(args: argparse.Namespace) -> None:
+    """Refuses what can only fail after a long work."""
+    suffix = SUFFIXES[args.format]
+    if args.out.suffix != suffix:
+        raise ValueError(
+            f'--out {args.out}: --format {args.format} writes {suffix} files; name it {args.out.stem}{suffix}'
+        )
+    check_free(args.out)
+    if args.format == 'onnx':
+        check_packages()
+
+
+def built_model(args: argparse.Namespace) -> nn.Module:
+    """The model with its weights."""
+    cfg = load_config(args.config, args.cfg_options)
+    if args.checkpoint == 'none':
+        print('WARNING: random weights (CHECKPOINT is none): the file is good for measuring times, not for results')
+        return init_model(cfg)
+    return init_model(cfg, args.checkpoint)
+
+
+def export(args: argparse.Namespace) -> list[str]:
+    """Does it all and returns what there is to say."""
+    check_target(args)
+    model: Any = built_model(args)
+    network = network_of(model, args.size, args.with_postprocess, args.half)
+    weights = None if args.checkpoint == 'none' else args.checkpoint
+    metadata = metadata_of(model, network, weights, args.dynamic_batch)
+    program = export_program(network, args.dynamic_batch)
+    batch = 'N' if args.dynamic_batch else 1
+    told = [
+        f'input: images, uint8 RGB ({batch}, 3, {network.size[0]}, {network.size[1]}), normalised inside',
+        *(f'output: {name}, {what}' for name, what in network.postprocess.outputs.items()),
+    ]
+    if args.format == 'torch-export':
+        save_program(program, args.out, metadata)
+        return told
+    found = save_onnx(program, network, args.out, metadata)
+    compared = ', '.join(f'{name} {value:.1e}' for name, value in found.items())
+    return [f'opset {OPSET}', *told, f'onnxruntime against PyTorch, relative difference or share: {compared}']
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        told = export(args)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f'export: {error}')
+    print('\n'.join(told))
+    print(f'written: {args.out} ({args.format}, {args.out.stat().st_size / 2**20:.0f} MB)')
+
+
+if __name__ == '__main__':
+    main()

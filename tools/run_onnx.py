@@ -1,0 +1,292 @@
+"""Segments an image with a file of tools/export.py. Needs numpy, onnxruntime and pillow, nothing else of this project.
+
+    python run_onnx.py eomt.onnx street.jpg --out street.png
+
+OUT is the image with its segments drawn in; beside it OUT.json lists them: class, score, area, box and mask (COCO's
+uncompressed run lengths). How an image becomes the input, and logits results, is read from the file's metadata.
+"""
+
+import argparse
+import io
+import json
+import math
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+except ImportError as error:
+    sys.exit(f'run_onnx: {error}: pip install numpy onnxruntime pillow')
+
+Array = np.ndarray
+Size = tuple[int, int]  # (height, width) in pixels
+KEY = 'eomt_mm.json'
+FORMAT = 1
+PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
+# Okabe and Ito, "Color Universal Design", 2008: for things, one after the other.
+COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """Class index, score in [0, 1] or None (semantic), mask (H, W) bool over the image."""
+
+    label: int
+    score: float | None
+    mask: Array
+
+
+def corners(size: Size, window: Size) -> list[tuple[int, int]]:
+    """Top and left of each window, row by row: as few as cover the image, overlapping evenly along each side."""
+    sides = []
+    for length, side in zip(size, window, strict=True):
+        n = math.ceil(length / side)
+        step = side - (n * side - length) / max(1, n - 1)
+        sides.append([int(j * step) for j in range(n - 1)] + [max(0, length - side)])
+    return [(top, left) for top in sides[0] for left in sides[1]]
+
+
+def inputs(image: Image.Image, meta: dict[str, Any]) -> tuple[Array, Size]:
+    """Windows uint8 (n, 3, *input), black at the bottom and the right where padded, and the size after resizing."""
+    window = tuple(meta['input']['size'])
+    ratios = window[0] / image.height, window[1] / image.width
+    factor = min(ratios) if meta['geometry'] == 'padding' else max(ratios)  # inside the input, or covering it
+    h, w = max(1, round(image.height * factor)), max(1, round(image.width * factor))
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    pixels = np.pad(pixels, ((0, 0), (0, max(0, window[0] - h)), (0, max(0, window[1] - w))))
+    cut = [pixels[:, top : top + window[0], left : left + window[1]] for top, left in corners((h, w), window)]
+    return np.stack(cut), (h, w)
+
+
+def bilinear(maps: Array, size: Size) -> Array:
+    """Maps (..., h, w) to (..., *size): half-pixel centres, no antialiasing."""
+    h, w = maps.shape[-2:]
+    return maps if (h, w) == size else weights(h, size[0]) @ maps @ weights(w, size[1]).T
+
+
+def weights(old: int, new: int) -> Array:
+    """Matrix (new, old) that resizes one side."""
+    place = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0)
+    low = np.minimum(place.astype(int), old - 1)
+    part = place - low
+    matrix = np.zeros((new, old), np.float32)
+    matrix[np.arange(new), low] += 1 - part
+    matrix[np.arange(new), np.minimum(low + 1, old - 1)] += part
+    return matrix
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(np.minimum(-x, 88)))  # float32 holds no larger one
+
+
+def softmax(x: Array) -> Array:
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """Outputs by name, and the sizes that lead back to the image."""
+
+    outputs: dict[str, Array]
+    meta: dict[str, Any]
+    resized_size: Size
+    image_size: Size
+
+    def to_image(self, logits: Array) -> Array:
+        """Mask logits (h, w) over a padded input to (H, W) over the image."""
+        h, w = self.resized_size
+        return bilinear(bilinear(logits, tuple(self.meta['input']['size']))[:h, :w], self.image_size)
+
+    def labels_to_image(self, maps: Array) -> Array:
+        """Labels or masks (..., *input) of the graph to the image's size, by the nearest pixel."""
+        sides = zip(self.image_size, self.resized_size, strict=True)
+        rows, cols = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in sides)
+        return maps[..., rows[:, None], cols]
+
+
+def label_map(run: Run) -> Array:
+    """Semantic: the class of largest score, sum over queries of p(class) * p(mask), of every pixel: (H, W)."""
+    if run.meta['postprocess_in_graph']:
+        return run.labels_to_image(run.outputs['label_map'][0])
+    window, size = tuple(run.meta['input']['size']), run.resized_size
+    total = np.zeros((len(run.meta['classes']), *np.maximum(size, window)), np.float32)
+    coverage = np.zeros(total.shape[1:], np.float32)
+    found = zip(run.outputs['class_logits'], run.outputs['mask_logits'], corners(size, window), strict=True)
+    for class_logits, mask_logits, (top, left) in found:
+        place = np.s_[..., top : top + window[0], left : left + window[1]]
+        masks = sigmoid(bilinear(mask_logits, window))
+        total[place] += np.tensordot(softmax(class_logits)[:, :-1].T, masks, 1)
+        coverage[place] += 1
+    best, labels = np.full(run.image_size, -1, np.float32), np.zeros(run.image_size, int)
+    for k, scores in enumerate(total):  # class by class: an image may be large
+        value = bilinear((scores / coverage)[: size[0], : size[1]], run.image_size)
+        labels[value > best] = k
+        best = np.maximum(value, best)
+    return labels
+
+
+def semantic(run: Run) -> list[Segment]:
+    """One segment for each class that is there."""
+    labels = label_map(run)
+    return [Segment(int(k), None, labels == k) for k in np.unique(labels)]
+
+
+def instance(run: Run) -> list[Segment]:
+    """The best (query, class) pairs, best first: score is p(class) times the mean p(mask) inside the mask."""
+    if run.meta['postprocess_in_graph']:
+        labels, scores, masks = (run.outputs[name][0] for name in ('labels', 'scores', 'masks'))
+        masks = run.labels_to_image(masks)
+        found = [Segment(int(k), float(s), m) for k, s, m in zip(labels, scores, masks, strict=True)]
+    else:
+        probs = softmax(run.outputs['class_logits'][0])[:, :-1]
+        found = []
+        for pair in np.argsort(-probs, axis=None, kind='stable')[: run.meta['max_per_image']]:
+            query, label = divmod(int(pair), probs.shape[1])
+            logits = run.to_image(run.outputs['mask_logits'][0, query])
+            inside = logits > 0
+            quality = sigmoid(logits)[inside].sum() / (inside.sum() + 1e-6)
+            found.append(Segment(label, float(probs[query, label] * quality), inside))
+    return sorted(found, key=lambda segment: -(segment.score or 0))
+
+
+def panoptic(run: Run) -> list[Segment]:
+    """Segments that do not overlap, in the order of their queries; stuff of one class is one segment."""
+    if run.meta['postprocess_in_graph']:
+        ids, labels, scores = (run.outputs[name][0] for name in ('segment_ids', 'labels', 'scores'))
+        segment_map = run.labels_to_image(run.outputs['segment_map'][0])
+        return [Segment(int(labels[q]), float(scores[q]), segment_map == ids[q]) for q in ids.nonzero()[0]]
+    probs = softmax(run.outputs['class_logits'][0])
+    labels, scores = probs.argmax(-1), probs.max(-1)
+    kept = ((labels < probs.shape[1] - 1) & (scores > run.meta['score_thr'])).nonzero()[0]
+    best, winner = np.full(run.image_size, -1, np.float32), np.full(run.image_size, -1)
+    insides = {}
+    for q in kept:
+        masks = sigmoid(run.to_image(run.outputs['mask_logits'][0, q]))
+        insides[q] = masks >= 0.5
+        winner[scores[q] * masks > best] = q
+        best = np.maximum(scores[q] * masks, best)
+    found: list[Segment] = []
+    for q in kept:
+        won, mask = winner == q, (winner == q) & insides[q]
+        if not mask.any() or won.sum() / insides[q].sum() < run.meta['overlap_thr']:
+            continue
+        same = [i for i, s in enumerate(found) if s.label == labels[q] >= run.meta['num_things']]
+        if same:
+            found[same[0]] = Segment(int(labels[q]), found[same[0]].score, found[same[0]].mask | mask)
+        else:
+            found.append(Segment(int(labels[q]), float(scores[q]), mask))
+    return found
+
+
+SEGMENTS = dict(semantic=semantic, instance=instance, panoptic=panoptic)
+
+
+def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
+    """A session and the metadata of the file."""
+    if not path.is_file():
+        raise ValueError(f'model {path} does not exist: tools/export.py writes one')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # without hints about float16 on a CPU
+    providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+    session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    meta = json.loads(text) if text else {}
+    if meta.get('format') != FORMAT:
+        raise ValueError(f'model {path} has metadata of format {meta.get("format")}, read is {FORMAT}: export it again')
+    return session, meta
+
+
+def segment(session: onnxruntime.InferenceSession, meta: dict[str, Any], image: Image.Image) -> list[Segment]:
+    """Segments of an RGB image."""
+    windows, resized_size = inputs(image, meta)
+    if len(windows) > 1 and meta['postprocess_in_graph']:
+        raise ValueError(
+            f'an image of {image.width} x {image.height} pixels takes {len(windows)} windows, and their scores are '
+            f'not in the outputs of this file: export it without --with-postprocess'
+        )
+    # one by one, so that memory does not depend on their number
+    outputs = [session.run(None, {meta['input']['name']: window[None]}) for window in windows]
+    names = [output.name for output in session.get_outputs()]
+    joined = {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
+    return SEGMENTS[meta['task']](Run(joined, meta, resized_size, (image.height, image.width)))
+
+
+def described(found: Segment, meta: dict[str, Any]) -> dict[str, Any]:
+    """A segment in JSON's types; box (x, y, w, h) in pixels."""
+    flat = found.mask.flatten(order='F')
+    changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
+    counts = np.diff(changes, prepend=0).tolist()
+    left, top, right, bottom = Image.fromarray(found.mask).getbbox() or (0, 0, 0, 0)
+    return dict(
+        label=found.label, class_name=meta['classes'][found.label], score=found.score, area=int(found.mask.sum()),
+        bbox=[left, top, right - left, bottom - top], segmentation=dict(size=list(found.mask.shape), counts=counts),
+    )  # fmt: skip
+
+
+def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> Image.Image:
+    """The image with coloured segments, outlines and class names."""
+    pixels = np.asarray(image).astype(np.float32)
+    for i, found in reversed(list(enumerate(segments))):  # the best on top
+        thing = meta['task'] == 'instance' or found.label < meta['num_things']
+        colour = COLOURS[i % len(COLOURS)] if thing or not meta['palette'] else meta['palette'][found.label]
+        pixels[found.mask] = 0.45 * pixels[found.mask] + 0.55 * np.array(colour, np.float32)
+        around = [np.roll(found.mask, step, axis) for axis in (0, 1) for step in (-1, 1)]
+        pixels[found.mask & ~np.logical_and.reduce(around)] = colour
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(12, min(picture.size) // 36))
+    for found in segments:
+        rows, cols = found.mask.nonzero()
+        name = meta['classes'][found.label]
+        left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
+        if len(rows) == 0 or right - left > np.ptp(cols) or bottom - top > np.ptp(rows):
+            continue
+        centre = ((rows - rows.mean()) ** 2 + (cols - cols.mean()) ** 2).argmin()
+        x = min(max(0, cols[centre] - (right - left) / 2), image.width - (right - left))
+        y = min(max(0, rows[centre] - (bottom - top) / 2), image.height - (bottom - top))
+        pen.text((x - left, y - top), name, fill='white', font=font, stroke_width=2, stroke_fill='black')
+    return picture
+
+
+def write(path: Path, content: bytes) -> None:
+    """Writes a file whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', type=Path, help='.onnx file; its .data file, where there is one, lies beside it')
+    parser.add_argument('image', type=Path)
+    parser.add_argument('--out', type=Path, required=True, help='.png file; the .json file gets the same name')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='of the instances that are drawn; all are listed')
+    args = parser.parse_args()
+    try:
+        if args.out.suffix != '.png':
+            raise ValueError(f'--out {args.out}: a .png file is written; name it {args.out.stem}.png')
+        session, meta = open_model(args.model)
+        image = ImageOps.exif_transpose(Image.open(args.image)).convert('RGB')
+        segments = segment(session, meta, image)
+    except Exception as error:  # onnxruntime's have no common class
+        sys.exit(f'run_onnx: {error}')
+    picture = io.BytesIO()
+    drawn(image, [s for s in segments if s.score is None or s.score >= args.score_thr], meta).save(picture, 'PNG')
+    result = dict(image=args.image.name, task=meta['task'], segments=[described(s, meta) for s in segments])
+    write(args.out, picture.getvalue())
+    write(args.out.with_suffix('.json'), json.dumps(result).encode())
+    print(f'{len(segments)} segments: {args.out}, {args.out.with_suffix(".json")}')
+
+
+if __name__ == '__main__':
+    main()
