@@ -1,0 +1,148 @@
+"""The page of tools/web_demo.py, made with gradio (extra [web]). Everything that it loads comes from its own server."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from PIL import Image
+
+from eomt_mm.apis.inferencer import EoMTInferencer
+from eomt_mm.apis.web_results import Found, find_segments, line, picture, table, thresholds
+
+HINT = 'Choose an image, then press <b>Segment</b>.'
+OPACITY = 0.55
+SESSIONS = 8  # whose last result is kept in memory, to be drawn with another opacity
+CSS = """
+#segments table, #segments tr { border: 0; }
+#segments table { width: 100%; border-collapse: collapse; font-size: var(--text-md); }
+#segments :is(th, td) { padding: 5px 10px; border: 0; border-bottom: 1px solid var(--border-color-primary);
+                        text-align: right; font-variant-numeric: tabular-nums; }
+#segments :is(th, td):nth-child(2) { text-align: left; width: 50%; }
+#segments i { display: block; width: 18px; height: 18px; border: 1px solid #0008; border-radius: 3px; }
+#status { padding: 4px; } :is(#status, #segments) .html-container { padding: 0; }
+#status .error { color: #dc2626; font-weight: 600; }
+"""
+
+
+class ImageFile(gr.Image):
+    """gradio's image input that gives the path: gradio itself would decode the file, and fail with a traceback."""
+
+    is_template = True  # for gradio: the browser's side is that of gr.Image
+
+    def preprocess(self, payload: Any) -> str | None:
+        """The path of what was chosen; None for nothing."""
+        return None if payload is None else payload.path
+
+
+class Page:
+    """What the page does; every answer is (result to keep, picture, line, table).
+
+    Args:
+        models: by the names that the page offers.
+    """
+
+    def __init__(self, models: Mapping[str, EoMTInferencer]) -> None:
+        self.models = models
+
+    def segment(
+        self, path: str | None, model: str, score_thr: float, overlap_thr: float, opacity: float
+    ) -> tuple[Found | None, Image.Image | None, str, str]:
+        """Segments the chosen image; what hinders it is said in the line."""
+        if path is None:
+            return self.cleared()
+        try:
+            found = find_segments(self.models[model], path, score_thr, overlap_thr)
+        except ValueError as error:
+            return None, None, f'<span class="error">{escape(str(error))}</span>', ''
+        return found, picture(found, opacity), line(found), table(found)
+
+    def cleared(self) -> tuple[None, None, str, str]:
+        """For another image or model, of which nothing is known yet."""
+        return None, None, HINT, ''
+
+    def redrawn(self, found: Found | None, opacity: float) -> Image.Image | None:
+        """The picture of what was found before, with another opacity."""
+        return None if found is None else picture(found, opacity)
+
+    def sliders(self, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        """How the sliders of score and overlap change with the model: as its config says; hidden where it has none."""
+        score, overlap = (
+            gr.update(visible=False) if value is None else gr.update(visible=True, value=value)
+            for value in thresholds(self.models[model])
+        )
+        return score, overlap
+
+
+def build_page(models: Mapping[str, EoMTInferencer], samples: Sequence[Path] = ()) -> gr.Blocks:
+    """The page.
+
+    Args:
+        models: at least one, by the names that the page offers.
+        samples: images to pick from.
+    """
+    page, names = Page(models), list(models)
+    with gr.Blocks(title='EoMT', analytics_enabled=False) as blocks:
+        found = gr.State()
+        gr.Markdown('## EoMT segmentation')
+        with gr.Row():
+            with gr.Column(scale=4, min_width=320):
+                image = ImageFile(label='Image', height=220, sources=['upload', 'clipboard'], elem_id='image')
+                button = gr.Button('Segment', variant='primary', elem_id='run')
+                if samples:
+                    gr.Examples([str(file) for file in samples], image, label='Samples', examples_per_page=8)
+                model = gr.Dropdown(names, value=names[0], label='Model', interactive=len(names) > 1, elem_id='model')
+                with gr.Row():
+                    score, overlap = map(_threshold, ('Least score', 'Least overlap'), thresholds(models[names[0]]))
+            with gr.Column(scale=7, min_width=480):
+                result = gr.Image(
+                    label='Segments', height=430, format='png', interactive=False, buttons=['download', 'fullscreen'],
+                    elem_id='result',
+                )  # fmt: skip
+                with gr.Row(equal_height=True):
+                    with gr.Column(scale=3):
+                        status = gr.HTML(HINT, elem_id='status')
+                    with gr.Column(scale=2):
+                        opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label='Opacity', buttons=[])
+                segments = gr.HTML(elem_id='segments', max_height=420)
+        shown = [found, result, status, segments]
+        # one at a time: thresholds are the model's while it runs
+        alone: dict[str, Any] = dict(concurrency_id='models', concurrency_limit=1, api_visibility='private')
+        plain: dict[str, Any] = dict(show_progress='hidden', api_visibility='private')
+        button.click(page.segment, [image, model, score, overlap, opacity], shown, show_progress_on=result, **alone)
+        gr.on([image.change, model.change], page.cleared, None, shown, **plain)
+        opacity.release(page.redrawn, [found, opacity], result, **plain)
+        model.change(page.sliders, model, [score, overlap], **plain)
+    return blocks
+
+
+def launch(page: gr.Blocks, port: int | None = None) -> str:
+    """Serves the page on this computer only, in the background, and returns its address.
+
+    Args:
+        page: what :func:`build_page` made.
+        port: None: 7860, or the first free one after it.
+
+    Raises:
+        OSError: the port cannot be used.
+    """
+    font = ('system-ui', 'sans-serif')  # no web font
+    theme = gr.themes.Default(primary_hue='blue', font=font, font_mono=('monospace',))
+    try:
+        _, address, _ = page.launch(
+            server_name='127.0.0.1', server_port=port, prevent_thread_lock=True, quiet=True, show_error=True,
+            share=False, ssr_mode=False, run_history=False, footer_links=[], state_session_capacity=SESSIONS,
+            css=CSS, theme=theme,
+        )  # fmt: skip
+    except OSError as error:
+        wanted = 'the ports from 7860 to 7959 are' if port is None else f'port {port} is'
+        raise OSError(f'{wanted} taken, or not allowed to you: give another with --port') from error
+    return address
+
+
+def _threshold(label: str, value: float | None) -> gr.Slider:
+    """A slider; hidden without a value."""
+    return gr.Slider(
+        0, 1, value=value or 0, step=0.01, label=label, visible=value is not None, buttons=[], min_width=150
+    )

@@ -1,0 +1,74 @@
+"""Segments images in the browser: choose an image, a model and thresholds; see picture, table of segments and times.
+
+Examples:
+    python tools/web_demo.py eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --device cuda
+    python tools/web_demo.py PANOPTIC_CONFIG CHECKPOINT SEMANTIC_CONFIG CHECKPOINT --samples photos/ --port 8000
+    python tools/web_demo.py configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py work_dirs/demo/train/iter_400.pth \\
+        --samples work_dirs/demo/data/val2017                         # what `make demo` trained
+
+CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
+The page is served to this computer only, needs no internet, and reports nothing to anyone. From another computer:
+ssh -L 7860:localhost:7860 THIS_COMPUTER. What was uploaded is deleted at the end.
+"""
+
+import argparse
+import os
+import signal
+import sys
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.inputs import find_sources  # isort: skip
+from eomt_mm.apis.web_results import load_models
+
+MAX_SAMPLES = 40
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='one or more models, of any task')
+    parser.add_argument('--device', help='such as cpu or cuda:1; default: the GPU where there is one')
+    parser.add_argument('--port', type=int, help='default: 7860, or the first free one after it')
+    parser.add_argument('--samples', type=Path, help=f'folder of images to pick from, at most {MAX_SAMPLES}')
+    args = parser.parse_args()
+    if len(args.models) % 2:
+        parser.error(f'{args.models[-1]} is left over: give pairs of a config and a checkpoint')
+    return args
+
+
+def list_samples(folder: Path) -> list[Path]:
+    """The images that the page offers.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    return [source.path for source in find_sources(folder)[:MAX_SAMPLES] if source.path is not None]
+
+
+def main() -> None:
+    args = parse_args()
+    if find_spec('gradio') is None:
+        sys.exit("web_demo: the page needs gradio, of the extra [web]: pip install 'eomt_mm[web]'")
+    os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and tidies up
+    with tempfile.TemporaryDirectory() as uploads:
+        os.environ['GRADIO_TEMP_DIR'] = uploads  # gradio would leave them in /tmp
+        from eomt_mm.apis.web import build_page, launch  # imports gradio, which reads these variables
+
+        try:
+            samples = list_samples(args.samples) if args.samples else []
+            models = load_models(list(zip(args.models[::2], args.models[1::2], strict=True)), args.device)
+            page = build_page(models, samples)
+            address = launch(page, args.port)
+        except KeyboardInterrupt:
+            sys.exit(130)
+        except (OSError, TypeError, ValueError) as error:
+            sys.exit(f'web_demo: {error}')
+        print(f'web_demo: {address} (Ctrl-C ends it)', flush=True)
+        page.block_thread()
+
+
+if __name__ == '__main__':
+    main()
