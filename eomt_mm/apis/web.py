@@ -26,16 +26,6 @@ CSS = """
 """
 
 
-class ImageFile(gr.Image):
-    """gradio's image input that gives the path: gradio itself would decode the file, and fail with a traceback."""
-
-    is_template = True  # for gradio: the browser's side is that of gr.Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """The path of what was chosen; None for nothing."""
-        return None if payload is None else payload.path
-
-
 class Page:
     """What the page does; every answer is (result to keep, picture, line, table).
 
@@ -88,7 +78,10 @@ def build_page(models: Mapping[str, EoMTInferencer], samples: Sequence[Path] = (
         gr.Markdown('## EoMT segmentation')
         with gr.Row():
             with gr.Column(scale=4, min_width=320):
-                image = ImageFile(label='Image', height=220, sources=['upload', 'clipboard'], elem_id='image')
+                image = gr.Image(label='Image', height=220, sources=['upload', 'clipboard'], elem_id='image')
+                # gradio would decode the file itself, and fail with a traceback. (It writes a file beside the module of
+                # every subclass.)
+                image.preprocess = _path_of
                 button = gr.Button('Segment', variant='primary', elem_id='run')
                 if samples:
                     gr.Examples([str(file) for file in samples], image, label='Samples', examples_per_page=8)
@@ -139,6 +132,11 @@ def launch(page: gr.Blocks, port: int | None = None) -> str:
         wanted = 'the ports from 7860 to 7959 are' if port is None else f'port {port} is'
         raise OSError(f'{wanted} taken, or not allowed to you: give another with --port') from error
     return address
+
+
+def _path_of(payload: Any) -> str | None:
+    """The path of the chosen image; None for nothing."""
+    return None if payload is None else payload.path
 
 
 def _threshold(label: str, value: float | None) -> gr.Slider:
