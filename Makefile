@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint demo clean
+.PHONY: help setup test test-slow lint docs demo clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -35,6 +35,9 @@ lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: setup ## the documentation as a site in build/site; a warning is an error
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 demo: setup ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py $(DEMO_ARGS)

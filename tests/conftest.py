@@ -51,7 +51,9 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         # mmengine keeps these per process; a user's next run is a new one
         for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
             manager._instance_dict.clear()
+        script = ROOT / 'tools' / name
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        runpy.run_path(str(ROOT / 'tools' / name), run_name='__main__')
+        monkeypatch.setattr(sys, 'path', [str(script.parent), *sys.path])  # as Python does
+        runpy.run_path(str(script), run_name='__main__')
 
     return run

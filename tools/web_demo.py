@@ -3,7 +3,7 @@
 Examples:
     python tools/web_demo.py eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --device cuda
     python tools/web_demo.py PANOPTIC_CONFIG CHECKPOINT SEMANTIC_CONFIG CHECKPOINT --samples photos/ --port 8000
-    python tools/web_demo.py configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py work_dirs/demo/train/iter_400.pth \\
+    python tools/web_demo.py configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py work_dirs/demo/train/iter_250.pth \\
         --samples work_dirs/demo/data/val2017                         # what `make demo` trained
 
 CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.

@@ -4,6 +4,7 @@ Example:
     python tools/analysis/model_zoo.py        # after a config was added or changed; a test compares
 """
 
+import argparse
 import ast
 import re
 from pathlib import Path
@@ -87,6 +88,11 @@ def page() -> str:
     return '\n'.join(lines).rstrip() + '\n'
 
 
-if __name__ == '__main__':
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page())
     print(f'{PAGE.relative_to(ROOT)}: {len(rows())} configs')
+
+
+if __name__ == '__main__':
+    main()
