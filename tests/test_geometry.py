@@ -158,3 +158,14 @@ def test_overlap_is_the_mean_of_the_scores() -> None:
 def test_number_of_windows_must_fit() -> None:
     with pytest.raises(ValueError):
         Windows((4, 6), (4, 6), (4, 4)).invert(torch.zeros(3, 1, 4, 4))
+
+
+@pytest.mark.parametrize(
+    ('resized', 'square', 'maps'),
+    [((48, 64), 64, (16, 16)), ((45, 64), 64, (16, 16)), ((64, 1), 64, (16, 16)), ((33, 70), 70, (20, 20)),
+     ((51, 77), 77, (13, 31)), ((10, 12), 96, (96, 96)), ((64, 64), 64, (16, 16))],
+)  # fmt: skip
+def test_padding_is_not_resized_and_changes_nothing(resized: Size, square: int, maps: Size) -> None:
+    geometry, logits = Padding((40, 30), resized, (square, square)), 9 * torch.randn(3, *maps)
+    whole = resize(logits, (square, square))[..., : resized[0], : resized[1]]
+    assert torch.equal(geometry.invert(logits), resize(whole, (40, 30)))

@@ -357,3 +357,16 @@ def test_semantic_labels_are_the_best_of_all_scores(at_once: int, monkeypatch: p
     monkeypatch.setattr(postprocess, 'MAPS_AT_ONCE', at_once)
     labels = semantic_labels(class_logits, mask_logits, (32, 32), geometry.invert)
     assert torch.equal(labels, expected) and len(labels.unique()) > 2
+
+
+def test_boxes_are_tight_and_zero_for_empty_masks() -> None:
+    from eomt_mm.models.heads import boxes_of_masks
+
+    masks = torch.rand(40, 13, 17, generator=torch.Generator().manual_seed(0)) > 0.99
+    masks[0], masks[1] = False, True
+    for mask, box in zip(masks, boxes_of_masks(masks), strict=True):
+        y, x = mask.nonzero().T.tolist() if mask.any() else ([-1], [-1])
+        expected = [min(x), min(y), max(x) + 1, max(y) + 1] if mask.any() else [0, 0, 0, 0]
+        assert box.tolist() == expected and box.dtype == torch.float32
+    assert boxes_of_masks(masks[:0]).shape == (0, 4)
+    assert torch.equal(boxes_of_masks(masks.transpose(1, 2)), boxes_of_masks(masks)[:, [1, 0, 3, 2]])  # not contiguous

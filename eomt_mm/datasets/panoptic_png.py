@@ -53,8 +53,8 @@ def decode_panoptic_png(content: bytes, path: str | Path) -> np.ndarray:
     if image is None:
         raise ValueError(f'panoptic PNG {path} is damaged and cannot be decoded: download or convert it again')
     # Four bytes R, G, B, A are one little-endian integer: 10 times faster than widening and adding three channels.
-    rgba = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA)
-    ids = rgba.view('<i4')[..., 0] & (NUM_IDS - 1)
+    ids = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view('<i4')[..., 0]
+    ids &= NUM_IDS - 1
     return ids.astype(np.int32, copy=False)
 
 

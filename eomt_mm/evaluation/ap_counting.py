@@ -75,7 +75,7 @@ class Summary(NamedTuple):
 
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
-    """Run lengths of masks (N, H, W), bool, that may overlap."""
+    """Run lengths of masks (N, H, W), bool or bytes 0 and 1, that may overlap."""
     # pycocotools reads down the columns. OpenCV transposes bytes several times faster than numpy and torch, which
     # halves the time of the whole.
     return [mask_api.encode(cv2.transpose(mask).T) for mask in masks.view(np.uint8)]

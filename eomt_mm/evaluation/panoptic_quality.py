@@ -15,13 +15,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.datasets.panoptic_png import run_starts, write_aside, write_panoptic_png
+from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap, judge_image
 from eomt_mm.evaluation.panoptic_truth import PanopticTruth, TruthInFiles, TruthInSamples
-from eomt_mm.evaluation.pq_counting import Averages, count_panoptic, summarise
+from eomt_mm.evaluation.pq_counting import Averages, summarise
+from eomt_mm.evaluation.workers import WorkQueue
 from eomt_mm.registry import METRICS
 
-# mmdet's encoding of a predicted pixel, label + 1000 * number of the instance (mmdet.evaluation.functional).
-INSTANCE_OFFSET = 1000
 # The benchmark server takes a json and a folder of the same name beside it.
 RESULTS = 'panoptic_results'
 
@@ -47,6 +47,8 @@ class PanopticQuality(BaseMetric):
             server takes them; they replace earlier ones when all images are done. PNGs are named as in the json or,
             without one, after the image. With several nodes this must be shared storage.
         format_only: write, do not evaluate (test sets); needs ``out_dir``.
+        num_workers: number of processes that read ground truth, count and write PNGs while this one goes on; 0 does it
+            here. It pays where a GPU predicts faster than one core counts.
         collect_device: 'cpu' or 'gpu'; where results of several processes meet.
         prefix: of the keys.
         collect_dir: see mmengine's `BaseMetric`.
@@ -66,6 +68,7 @@ class PanopticQuality(BaseMetric):
         classwise: bool = False,
         out_dir: str | None = None,
         format_only: bool = False,
+        num_workers: int = 0,
         collect_device: str = 'cpu',
         prefix: str | None = 'coco_panoptic',
         collect_dir: str | None = None,
@@ -81,6 +84,7 @@ class PanopticQuality(BaseMetric):
         self.classwise = classwise
         self.out_dir = None if out_dir is None else Path(out_dir)
         self.format_only = format_only
+        self._work = WorkQueue(num_workers)
         self._truth: PanopticTruth = (
             TruthInSamples()
             if ann_file is None
@@ -98,17 +102,30 @@ class PanopticQuality(BaseMetric):
 
         Raises:
             ValueError: an image has no ground truth, or a prediction has another size or type.
+            RuntimeError: the same in a worker process, as soon as it is known.
         """
         category_ids = np.array([category['id'] for category in self._categories()], dtype=np.int64)
         for sample in data_samples:
-            panoptic = _panoptic_map(sample)
-            segments = _predicted_segments(panoptic, category_ids)
-            record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
-            record['rows'] = self._count(sample, panoptic, segments, category_ids)
+            image_id, png = sample['img_id'], None
+            record = {'img_id': image_id, 'img_path': sample.get('img_path')}
+            truth = None if self.format_only else self._truth.find(sample, category_ids)
             if self.out_dir is not None:
                 record['file_name'] = self._truth.png_name(sample)
-                record['segments'] = self._write_png(record['file_name'], panoptic, segments)
-            self.results.append(record)
+                png = self.out_dir / f'{RESULTS}.part' / record['file_name']
+            image = f'image {image_id} ({record["img_path"]})'
+            panoptic = _panoptic_map(sample)
+            sent = RunMap.of(panoptic) if self._work.num_workers else panoptic
+            self._work.put(record, image, judge_image, image_id, sent, category_ids, truth, png)
+            self._take_results()
+
+    def evaluate(self, size: int) -> dict[str, float]:
+        """Metrics of all images of all processes; ``size`` is their number."""
+        self._take_results(all_of_them=True)
+        return super().evaluate(size)
+
+    def _take_results(self, all_of_them: bool = False) -> None:
+        for record, judged in self._work.results(all_of_them):
+            self.results.append({**record, **judged})
 
     def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
         """Adds up the counts of all images; an image that comes twice (padded samplers) counts once."""
@@ -146,28 +163,6 @@ class PanopticQuality(BaseMetric):
         if len(classes) >= INSTANCE_OFFSET:
             raise ValueError(f"{len(classes)} classes: mmdet's encoding of panoptic maps has room for 999")
         return self._truth.categories(meta)
-
-    def _count(
-        self, sample: dict[str, Any], panoptic: np.ndarray, segments: np.ndarray, category_ids: np.ndarray
-    ) -> np.ndarray:
-        truth = None if self.format_only else self._truth.load(sample, category_ids)
-        # Without annotation all is void, where nothing can be right or wrong.
-        if truth is None:
-            return np.zeros((0, 5))
-        if truth.ids.shape != panoptic.shape:
-            raise ValueError(
-                f'prediction of image {sample["img_id"]} is {panoptic.shape}, ground truth {truth.origin} '
-                f'{truth.ids.shape} (height, width): give both at the size of the original image'
-            )
-        return count_panoptic(truth.ids, truth.segments, panoptic, segments)
-
-    def _write_png(self, file_name: str, panoptic: np.ndarray, segments: np.ndarray) -> np.ndarray:
-        """Writes a map into the folder aside; returns its segments (P, 2) with ids as in the file."""
-        assert self.out_dir is not None
-        # Id 0 is void in files, and instance 0 of label 0 before.
-        ids = np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0)
-        write_panoptic_png(self.out_dir / f'{RESULTS}.part' / file_name, ids)
-        return segments + np.array([1, 0])
 
     def _write_results(self, records: dict[Any, dict[str, Any]]) -> None:
         """Writes the json and gives both their final names."""
@@ -228,13 +223,6 @@ def _panoptic_map(sample: dict[str, Any]) -> np.ndarray:
             f'{panoptic.dtype}: give integers (1, H, W) or (H, W)'
         )
     return panoptic
-
-
-def _predicted_segments(panoptic: np.ndarray, category_ids: np.ndarray) -> np.ndarray:
-    """(P, 2): value in the map and category id of each segment that is not void."""
-    values = np.unique(panoptic.ravel()[run_starts(panoptic)]).astype(np.int64)
-    values = values[(values >= 0) & (values % INSTANCE_OFFSET < len(category_ids))]
-    return np.stack([values, category_ids[values % INSTANCE_OFFSET]], axis=1)
 
 
 def _table(averages: dict[str, Averages]) -> str:

@@ -5,7 +5,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import PurePath
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -14,16 +14,8 @@ from mmengine.logging import print_log
 
 from eomt_mm.datasets.coco_json import categories_by_name
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
-from eomt_mm.datasets.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.zip_backend import is_missing_folder
-
-
-class ImageTruth(NamedTuple):
-    """Ground truth of an image: ids (H, W) and segments (G, 3) as in `count_panoptic`; origin: for messages."""
-
-    ids: np.ndarray
-    segments: np.ndarray
-    origin: str
+from eomt_mm.evaluation.panoptic_image import ImageTruth
 
 
 class PanopticTruth(Protocol):
@@ -32,7 +24,7 @@ class PanopticTruth(Protocol):
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         """'id', 'name' and 'isthing' of each class, in the order of labels; ``meta`` is the data set's."""
 
-    def load(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth | None:
+    def find(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth | None:
         """Ground truth of an image, None without annotation; ``category_ids`` (C,) are those of the labels."""
 
     def png_name(self, sample: Mapping[str, Any]) -> str:
@@ -77,14 +69,14 @@ class TruthInFiles:
         """The json's, found by the names of the classes; raises ValueError where one is missing."""
         return categories_by_name(self._categories, meta['classes'], self.ann_file)
 
-    def load(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth | None:
-        """Reads the image's PNG; raises FileNotFoundError and ValueError for one that is missing or damaged."""
+    def find(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth | None:
+        """Names the image's PNG, and does not read it."""
         name = self.png_name(sample)
         segments = self._segments.get(sample['img_id'])
         if segments is None:
             return None
         path = os.path.join(str(self.seg_prefix), name)
-        return ImageTruth(read_panoptic_png(path, self._read), segments, path)
+        return ImageTruth(path, segments, path, self._read)
 
     def png_name(self, sample: Mapping[str, Any]) -> str:
         """The name in the json; raises ValueError for an image that is not in there."""
@@ -134,7 +126,7 @@ class TruthInSamples:
             {'id': id_, 'name': name, 'isthing': int(name in things)} for id_, name in zip(ids, classes, strict=True)
         ]
 
-    def load(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth:
+    def find(self, sample: Mapping[str, Any], category_ids: np.ndarray) -> ImageTruth:
         """Takes the sample's map and labels; raises ValueError where they are missing or do not fit each other."""
         image = f'image {sample["img_id"]} ({sample.get("img_path")})'
         id_map, labels = _part(sample, 'gt_panoptic_seg', 'segment_ids'), _part(sample, 'gt_instances', 'labels')
@@ -158,7 +150,8 @@ class TruthInSamples:
             raise ValueError(f'{image} has labels {every.tolist()}, data set and metric {len(category_ids)} classes')
         is_crowd = np.arange(len(every)) >= len(labels)
         segments = np.stack([np.arange(1, len(every) + 1), category_ids[every], is_crowd], axis=1)
-        return ImageTruth(ids, segments, 'in the sample')
+        # Small integers: what goes to a worker process is an eighth.
+        return ImageTruth(ids.astype(np.min_scalar_type(len(every)), copy=False), segments, 'in the sample')
 
     def _tell_of_crowds(self) -> None:
         if not self._told_of_crowds:

@@ -30,7 +30,11 @@ class Averages(TypedDict):
 
 
 def count_panoptic(
-    gt_ids: np.ndarray, gt_segments: np.ndarray, pred_ids: np.ndarray, pred_segments: np.ndarray
+    gt_ids: np.ndarray,
+    gt_segments: np.ndarray,
+    pred_ids: np.ndarray,
+    pred_segments: np.ndarray,
+    only_listed: bool = False,
 ) -> np.ndarray:
     """Counts matches, false positives and misses of one image.
 
@@ -39,13 +43,14 @@ def count_panoptic(
         gt_segments: (G, 3), integers: id, category id, is crowd (0 or 1); ids are unique.
         pred_ids: (H, W), integers; ids that ``pred_segments`` does not list are void.
         pred_segments: (P, 2), integers: id, category id; ids are unique.
+        only_listed: refuse predicted ids that are neither listed nor 0, as the benchmark server does.
 
     Returns:
         (R, 5), float64: category id, sum of the IoU of matches, matches, false positives, misses; one row per
         category of which anything was counted, ascending.
 
     Raises:
-        ValueError: the maps differ in size, ids repeat, or a predicted segment has no pixel.
+        ValueError: the maps differ in size, ids repeat, a predicted segment has no pixel, or ids are not listed.
     """
     if gt_ids.shape != pred_ids.shape:
         raise ValueError(
@@ -59,6 +64,10 @@ def count_panoptic(
     pred_areas = overlap.sum(axis=0)[1:]
     if not pred_areas.all():
         raise ValueError(f'predicted segments {pred_segments[pred_areas == 0, 0].tolist()} have no pixel: drop them')
+
+    if only_listed and overlap[:, 0].sum() > np.count_nonzero(pred_ids == 0):
+        unlisted = sorted(set(np.unique(pred_ids).tolist()) - {0, *pred_segments[:, 0].tolist()})
+        raise ValueError(f'predicted ids {unlisted} are not listed: list every id of the map but 0, void')
 
     gt_matched, pred_matched, ious = _match(overlap, gt_segments, pred_segments)
     ignored = overlap[0, 1:] + _overlap_with_crowd(overlap, gt_segments, pred_segments)

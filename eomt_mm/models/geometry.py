@@ -20,6 +20,18 @@ def resize(maps: Tensor, size: Size) -> Tensor:
     return F.interpolate(flat, size, mode='bilinear', align_corners=False).reshape(*maps.shape[:-2], *size)
 
 
+def _reaching(wanted: int, length: int, resized_length: int) -> tuple[int, int]:
+    """How many of ``length`` values, and to which length resized, give the first ``wanted`` of ``resized_length``.
+
+    The scale is the very same, and so is every value: the ratio of both numbers is that of the whole.
+    """
+    divisor = math.gcd(length, resized_length)
+    period, resized_period = length // divisor, resized_length // divisor
+    # Bilinear weights reach one value beyond the pixel's place; half a value would do.
+    periods = min(math.ceil((wanted / resized_period * period + 1) / period), divisor)
+    return periods * period, periods * resized_period
+
+
 def pad_bottom_right(image: Tensor, size: Size, value: int | float = 0) -> Tensor:
     """Pads (..., h, w) at the bottom and the right to ``size``.
 
@@ -60,8 +72,11 @@ class Padding:
 
     def invert(self, maps: Tensor) -> Tensor:
         """Maps (N, h, w) over the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
-        h, w = self.resized_size
-        return resize(resize(maps, self.input_size)[..., :h, :w], self.ori_size)
+        (h, w), (rows, columns) = self.resized_size, maps.shape[-2:]
+        rows, padded_h = _reaching(h, rows, self.input_size[0])
+        columns, padded_w = _reaching(w, columns, self.input_size[1])
+        image = resize(maps[..., :rows, :columns], (padded_h, padded_w))[..., :h, :w]
+        return resize(image, self.ori_size)
 
 
 @dataclass(frozen=True)

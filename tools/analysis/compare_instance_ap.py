@@ -22,6 +22,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from pycocotools import mask as mask_api
 
+from eomt_mm.benchmarking.side_by_side import resident
 from eomt_mm.evaluation.instance_ap import InstanceAP
 
 SIZE, NUM_CLASSES, TRUTHS_PER_IMAGE = (480, 640), 80, 7
@@ -64,11 +65,6 @@ def predict(pool: np.ndarray, truth: np.ndarray, count: int, rng: np.random.Gene
     )  # fmt: skip
 
 
-def megabytes() -> float:
-    """Resident memory of this process (Linux)."""
-    return int(Path('/proc/self/statm').read_text().split()[1]) * 4096 / 1e6
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--num-images', type=int, default=2000)
@@ -89,14 +85,14 @@ def main() -> None:
     seconds = dict.fromkeys(metrics, 0.0)
     for metric in metrics.values():
         metric.dataset_meta = dict(classes=CLASSES)
-    start = megabytes()
+    start = resident('VmRSS')
     for k in range(args.num_images):
         sample = dict(img_id=k, ori_shape=SIZE, pred_instances=predict(pool, truth[k], args.num_predictions, rng))
         for name, metric in list(metrics.items())[:: 1 if k % 2 else -1]:
             begun = time.perf_counter()
             metric.process(None, [sample])
             seconds[name] += time.perf_counter() - begun
-    grown = megabytes() - start
+    grown = (resident('VmRSS') - start) / 1e6
     for name, metric in metrics.items():
         begun = time.perf_counter()
         found = metric.evaluate(args.num_images)

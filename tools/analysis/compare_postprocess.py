@@ -8,8 +8,9 @@ result at the image's size, upsampling included:
   the upsampling of ``MaskFormerHead.predict``, then ``MaskFormerFusionHead.predict`` with the published thresholds.
 - instance: the same calls; ours and mmdet's make masks, scores, labels and boxes.
 
-Sides take turns, in reversed order every second round. A ratio is the median of the paired ratios. Memory is how far
-one call raises the resident set at most, after a call on a small problem, in a fresh process for each side (Linux).
+Sides take turns, in reversed order every second round. A ratio is the median of the paired ratios, with quartiles.
+Memory is how far one call raises the resident set at most, after a call on a small problem, in a fresh process for each
+side (Linux).
 
 Examples:
     python tools/analysis/compare_postprocess.py --task panoptic
@@ -17,11 +18,7 @@ Examples:
 """
 
 import argparse
-import multiprocessing
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -32,6 +29,7 @@ from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
+from eomt_mm.benchmarking.side_by_side import Spread, alternate, in_fresh_process, paired_ratio, peak_growth
 from eomt_mm.models.heads import EoMTDetHead
 
 THINGS, STUFF = 80, 53  # COCO
@@ -100,39 +98,14 @@ def image_geometry(args: argparse.Namespace, ori_size: Size) -> Padding:
     return Padding(ori_size, (height, width), (args.size, args.size))
 
 
-def resident(field: str) -> float:
-    """Megabytes: 'VmRSS' now, 'VmHWM' at most. (``ru_maxrss`` would be no less than the parent process' peak.)"""
-    line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(field))
-    return int(line.split()[1]) * 1024 / 1e6
-
-
 @torch.no_grad()
-def peak_megabytes(name: str, args: argparse.Namespace) -> float:
-    """How far one call raises this process' memory at most; run it in a fresh process."""
+def peak_of_side(name: str, args: argparse.Namespace) -> int:
+    """Bytes by which one call raises this process' memory at most; run it in a fresh process."""
     torch.set_num_threads(args.threads)
     make = MAKERS[args.task][name]
     small = argparse.Namespace(**dict(vars(args), size=64, queries=20, kept=5, max_per_image=5))
     make(small, random_logits(small), image_geometry(small, (48, 64)))()
-    call = make(args, random_logits(args), image_geometry(args, tuple(args.ori_size)))
-    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
-    before = resident('VmRSS')
-    call()
-    return resident('VmHWM') - before
-
-
-@torch.no_grad()
-def times(args: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each side, round by round."""
-    logits, geometry = random_logits(args), image_geometry(args, tuple(args.ori_size))
-    calls = {name: make(args, logits, geometry) for name, make in MAKERS[args.task].items()}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    for k in range(-2, args.rounds):  # two rounds to warm up
-        for name in list(calls)[:: 1 if k % 2 else -1]:
-            start = time.perf_counter()
-            calls[name]()
-            if k >= 0:
-                seconds[name].append(time.perf_counter() - start)
-    return seconds
+    return peak_growth(make(args, random_logits(args), image_geometry(args, tuple(args.ori_size))))
 
 
 def parse_args() -> argparse.Namespace:
@@ -148,18 +121,20 @@ def parse_args() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@torch.no_grad()
 def main() -> None:
     args = parse_args()
     torch.set_num_threads(args.threads)
-    seconds = times(args)
+    logits, geometry = random_logits(args), image_geometry(args, tuple(args.ori_size))
+    seconds = alternate({name: make(args, logits, geometry) for name, make in MAKERS[args.task].items()}, args.rounds)
     print(f'{args.task}: {args.queries} queries, {args.kept} kept, input {args.size}, image {tuple(args.ori_size)},')
     print(f'{args.threads} threads, medians of {args.rounds} rounds; memory: growth of the peak')
-    with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-        memory = {name: pool.apply(peak_megabytes, (name, args)) for name in seconds}
+    memory = {name: in_fresh_process(peak_of_side, name, args) / 1e6 for name in seconds}
     for name, side in seconds.items():
-        ratio = statistics.median(other / ours for other, ours in zip(side, seconds['eomt_mm'], strict=True))
+        ratio = paired_ratio(side, seconds['eomt_mm'])
         print(
-            f'  {name:13} {1e3 * statistics.median(side):7.1f} ms, {ratio:5.2f} of our time; '
+            f'  {name:13} {1e3 * Spread.of(side).median:7.1f} ms, {ratio.median:5.2f} of our time '
+            f'({ratio.low:.2f} to {ratio.high:.2f}); '
             f'{memory[name]:5.0f} MB, {memory[name] / memory["eomt_mm"]:5.2f} of our memory'
         )
 

@@ -1,0 +1,69 @@
+"""Panoptic quality of result files, as the benchmark server takes them, without a model."""
+
+import json
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from eomt_mm.datasets.coco_panoptic import read_panoptic_json
+from eomt_mm.evaluation.panoptic_image import count_files
+from eomt_mm.evaluation.pq_counting import Averages, summarise
+from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
+
+
+def pq_of_files(
+    ann_file: str, seg_prefix: str, result_file: str, result_folder: str, num_workers: int = 0
+) -> tuple[dict[str, Averages], dict[int, Averages]]:
+    """PQ, SQ and RQ of results on disk, over all annotated images.
+
+    Args:
+        ann_file: ground truth, a json in the COCO panoptic format.
+        seg_prefix: folder of its PNGs.
+        result_file: json with 'annotations' of predictions (https://cocodataset.org/#format-results), such as the
+            ``panoptic_results.json`` of `PanopticQuality`.
+        result_folder: folder of its PNGs.
+        num_workers: number of worker processes; 0 counts in this one.
+
+    Returns:
+        see `summarise`, over all categories of ``ann_file``.
+
+    Raises:
+        FileNotFoundError: a file does not exist.
+        ValueError: an image has no result, or files are damaged or do not fit each other.
+        RuntimeError: the same in a worker process.
+    """
+    truth = read_panoptic_json(ann_file)
+    categories = {category['id']: bool(category['isthing']) for category in truth['categories']}
+    results = _read_results(result_file)
+    missing = [one['image_id'] for one in truth['annotations'] if one['image_id'] not in results]
+    if missing:
+        raise ValueError(
+            f'{result_file} has no results of {len(missing)} annotated images of {ann_file}, such as {missing[:5]}: '
+            'evaluate all images, also those in which nothing was found'
+        )
+    count = partial(count_files, seg_prefix, result_folder, frozenset(categories))
+    keep_freed_memory()
+    queue, rows = WorkQueue(num_workers), [np.zeros((0, 5))]
+    for annotation in truth['annotations']:
+        image_id = annotation['image_id']
+        queue.put(None, f'image {image_id}', count, annotation, results[image_id])
+        rows += [found for _, found in queue.results()]
+    rows += [found for _, found in queue.results(all_of_them=True)]
+    return summarise(np.concatenate(rows), categories)
+
+
+def _read_results(path: str) -> dict[Any, dict[str, Any]]:
+    """Annotations by image."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            annotations = json.load(file)['annotations']
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f'{path} is no json with "annotations" of panoptic results ({error!r}): give the panoptic_results.json '
+            'that tools/test.py --out writes'
+        ) from error
+    results = {one['image_id']: one for one in annotations}
+    if len(results) < len(annotations):
+        raise ValueError(f'{path} has {len(annotations)} annotations of {len(results)} images: keep one of each')
+    return results
