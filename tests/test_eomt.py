@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from eomt_mm.models import eomt
 from eomt_mm.models.backbone import TimmViT
 from eomt_mm.models.eomt import eomt_forward
 from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.models.masked_attention import query_patch_mask
 
 Q, K = 7, 4
 SIZE = (64, 96)
@@ -71,7 +73,9 @@ def test_first_prediction_comes_from_raw_queries() -> None:
     expected = network.head.class_predictor(queries)
     torch.testing.assert_close(class_logits[0], expected.expand(2, -1, -1))
     patches = network.backbone.final_norm(network.backbone(images(), num_blocks=1)).x[:, 5:]
-    features = network.head.upscale(patches.transpose(1, 2).unflatten(2, (4, 6)))
+    features = patches.transpose(1, 2).unflatten(2, (4, 6))
+    for block in network.head.upscale:
+        features = block(features)
     torch.testing.assert_close(
         mask_logits[0], torch.einsum('qc,bchw->bqhw', network.head.mask_mlp(queries), features), rtol=0, atol=1e-4
     )
@@ -89,6 +93,22 @@ def test_probability_zero_is_masks_off() -> None:
             torch.testing.assert_close(annealed[i][layer], off[i][layer], rtol=0, atol=0)
             torch.testing.assert_close(annealed[i][layer], intermediate[i][layer], rtol=0, atol=0)
         torch.testing.assert_close(annealed[i][-1], evaluated[i][0], rtol=0, atol=0)
+
+
+def test_no_mask_is_made_once_annealed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Tensor] = []
+
+    def make(*args: Any) -> Tensor:
+        made.append(query_patch_mask(*args))
+        return made[-1]
+
+    monkeypatch.setattr(eomt, 'query_patch_mask', make)
+    network = Network().train()
+    for probs, expected in [([0.0, 0.0, 0.0], 0), ([0.0, 0.5, 1.0], 2), ([1.0, 1.0, 1.0], 3)]:
+        network.head.set_attn_mask_probs(probs)
+        made.clear()
+        network(images())
+        assert len(made) == expected
 
 
 def test_each_probability_acts_on_its_own_block() -> None:

@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from eomt_mm.models.masked_attention import annealed_keep_prob, full_attention_mask, query_patch_mask
+from eomt_mm.models.masked_attention import (
+    QueryRowsMask,
+    annealed_keep_prob,
+    full_attention_mask,
+    query_patch_mask,
+)
 
 GRID = (3, 5)
 
@@ -43,6 +48,38 @@ def test_softmax_over_a_fully_masked_query_is_finite() -> None:
     mask = full_attention_mask(torch.zeros(1, 4, 6, dtype=torch.bool), num_tokens=10)
     q = torch.randn(1, 2, 10, 8)
     assert F.scaled_dot_product_attention(q, q, q, attn_mask=mask).isfinite().all()
+
+
+@pytest.mark.parametrize('share', [0.0, 0.5, 1.0])
+def test_attention_by_rows_equals_attention_with_the_full_mask(share: float) -> None:
+    """Values and gradients; also where a query sees no patch."""
+    q, k, v = (torch.randn(2, 3, 7 + 2 + 15, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
+    query_mask = torch.rand(2, 7, 15) < share
+    outputs, gradients = [], []
+    for mask in (QueryRowsMask(query_mask, 24), full_attention_mask(query_mask, 24)):
+        outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3))
+        gradients.append(torch.autograd.grad(outputs[-1].square().sum(), (q, k, v)))
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
+    for mine, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)
+    free = F.scaled_dot_product_attention(q, k, v, scale=0.3)
+    assert torch.allclose(outputs[0][:, :, 7:], free[:, :, 7:])
+    assert torch.allclose(outputs[0], free) is (share == 1)
+
+
+def test_no_full_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(QueryRowsMask, 'full', None)
+    q = torch.randn(1, 2, 10, 8)
+    F.scaled_dot_product_attention(q, q, q, attn_mask=QueryRowsMask(torch.zeros(1, 4, 6, dtype=torch.bool), 10))
+
+
+def test_every_other_function_sees_the_full_mask() -> None:
+    query_mask = torch.rand(2, 4, 6) > 0.5
+    mask, full = QueryRowsMask(query_mask, 11), full_attention_mask(query_mask, 11)
+    assert mask.dtype == torch.bool and mask.shape == full.shape
+    assert torch.equal(~mask, ~full)
+    assert torch.equal(torch.zeros_like(mask), torch.zeros_like(full))
+    assert torch.equal(torch.zeros(2, 1, 11, 11).masked_fill(mask=mask, value=1.0), full.float())
 
 
 def test_mask_is_the_bilinear_prediction_above_zero() -> None:

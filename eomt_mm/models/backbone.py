@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt_mm.models.masked_attention import full_attention_mask
+from eomt_mm.models.masked_attention import QueryRowsMask
 
 
 @dataclass(frozen=True)
@@ -188,7 +188,7 @@ class TimmViT(nn.Module):
         return replace(tokens, x=x)
 
     def _block_output(self, x: Tensor, i: int, query_mask: Tensor | None, rope: Tensor | None) -> Tensor:
-        attn_mask = None if query_mask is None else full_attention_mask(query_mask, x.shape[1])
+        attn_mask = None if query_mask is None else QueryRowsMask(query_mask, x.shape[1])
         positions = {} if rope is None else dict(rope=self._sequence_rope(x.shape[1], rope))
         return self.vit.blocks[i](x, attn_mask=attn_mask, **positions)
 

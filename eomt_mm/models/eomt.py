@@ -18,7 +18,7 @@ def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictio
     """Runs EoMT.
 
     In training, and with ``head.predict_intermediate``, a prediction is made before each joint block as well; in
-    training it then masks that block's query-to-patch attention. In evaluation masks are off.
+    training it then masks that block's query-to-patch attention, until annealed. In evaluation masks are off.
 
     Args:
         backbone: gives the tokens and runs its own blocks.
@@ -42,7 +42,7 @@ def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictio
         query_mask = None
         if head.predicts_before_blocks:
             predict()
-        if head.training and head.masked_attention:
+        if head.masks_block(b):
             query_mask = query_patch_mask(mask_logits[-1], tokens.grid, head.attn_mask_probs[b])
         tokens = backbone.run_block(tokens, first_joint_block + b, query_mask)
     predict()
