@@ -26,7 +26,7 @@ $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@touch $@
 
 test: setup ## fast tests
-	$(PYTEST) -m 'not slow' $(ARGS)
+	$(PYTEST) -m 'not slow' -n 2 --dist loadfile $(ARGS)
 
 test-slow: setup ## slow tests
 	$(PYTEST) -m slow $(ARGS)

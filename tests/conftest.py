@@ -2,6 +2,7 @@
 
 import runpy
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,7 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
         script = ROOT / 'tools' / name
         monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
         monkeypatch.setattr(sys, 'path', [str(script.parent), *sys.path])  # as Python does
+        monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)  # which tools set
         runpy.run_path(str(script), run_name='__main__')
 
     return run

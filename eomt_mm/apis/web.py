@@ -81,7 +81,7 @@ def build_page(models: Mapping[str, EoMTInferencer], samples: Sequence[Path] = (
                 image = gr.Image(label='Image', height=220, sources=['upload', 'clipboard'], elem_id='image')
                 # gradio would decode the file itself, and fail with a traceback. (It writes a file beside the module of
                 # every subclass.)
-                image.preprocess = _path_of
+                image.preprocess = _path_of  # type: ignore[method-assign]
                 button = gr.Button('Segment', variant='primary', elem_id='run')
                 if samples:
                     gr.Examples([str(file) for file in samples], image, label='Samples', examples_per_page=8)

@@ -116,10 +116,11 @@ class InstanceAP(BaseMetric):
                 truth = self._truth.load(sample, self._category_ids)
                 _check_size(sample, masks, truth)
             instances = None if truth is None or self.format_only else truth.instances
+            sent: Any = masks
             if self._work.num_workers and isinstance(masks, np.ndarray):
-                masks = PackedMasks.of(masks)
+                sent = PackedMasks.of(masks)
             image = f'image {record["img_id"]} ({record["img_path"]})'
-            arguments = (labels, scores, masks, instances, self.max_dets, self._file is not None)
+            arguments = (labels, scores, sent, instances, self.max_dets, self._file is not None)
             self._work.put((record, labels, scores), image, judge_image, *arguments)
             self._take_results()
 

@@ -91,7 +91,7 @@ class _Workers:
 
     def __init__(self, number: int) -> None:
         method = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
-        context = multiprocessing.get_context(method)
+        context: Any = multiprocessing.get_context(method)
         self._threads = ThreadPoolExecutor(number, 'metric worker')
         self._idle: SimpleQueue[Connection] = SimpleQueue()
         for _ in range(number):
@@ -130,6 +130,7 @@ def _serve(connection: Connection) -> None:
     with suppress(EOFError, OSError):
         while (call := connection.recv()) is not None:
             function, args = call
+            answer: tuple[Any, str | None]
             try:
                 answer = function(*args), None
             except Exception:

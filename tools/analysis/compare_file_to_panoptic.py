@@ -24,7 +24,7 @@ from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import EomtForUniversalSegmentation, EomtImageProcessor
 
 from eomt_mm.benchmarking.configs import test_pipeline
@@ -48,7 +48,7 @@ def our_call(cfg: Config, model: Any, path: Path) -> Call:
     return call
 
 
-def their_call(theirs: nn.Module, processor: Any, path: Path, stuff: list[int]) -> Call:
+def their_call(theirs: Any, processor: Any, path: Path, stuff: list[int]) -> Call:
     """From the file to the map of segments (H, W), -1 or 0 where there is none."""
 
     def call() -> Tensor:
@@ -91,7 +91,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
     cfg = load_config(args.config)
-    model = init_model(cfg)
+    model: Any = init_model(cfg)
     head = model.panoptic_head
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

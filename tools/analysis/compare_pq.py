@@ -86,7 +86,7 @@ def with_eomt_mm(folder: Path, in_memory: bool) -> tuple[float, Numbers]:
     """Seconds and numbers of `pq_of_files`."""
     from eomt_mm.evaluation import panoptic_files, panoptic_image
 
-    read = panoptic_image.read_panoptic_png
+    read: Any = panoptic_image.read_panoptic_png
     if in_memory:
         read = {str(path): read(path) for path in folder.glob('*/*.png')}.__getitem__
     with mock.patch.object(panoptic_image, 'read_panoptic_png', read):
@@ -95,7 +95,9 @@ def with_eomt_mm(folder: Path, in_memory: bool) -> tuple[float, Numbers]:
             str(folder / 'gt.json'), str(folder / 'gt'), str(folder / 'pred.json'), str(folder / 'pred')
         )
         seconds = time.perf_counter() - start
-    return seconds, {str(id_): {key: one[key] for key in QUALITIES} for id_, one in per_class.items()}
+    return seconds, {
+        str(id_): {key: float(dict[str, Any](one)[key]) for key in QUALITIES} for id_, one in per_class.items()
+    }
 
 
 class DecodedMap:

@@ -1,0 +1,10 @@
+"""YouTube-VIS 2022: trained on 2021, evaluated on the long videos of 2022 (AP^L: gt_long.json has their annotations).
+
+Where that file is not at hand, valid.json lists all videos, without annotations.
+"""
+
+_base_ = ['./ytvis2021.py']
+val_dataloader = dict(
+    dataset=dict(data_root='data/ytvis_2022/', ann_file='gt_long.json', data_prefix=dict(img='valid/JPEGImages'))
+)
+test_dataloader = val_dataloader

@@ -1,0 +1,75 @@
+"""Turns checkpoints into ours, or ours into a folder of transformers. The format is found from the file itself.
+
+Examples, in projects/videomt:
+    python tools/convert_videomt.py model_final.pth videomt.pth --config CONFIG
+    python tools/convert_videomt.py hf://tue-mps/videomt-dinov2-small-ytvis2019 videomt.pth --config CONFIG
+    python tools/convert_videomt.py eomt_segmenter.pth start.pth --config CONFIG --no-class-head
+    python tools/convert_videomt.py work_dirs/mine/iter_40000.pth my_videomt/ --config CONFIG --to hf
+
+What a file lacks, such as an EoMT's query updater, is left out of DST: a training that starts from it (load_from) keeps
+its own initial values there.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # isort: skip
+from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.model import init_model  # isort: skip
+import torch
+from mmengine.config import DictAction
+from videomt.checkpoints import export_huggingface, import_videomt
+
+from eomt_mm.checkpoints.files import check_free, written_aside
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='file, folder of Hugging Face, or hf://owner/name[@revision]')
+    parser.add_argument('dst', help='file; with --to hf a new folder')
+    parser.add_argument('--config', help='config of the model; the weights are checked against it')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
+    parser.add_argument('--base', help='pretrained backbone, for EoMT files of DINOv3 that hold differences to it')
+    parser.add_argument(
+        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what an EoMT file holds'
+    )
+    parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
+    parser.add_argument('--to', choices=['eomt_mm', 'hf'], default='eomt_mm', help='format of DST')
+    return parser.parse_args()
+
+
+def convert(args: argparse.Namespace) -> str:
+    """Writes DST; returns what is to be told.
+
+    Raises:
+        ValueError: the weights are not the model's, or the format has no place for them.
+        OSError: a file is missing, or DST is there already.
+    """
+    check_free(args.dst, folder=args.to == 'hf')
+    model: Any = init_model(load_config(args.config, args.cfg_options)) if args.config else None
+    expected = model.state_dict() if model else None
+    state, report = import_videomt(args.src, expected, not args.no_class_head, args.base, args.weights)
+    meta = report.meta.get('dataset_meta') or (model.dataset_meta if model else {})
+    if args.to == 'hf':
+        options: dict[str, Any] = {}
+        if model:
+            options['num_heads'] = model.backbone.vit.blocks[0].attn.num_heads
+            options['norm_queries'] = getattr(model, report.head).norm_queries
+        export_huggingface(state, args.dst, classes=meta.get('classes'), **options)
+    else:
+        with written_aside(args.dst) as aside:
+            torch.save(dict(meta=dict(dataset_meta=meta), state_dict=state), aside)
+    return f'{report.text(table=True)}\nwritten: {args.dst} ({args.to})'
+
+
+def main() -> None:
+    try:
+        print(convert(parse_args()))
+    except (ValueError, OSError) as error:
+        sys.exit(f'convert_videomt: {error}')
+
+
+if __name__ == '__main__':
+    main()

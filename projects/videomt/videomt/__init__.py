@@ -1,0 +1,5 @@
+"""VidEoMT: EoMT on video, its queries handed from frame to frame. Importing it registers data sets and metrics."""
+
+import eomt_mm  # noqa: F401  isort: skip  makes the hosts importable
+import videomt.datasets  # noqa: F401
+from videomt.metrics import mvc, stq, vis_ap, vpq  # noqa: F401

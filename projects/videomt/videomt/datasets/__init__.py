@@ -1,0 +1,5 @@
+"""Video data sets, clips of consecutive frames and their augmentation; importing it registers them."""
+
+import eomt_mm  # noqa: F401  isort: skip  makes the hosts importable
+
+from videomt.datasets import clips, coco_clips, loading, mixing, transforms, vipseg, vspw, youtube_vis  # noqa: F401

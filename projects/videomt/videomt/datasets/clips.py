@@ -1,0 +1,142 @@
+"""Videos as samples: what all video data sets share, and the choice of consecutive frames for training.
+
+All that is random comes from numpy's global generator, so that under `eomt_mm.datasets.sampling` a clip follows from
+the seed and the position in the run alone, and resumed runs see the same clips.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.datasets import BaseVideoDataset
+from mmdet.datasets.transforms import BaseFrameSample
+
+from eomt_mm.registry import TRANSFORMS
+
+Item = dict[str, Any]
+
+
+class VideoDataset(BaseVideoDataset):
+    """A data set whose items are videos; subclasses say in :meth:`load_videos` what those are.
+
+    Differs from mmdet's ``BaseVideoDataset`` in this: official files are read as they are, frames without annotation
+    stay (clips are consecutive), and a clip without any target is replaced a bounded number of times.
+
+    Args:
+        filter_cfg: training only; ``filter_empty_gt`` drops videos (never frames) in which nothing is annotated.
+        max_refetch: clips that may be drawn in place of one without targets.
+        kwargs: ann_file, metainfo, data_root, data_prefix (``img``: folder of the frames), indices, pipeline,
+            test_mode, backend_args and the others of mmengine's ``BaseDataset``.
+
+    Raises:
+        FileNotFoundError: an annotation file or a folder does not exist.
+        ValueError: a video has no frames, annotations are faulty, or nothing is left to train on.
+    """
+
+    def __init__(
+        self, *args: Any, filter_cfg: Mapping[str, Any] | None = None, max_refetch: int = 100, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, filter_cfg=dict(filter_cfg or {}), max_refetch=max_refetch, **kwargs)
+
+    def load_videos(self) -> list[Item]:
+        """The videos: video_id, images (frames: img_path and what the loading transforms need) and is_annotated."""
+        raise NotImplementedError
+
+    def load_data_list(self) -> list[Item]:
+        """The videos with what the samplers and mmdet's data set need: video_length, and frame_id and img_id."""
+        videos = self.load_videos()
+        if not videos:
+            raise ValueError(f'{self.ann_file} lists no videos: check data_root and ann_file')
+        number = 0
+        for video in videos:
+            if not video['images']:
+                raise ValueError(
+                    f'video {video["video_id"]} of {self.ann_file} has no frames: check data_root and data_prefix, or '
+                    'remove the video'
+                )
+            video['video_length'] = len(video['images'])
+            for frame_id, frame in enumerate(video['images']):
+                frame.update(frame_id=frame_id, img_id=number)
+                number += 1
+        return videos
+
+    def filter_data(self) -> list[Item]:
+        """Drops videos without annotations, where ``filter_cfg`` says so; in test mode everything stays."""
+        if self.test_mode or not self.filter_cfg.get('filter_empty_gt', False):
+            return self.data_list
+        kept = [video for video in self.data_list if video['is_annotated']]
+        if not kept:
+            raise ValueError(
+                f'filter_cfg={self.filter_cfg} leaves none of the {len(self.data_list)} videos of {self.ann_file}: '
+                "check that its annotations are of these videos and of metainfo['classes']"
+            )
+        return kept
+
+    def __getitem__(self, idx: int | tuple[int, int]) -> Any:
+        """A clip (training) or a video or, by (video, frame), one frame of it (test mode).
+
+        Raises:
+            RuntimeError: no clip had a target.
+        """
+        if self.test_mode:
+            return super().__getitem__(idx)
+        for _ in range(self.max_refetch + 1):
+            clip = self.prepare_data(idx)
+            if clip is not None:
+                return clip
+            idx = self._rand_another()
+        raise RuntimeError(
+            f'{self.max_refetch + 1} clips of {self.ann_file} in a row had no target in any frame: check the '
+            'annotations, the crop of the pipeline, and filter_cfg=dict(filter_empty_gt=True); max_refetch allows more'
+        )
+
+
+@TRANSFORMS.register_module()
+class ConsecutiveFrames(BaseFrameSample):
+    """Draws a clip of consecutive frames; a shorter video is topped up with random repeats, in the order of time.
+
+    Args:
+        num_frames: T, of the clip.
+        official_starts: draw the start from [0, L - T) as the published training does, so that the last window of a
+            video never occurs; otherwise every window is equally likely.
+        collect_video_keys: what frames take over from their video.
+
+    Raises:
+        ValueError: ``num_frames`` is below 1.
+    """
+
+    def __init__(
+        self,
+        num_frames: int = 5,
+        official_starts: bool = False,
+        collect_video_keys: Sequence[str] = ('video_id', 'video_length'),
+    ) -> None:
+        if num_frames < 1:
+            raise ValueError(f'num_frames={num_frames}: at least 1')
+        super().__init__(collect_video_keys=list(collect_video_keys))
+        self.num_frames = num_frames
+        self.official_starts = official_starts
+
+    def transform(self, video_infos: Item) -> Item:
+        """Turns a video into a dict of lists, one entry per frame of the clip."""
+        frames = self.draw(len(video_infos['images']), video_infos.get('key_frame_id'))
+        return dict(self.prepare_data(video_infos, frames))
+
+    def draw(self, length: int, start: int | None = None) -> list[int]:
+        """Indices (T,) of frames, ascending.
+
+        Args:
+            length: L, of the video.
+            start: first frame, as mmdet's image samplers ask for one; moved forward where the clip would not fit.
+        """
+        spare = length - self.num_frames
+        if spare < 0:
+            repeats = np.random.randint(0, length, -spare).tolist()
+            return sorted([*range(length), *repeats])
+        if start is None:
+            start = int(np.random.randint(max(1, spare if self.official_starts else spare + 1)))
+        first = min(start, spare)
+        return list(range(first, first + self.num_frames))
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(num_frames={self.num_frames}, official_starts={self.official_starts})'

@@ -1,0 +1,95 @@
+"""COCO's images as videos of one frame, with the classes of a video data set: what pseudo-clips are made of."""
+
+import os.path as osp
+from collections import defaultdict
+from typing import Any
+
+from eomt_mm.datasets.coco_json import read_coco_json
+from eomt_mm.registry import DATASETS
+from eomt_mm.visualization.palettes import distinct_palette
+from videomt.datasets.classes import COCO_MAPS, INSTANCE_CLASSES
+from videomt.datasets.clips import Item, VideoDataset
+
+
+@DATASETS.register_module()
+class CocoClips(VideoDataset):
+    """Images of COCO (instances_train2017.json) that show classes of a video data set, under these classes' labels.
+
+    A video has one frame; `RotateIntoClip` makes a clip of it. Annotations of categories that the video data set does
+    not have are left out, and in training the images without any other. Frames are as those of `TrackDataset`; the ids
+    of the instances count from 1 (COCO's own do not fit into 32 bits).
+
+    Args:
+        target: 'ytvis2019', 'ytvis2021', 'ytvis2022' or 'ovis': whose classes, see `videomt.datasets.classes`.
+        kwargs: see `VideoDataset`. ``metainfo['classes']`` chooses among the classes of ``target``; ``filter_cfg`` is
+            dict(filter_empty_gt=True) where not given.
+
+    Raises:
+        FileNotFoundError: the json does not exist.
+        ValueError: ``target`` or a class is unknown, annotations are faulty, or no category of the json has a place
+            among the classes.
+    """
+
+    def __init__(self, *args: Any, target: str, **kwargs: Any) -> None:
+        if target not in COCO_MAPS:
+            raise ValueError(f"target='{target}': one of {sorted(COCO_MAPS)}")
+        self.target = target
+        names = INSTANCE_CLASSES[target]
+        metainfo = {'classes': names, **(kwargs.pop('metainfo', None) or {})}
+        strangers = [name for name in metainfo['classes'] if name not in names]
+        if strangers:
+            raise ValueError(f"metainfo: classes {strangers} are not among the {len(names)} of target='{target}'")
+        metainfo.setdefault('palette', list(distinct_palette(len(metainfo['classes']))))
+        kwargs.setdefault('filter_cfg', {'filter_empty_gt': True})
+        super().__init__(*args, metainfo=metainfo, **kwargs)
+
+    def load_videos(self) -> list[Item]:
+        """Reads the annotation file; see the class."""
+        data = read_coco_json(
+            self.ann_file, 'the COCO format, such as instances_train2017.json', backend_args=self.backend_args
+        )
+        classes, names = list(self._metainfo['classes']), INSTANCE_CLASSES[self.target]
+        known = {category['id'] for category in data['categories']}
+        self.cat2label = {
+            category: classes.index(names[place - 1])
+            for category, place in COCO_MAPS[self.target].items()
+            if category in known and names[place - 1] in classes
+        }
+        if not self.cat2label:
+            raise ValueError(
+                f'none of the {len(known)} categories of {self.ann_file} has a place among the {len(classes)} classes '
+                f"of target='{self.target}': give COCO's instances, with their ids"
+            )
+        images = {image['id'] for image in data['images']}
+        instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        for annotation in data['annotations']:
+            if annotation.get('image_id') not in images or annotation.get('category_id') not in known:
+                raise ValueError(
+                    f'{self.ann_file}: annotation {annotation.get("id")} has image_id {annotation.get("image_id")!r}, '
+                    f'category_id {annotation.get("category_id")!r}: one of them is not in the file; remove it'
+                )
+            if annotation['category_id'] in self.cat2label:
+                entries = instances[annotation['image_id']]
+                entries.append({'instance_id': len(entries) + 1, **self._instance(annotation)})
+        return [self._video(image, instances[image['id']]) for image in data['images']]
+
+    def _instance(self, annotation: dict[str, Any]) -> dict[str, Any]:
+        is_crowd = bool(annotation.get('iscrowd', 0))
+        mask = annotation.get('segmentation')
+        if not mask and not is_crowd:
+            raise ValueError(f'{self.ann_file}: annotation {annotation.get("id")} has no "segmentation": remove it')
+        return {
+            'bbox_label': self.cat2label[annotation['category_id']],
+            'mask': mask,
+            'ignore_flag': int(is_crowd),
+        }
+
+    def _video(self, image: dict[str, Any], instances: list[dict[str, Any]]) -> Item:
+        frame = {
+            'img_path': osp.join(self.data_prefix.get('img', ''), image['file_name']),
+            'height': image['height'],
+            'width': image['width'],
+            'instances': instances,
+        }
+        is_annotated = any(not one['ignore_flag'] for one in instances)
+        return {'video_id': image['id'], 'images': [frame], 'is_annotated': is_annotated}

@@ -1,0 +1,164 @@
+"""Loads what is to be tracked in a frame: masks, labels and ids of its instances or segments.
+
+All write gt_masks (mmdet's BitmapMasks, N at the file's size), gt_bboxes_labels (N,), int64, gt_instances_ids (N,),
+int32, and gt_ignore_flags (N,), bool, true for crowds. Boxes are not loaded: the model needs none.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from mmcv.transforms import BaseTransform
+from mmdet.structures.mask import BitmapMasks
+from mmengine import fileio
+from pycocotools import mask as mask_api
+
+from eomt_mm.datasets.panoptic_png import read_panoptic_png
+from eomt_mm.datasets.segment_maps import check_size, read_map
+from eomt_mm.registry import TRANSFORMS
+
+Results = dict[str, Any]
+
+
+def store_tracks(
+    results: Results,
+    masks: Sequence[np.ndarray],
+    labels: Sequence[int],
+    ids: Sequence[int],
+    size: tuple[int, int],
+    crowds: Sequence[bool] | None = None,
+) -> None:
+    """Writes the entries that the module names.
+
+    Args:
+        results: of a frame, changed in place.
+        masks: N of (H, W), bool or 0 and 1.
+        labels: N class indices.
+        ids: N ids, the same through the video.
+        size: (H, W).
+        crowds: N; None: no crowds.
+    """
+    results['gt_masks'] = BitmapMasks([np.asarray(mask, np.uint8) for mask in masks], *size)
+    results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
+    results['gt_instances_ids'] = np.array(ids, dtype=np.int32)
+    results['gt_ignore_flags'] = np.zeros(len(labels), bool) if crowds is None else np.array(crowds, dtype=bool)
+
+
+def _size(results: Results) -> tuple[int, int]:
+    """(height, width) of the frame before any resizing."""
+    height, width = results['ori_shape'][:2]
+    return height, width
+
+
+@TRANSFORMS.register_module()
+class LoadTracks(BaseTransform):
+    """Loads the instances of a frame of `TrackDataset` or `CocoClips`.
+
+    Args:
+        with_crowds: keep crowds, which metrics ignore; training drops them.
+
+    Raises:
+        ValueError: a mask cannot be decoded or has another size than the frame.
+    """
+
+    def __init__(self, with_crowds: bool = False) -> None:
+        self.with_crowds = with_crowds
+
+    def transform(self, results: Results) -> Results:
+        """Loads ``results['instances']``."""
+        size = _size(results)
+        kept = [one for one in results.get('instances', ()) if self.with_crowds or not one['ignore_flag']]
+        masks = [_decode(one['mask'], size, results['img_path']) for one in kept]
+        labels, ids = [one['bbox_label'] for one in kept], [one['instance_id'] for one in kept]
+        store_tracks(results, masks, labels, ids, size, [bool(one['ignore_flag']) for one in kept])
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(with_crowds={self.with_crowds})'
+
+
+def _decode(mask: Any, size: tuple[int, ...], path: str) -> np.ndarray:
+    """(H, W), uint8, of polygons or of compressed or uncompressed run lengths."""
+    try:
+        runs = mask
+        if isinstance(mask, list):
+            runs = mask_api.merge(mask_api.frPyObjects(mask, *size))
+        elif isinstance(mask['counts'], list):
+            runs = mask_api.frPyObjects(mask, *mask['size'])
+        decoded: np.ndarray = mask_api.decode(runs)
+    # pycocotools raises several types, without a word about whose mask it is.
+    except Exception as error:
+        raise ValueError(f'a mask of {path} cannot be decoded ({error}): mend the annotation file') from error
+    if decoded.shape != size:
+        raise ValueError(
+            f'a mask of {path} is {decoded.shape}, the frame {size} (height, width): pair the right files; the json '
+            'gives the size of the frames it was made for'
+        )
+    return decoded
+
+
+@TRANSFORMS.register_module()
+class LoadVIPSegTracks(BaseTransform):
+    """Loads the segments of a frame of `VIPSeg`: one per segment id, which is the id of the track.
+
+    Args:
+        backend_args: of mmengine's file backend.
+
+    Raises:
+        FileNotFoundError: the PNG does not exist.
+        ValueError: the PNG is no 8-bit RGB, is damaged, or has another size than the frame.
+    """
+
+    def __init__(self, backend_args: dict | None = None) -> None:
+        self.backend_args = backend_args
+
+    def transform(self, results: Results) -> Results:
+        """Loads ``results['seg_map_path']``, where there is one."""
+        path, size = results.get('seg_map_path'), _size(results)
+        if path is None:
+            store_tracks(results, [], [], [], size)
+            return results
+        id_map = read_panoptic_png(path, lambda name: fileio.get(name, backend_args=self.backend_args))
+        check_size(path, id_map.shape, {'ori_shape': size, 'img_path': results['img_path']})
+        segments = [(segment, id_map == segment['id']) for segment in results['segments_info']]
+        segments = [(segment, mask) for segment, mask in segments if mask.any()]
+        labels, ids = [segment['label'] for segment, _ in segments], [segment['id'] for segment, _ in segments]
+        store_tracks(results, [mask for _, mask in segments], labels, ids, size)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(backend_args={self.backend_args})'
+
+
+@TRANSFORMS.register_module()
+class LoadVSPWTracks(BaseTransform):
+    """Loads the classes of a frame of `VSPW`: one mask per class that occurs; its label is the id of the track.
+
+    Args:
+        backend_args: of mmengine's file backend.
+
+    Raises:
+        FileNotFoundError: the mask does not exist.
+        ValueError: the mask is no grey PNG, is damaged, or has another size than the frame.
+    """
+
+    def __init__(self, backend_args: dict | None = None) -> None:
+        self.backend_args = backend_args
+
+    def transform(self, results: Results) -> Results:
+        """Loads ``results['seg_map_path']``, where there is one."""
+        path, size = results.get('seg_map_path'), _size(results)
+        if path is None:
+            store_tracks(results, [], [], [], size)
+            return results
+        # P as well: the values are the same, whether or not a palette colours them.
+        values = read_map(path, ('L', 'P'), 'a grey PNG of class numbers is', self.backend_args)
+        check_size(path, values.shape, {'ori_shape': size, 'img_path': results['img_path']})
+        present = set(np.unique(values).tolist())
+        labels = [label for label, category in enumerate(results['category_ids']) if category + 1 in present]
+        masks = [values == results['category_ids'][label] + 1 for label in labels]
+        store_tracks(results, masks, labels, labels, size)
+        return results
+
+    def __repr__(self) -> str:
+        return f'{type(self).__name__}(backend_args={self.backend_args})'

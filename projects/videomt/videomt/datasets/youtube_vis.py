@@ -1,0 +1,171 @@
+"""YouTube-VIS 2019, 2021 and 2022, OVIS, and whatever else is in their format, read from the official json.
+
+Format (codalab competition 20128, "get data"): 'videos' with id, width, height, length, file_names; 'annotations' with
+video_id, category_id, iscrowd and one entry per frame in 'segmentations' (run lengths, polygons, or None where the
+instance is out of sight); 'categories' with id, name.
+"""
+
+import json
+import os.path as osp
+from collections import defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from mmengine import fileio
+
+from eomt_mm.datasets.coco_json import categories_by_name
+from eomt_mm.registry import DATASETS
+from eomt_mm.visualization.palettes import distinct_palette
+from videomt.datasets.classes import INSTANCE_CLASSES
+from videomt.datasets.clips import Item, VideoDataset
+
+
+def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> dict[str, Any]:
+    """Reads and checks an annotation file in the YouTube-VIS format.
+
+    Args:
+        path: of the json.
+        annotated: whether annotations must be there; the public validation files have none.
+        backend_args: of mmengine's file backend.
+
+    Returns:
+        content of the file with 'videos', 'categories' and 'annotations' (may be empty unless ``annotated``).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file is no json, has not these parts, or has faulty entries.
+    """
+    try:
+        data = json.loads(fileio.get_text(path, backend_args=backend_args))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
+    except ValueError as error:
+        raise ValueError(f'annotation file {path} is not valid json ({error}): download it again') from error
+    if isinstance(data, dict) and not annotated:
+        data['annotations'] = data.get('annotations') or []  # None in some test files
+    missing = [
+        key for key in ('videos', 'categories', 'annotations') if not isinstance(data, dict) or not data.get(key)
+    ]
+    if missing and (annotated or missing != ['annotations']):
+        raise ValueError(
+            f'{path} has no {missing}: give a json in the YouTube-VIS format; one without annotations serves for '
+            'test_mode=True only'
+        )
+    _check_videos(data, path)
+    _check_annotations(data, path)
+    return data
+
+
+def _check_videos(data: Mapping[str, Any], path: str) -> None:
+    for video in data['videos']:
+        if not {'id', 'file_names', 'height', 'width'} <= video.keys():
+            raise ValueError(f'{path}: video {video.get("id")} needs "id", "file_names", "height", "width" (pixels)')
+    if len({video['id'] for video in data['videos']}) < len(data['videos']):
+        raise ValueError(f'{path}: ids of videos must be unique; number them anew where files were merged')
+
+
+def _check_annotations(data: Mapping[str, Any], path: str) -> None:
+    lengths = {video['id']: len(video['file_names']) for video in data['videos']}
+    categories = {category['id'] for category in data['categories']}
+    ids = set()
+    for annotation in data['annotations']:
+        name = f'{path}: annotation {annotation.get("id")}'
+        video, category = annotation.get('video_id'), annotation.get('category_id')
+        if video not in lengths:
+            raise ValueError(f'{name} has video_id {video!r}, which none of the {len(lengths)} videos has: remove it')
+        if category not in categories:
+            raise ValueError(
+                f'{name} has category_id {category!r}, which is not in "categories" ({sorted(categories)}): mend it'
+            )
+        count = len(annotation.get('segmentations') or ())
+        if count != lengths[video]:
+            raise ValueError(
+                f'{name} has {count} segmentations, its video {video} {lengths[video]} frames: one per frame is '
+                'needed, null where the instance is out of sight'
+            )
+        ids.add(annotation.get('id'))
+    if len(ids) < len(data['annotations']) or None in ids:
+        raise ValueError(f'{path}: ids of annotations must be there and unique, they are the ids of the tracks')
+
+
+class TrackDataset(VideoDataset):
+    """Videos with instances, from a json in the YouTube-VIS format.
+
+    Label k is the k-th of ``metainfo['classes']``, found by its name, whatever the order in the json; annotations of
+    other categories are left out. ``metainfo['category_ids']`` are the json's ids of the classes. In test mode the json
+    needs no annotations. An item's frames have img_path, height, width and instances: per visible instance bbox_label,
+    mask, instance_id (the annotation's id) and ignore_flag (1 for a crowd).
+
+    Arguments and errors: see `VideoDataset`.
+    """
+
+    @classmethod
+    def _load_metainfo(cls, metainfo: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        stated: dict[str, Any] = super()._load_metainfo(metainfo)
+        if 'classes' not in stated:
+            raise ValueError(f"{cls.__name__} needs metainfo=dict(classes=(...)) with names of the json's categories")
+        stated.setdefault('palette', list(distinct_palette(len(stated['classes']))))
+        return stated
+
+    def load_videos(self) -> list[Item]:
+        """Reads the annotation file; see the class."""
+        data = read_tracks_json(self.ann_file, not self.test_mode, self.backend_args)
+        categories = categories_by_name(data, self._metainfo['classes'], self.ann_file)
+        self.cat_ids = [category['id'] for category in categories]
+        self._metainfo['category_ids'] = tuple(self.cat_ids)
+        self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
+        annotations = defaultdict(list)
+        for annotation in data['annotations']:
+            if annotation['category_id'] in self.cat2label:
+                annotations[annotation['video_id']].append(annotation)
+        return [self._video(video, annotations[video['id']]) for video in data['videos']]
+
+    def _video(self, video: Mapping[str, Any], annotations: list[dict[str, Any]]) -> Item:
+        folder = self.data_prefix.get('img', '')
+        images = []
+        for frame, name in enumerate(video['file_names']):
+            seen = [annotation for annotation in annotations if annotation['segmentations'][frame]]
+            images.append(
+                {
+                    'img_path': osp.join(folder, name),
+                    'height': video['height'],
+                    'width': video['width'],
+                    'instances': [self._instance(annotation, frame) for annotation in seen],
+                }
+            )
+        is_annotated = any(not one['ignore_flag'] for image in images for one in image['instances'])
+        return {'video_id': video['id'], 'images': images, 'is_annotated': is_annotated}
+
+    def _instance(self, annotation: Mapping[str, Any], frame: int) -> dict[str, Any]:
+        return {
+            'bbox_label': self.cat2label[annotation['category_id']],
+            'mask': annotation['segmentations'][frame],
+            'instance_id': annotation['id'],
+            'ignore_flag': int(bool(annotation.get('iscrowd', 0))),
+        }
+
+
+@DATASETS.register_module()
+class YouTubeVIS(TrackDataset):
+    """Any data set in the YouTube-VIS format; ``metainfo`` states its classes. The rest is `TrackDataset`'s."""
+
+
+@DATASETS.register_module()
+class YouTubeVIS2019(TrackDataset):
+    """YouTube-VIS 2019: 40 classes. The rest is `TrackDataset`'s."""
+
+    METAINFO = {'classes': INSTANCE_CLASSES['ytvis2019']}
+
+
+@DATASETS.register_module()
+class YouTubeVIS2021(TrackDataset):
+    """YouTube-VIS 2021, and 2022, which has its classes and training set: 40 classes. The rest is `TrackDataset`'s."""
+
+    METAINFO = {'classes': INSTANCE_CLASSES['ytvis2021']}
+
+
+@DATASETS.register_module()
+class OVIS(TrackDataset):
+    """OVIS: 25 classes. The rest is `TrackDataset`'s."""
+
+    METAINFO = {'classes': INSTANCE_CLASSES['ovis']}

@@ -1,0 +1,92 @@
+"""Names in files of VidEoMT: ours, the official release's, Hugging Face's. EoMT's tables, and the query updater."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from eomt_mm.checkpoints import huggingface, official
+from eomt_mm.checkpoints.files import State
+from eomt_mm.checkpoints.formats import Format
+from eomt_mm.checkpoints.rules import Rule, copy
+
+FUSED = 'attention.qkv_proj.'
+# mmdet's parts with weights or buffers of their own
+OWN_IGNORED = ('data_preprocessor.{rest}', 'head.criterion.{rest}')
+OFFICIAL_IGNORED = ('pixel_mean', 'pixel_std', 'criterion.empty_weight')
+
+
+def _official_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
+    """EoMT's table of names: what is below ``network.`` there is below ``backbone.`` here, beside the updater."""
+    below_backbone = (
+        replace(rule, theirs=tuple(name.replace('network.', 'backbone.', 1) for name in rule.theirs)) for rule in rules
+    )
+    return (copy('backbone.query_updater.{p}', 'head.query_updater.{p}'), *below_backbone)
+
+
+def _prepare_official(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    """Splits projections of q, k and v that were trained fused, into the names of those trained apart."""
+    prepared: State = {}
+    for name, value in state.items():
+        block, fused, part = name.partition(FUSED)
+        if not fused:
+            prepared[name] = value
+            continue
+        q, k, v = value.chunk(3)
+        if part == 'bias' and bool(k.any()):
+            raise ValueError(f'{name}: the bias of the keys is not zero, and DINOv3 has none')
+        parts = dict(q=q, v=v) if part == 'bias' else dict(q=q, k=k, v=v)
+        prepared |= {f'{block}attention.{letter}_proj.{part}': rows for letter, rows in parts.items()}
+    return prepared, []
+
+
+def _prepare_own(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
+    return renamed(state, head_name(state) or '', 'head'), []
+
+
+def _is_official(names: Collection[str]) -> bool:
+    return 'backbone.q.weight' in names
+
+
+OFFICIAL = tuple(
+    Format(f'official VidEoMT, {family}', found, rules, True, OFFICIAL_IGNORED, _prepare_official)
+    for family, found, rules in (
+        (
+            'DINOv3',
+            lambda names: _is_official(names) and any('.attention.' in name for name in names),
+            lambda gated: _official_rules(official.dinov3_rules(gated)),
+        ),
+        ('DINOv2', _is_official, lambda gated: _official_rules(official.dinov2_rules())),
+    )
+)
+OWN = Format(
+    'VidEoMT of eomt_mm',
+    lambda names: 'backbone.vit.patch_embed.proj.weight' in names and head_name(names) is not None,
+    lambda gated: tuple(copy(f'{part}.{{rest}}', f'{part}.{{rest}}') for part in ('backbone.vit', 'head')),
+    True,
+    OWN_IGNORED,
+    _prepare_own,
+)
+HUGGING_FACE = Format(
+    'Hugging Face VideomtForUniversalSegmentation',
+    lambda names: 'query.weight' in names and 'query_updater.weight' in names,
+    lambda gated: (copy('query_updater.{p}', 'head.query_updater.{p}'), *huggingface.dinov2_rules(gated)),
+    True,
+    huggingface.IGNORED,
+)
+FORMATS = (OWN, *OFFICIAL, HUGGING_FACE)
+
+
+def head_name(names: Collection[str]) -> str | None:
+    """Name of the module with the query updater, such as ``panoptic_head``; None: there is none, or it is theirs."""
+    updater = '.query_updater.weight'
+    found = (name.removesuffix(updater) for name in names if name.endswith(updater))
+    return next((name for name in found if name != 'backbone'), None)
+
+
+def renamed(state: Mapping[str, Tensor], old: str, new: str) -> State:
+    """Weights below ``old.`` are below ``new.`` then, in the same order."""
+    return {
+        f'{new}.{name.removeprefix(f"{old}.")}' if name.startswith(f'{old}.') else name: value
+        for name, value in state.items()
+    }

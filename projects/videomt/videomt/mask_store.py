@@ -1,0 +1,63 @@
+"""Mask logits of a long video, in bounded memory."""
+
+import tempfile
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+class MaskStore:
+    """Mask logits (T, Q, h, w), appended window by window and read query by query as those of a tensor.
+
+    They are kept in half precision, in memory and, where they outgrow ``max_bytes``, in a temporary file: 200 queries
+    over 500 frames of 720 x 1280 pixels are 12 GB, of which results need a few queries, frame by frame. The file lies
+    where ``tempfile`` puts it (``TMPDIR``) and goes with the store.
+
+    Args:
+        max_bytes: beyond it everything goes to the file.
+    """
+
+    def __init__(self, max_bytes: int = 2**29) -> None:
+        self._file = tempfile.SpooledTemporaryFile(max_size=max_bytes)  # noqa: SIM115  open as long as the store
+        self._shape: tuple[int, ...] = ()
+        self._device = torch.device('cpu')
+        self._num_frames = 0
+
+    def __len__(self) -> int:
+        return self._num_frames
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(T, Q, h, w)."""
+        return (self._num_frames, *self._shape)
+
+    def append(self, mask_logits: Tensor) -> None:
+        """Adds the logits (t, Q, h, w) of the next frames.
+
+        Raises:
+            ValueError: the frames before had another number of queries or size.
+        """
+        if self._num_frames and tuple(mask_logits.shape[1:]) != self._shape:
+            raise ValueError(
+                f'mask logits (T, Q, h, w) of shape {tuple(mask_logits.shape)} after frames of {self._shape}: all '
+                'frames of a video have one size; start a new store for each video'
+            )
+        self._shape, self._device = tuple(mask_logits.shape[1:]), mask_logits.device
+        self._file.seek(0, 2)
+        for frame in mask_logits.detach():
+            self._file.write(frame.half().cpu().contiguous().numpy().tobytes())
+        self._num_frames += len(mask_logits)
+
+    def __getitem__(self, place: tuple[int, Tensor]) -> Tensor:
+        """Logits (N, h, w), float32, of a frame and of queries (N,), on the device that they came from."""
+        frame, queries = place
+        if not 0 <= frame < self._num_frames:
+            raise IndexError(f'frame {frame} of a video of {self._num_frames} frames')
+        num_queries, height, width = self._shape
+        size = height * width * 2  # bytes of a mask
+        found = np.empty((len(queries), height, width), np.float16)
+        for mask, query in zip(found, queries.tolist(), strict=True):
+            self._file.seek((frame * num_queries + query) * size)
+            mask[...] = np.frombuffer(self._file.read(size), np.float16).reshape(height, width)
+        return torch.from_numpy(found).to(self._device).float()

@@ -1,0 +1,1 @@
+"""Metrics of video segmentation: AP of tracks, VPQ, STQ, video consistency."""

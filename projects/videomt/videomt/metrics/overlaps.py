@@ -1,0 +1,73 @@
+"""Common pixels of true and predicted segments, frame by frame: all that panoptic metrics need of the maps."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from eomt_mm.datasets.panoptic_png import run_starts
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
+from videomt.metrics.video_metric import FrameTruth
+
+
+class Overlaps:
+    """Counts of a video; its maps are gone when the next frame comes.
+
+    Args:
+        num_classes: number K of classes; pixels predicted as another label are void.
+    """
+
+    def __init__(self, num_classes: int) -> None:
+        self.num_classes = num_classes
+        self._true: dict[tuple[int, int], int] = {}  # (label, id) -> 1, 2, ...
+        self._predicted: dict[tuple[int, int], int] = {}
+        self._frames: list[np.ndarray] = []  # (n, 3) each: true, predicted, pixels
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def true(self) -> np.ndarray:
+        """(G, 2), int64: label and id of the true segments."""
+        return np.array(list(self._true), np.int64).reshape(-1, 2)
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(P, 2), int64: label and id of the predicted segments."""
+        return np.array(list(self._predicted), np.int64).reshape(-1, 2)
+
+    def add(self, truth: FrameTruth, panoptic: np.ndarray) -> None:
+        """Adds a frame.
+
+        Args:
+            truth: of the frame; what no instance covers, and crowds, are void.
+            panoptic: (H, W), integers, label + 1000 * id.
+        """
+        true = np.zeros(panoptic.shape, np.int64)
+        for id_, label, mask, is_crowd in zip(*truth[:2], truth.masks, truth.is_crowd, strict=True):
+            true[mask] = 0 if is_crowd else self._true.setdefault((int(label), int(id_)), len(self._true) + 1)
+        starts = run_starts(true, panoptic)
+        lengths = np.diff(starts, append=panoptic.size)
+        codes, place = np.unique(panoptic.ravel()[starts], return_inverse=True)
+        numbers = np.array([self._number(int(code)) for code in codes], np.int64)
+        pairs = np.stack([true.ravel()[starts], numbers[place.ravel()]], axis=1)
+        unique, place = np.unique(pairs, axis=0, return_inverse=True)
+        pixels = np.bincount(place.ravel(), weights=lengths).astype(np.int64)
+        self._frames.append(np.column_stack([unique, pixels]))
+
+    def _number(self, code: int) -> int:
+        id_, label = divmod(code, INSTANCE_OFFSET)
+        if label >= self.num_classes:
+            return 0
+        return self._predicted.setdefault((label, id_), len(self._predicted) + 1)
+
+    def window(self, start: int, length: int) -> np.ndarray:
+        """(G + 1, P + 1), int64: pixels that pairs share in frames ``start`` and on; row and column 0 are void."""
+        table = np.zeros((len(self._true) + 1, len(self._predicted) + 1), np.int64)
+        for true, predicted, pixels in (part.T for part in self._frames[start : start + length]):
+            table[true, predicted] += pixels  # pairs of a frame are unique
+        return table
+
+    def windows(self, length: int) -> Iterator[np.ndarray]:
+        """All windows of ``length`` frames; none where the video is shorter."""
+        for start in range(len(self) - length + 1):
+            yield self.window(start, length)

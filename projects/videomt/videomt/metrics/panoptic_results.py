@@ -1,0 +1,82 @@
+"""Result files of VIPSeg: a folder of panoptic PNGs per video, and one json."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet.structures import DetDataSample
+from mmengine.logging import print_log
+
+from eomt_mm.datasets.panoptic_png import write_aside, write_panoptic_png
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
+
+
+@dataclass
+class VideoFiles:
+    """What was written of a video.
+
+    Attributes:
+        name: of the video, its ``video_id``.
+        frames: entries of the json.
+        ids: number in the PNGs of each code, label + 1000 * id, the same in all frames.
+    """
+
+    name: str
+    frames: list[dict[str, Any]] = field(default_factory=list)
+    ids: dict[int, int] = field(default_factory=dict)
+
+
+def frame_file(frame: DetDataSample) -> str:
+    """Name of a frame's PNG: that of the image, or its number where there is no ``img_path``."""
+    path = frame.metainfo.get('img_path')
+    return f'{Path(path).stem if path else format(frame.metainfo["frame_id"], "05d")}.png'
+
+
+class PanopticResults:
+    """Writes ``pan_pred/<video>/<frame>.png`` (id = R + 256 G + 65536 B, 0 = void) and ``pred.json``.
+
+    Ids count from 1 in a video and stay with their segment. Every file appears when it is complete, the json, which
+    lists the segments of every frame, last; one of an evaluation before is removed first.
+
+    Args:
+        out_dir: folder.
+    """
+
+    def __init__(self, out_dir: str | os.PathLike) -> None:
+        self.out_dir = Path(out_dir)
+
+    def write(self, files: VideoFiles, frame: DetDataSample, panoptic: np.ndarray, meta: Mapping[str, Any]) -> None:
+        """Writes a frame.
+
+        Args:
+            files: of its video; grows.
+            frame: for its name.
+            panoptic: (H, W), label + 1000 * id.
+            meta: dataset_meta; ``category_ids`` of the labels, label + 1 without.
+        """
+        if not files.frames:
+            (self.out_dir / 'pred.json').unlink(missing_ok=True)
+        category_ids = meta.get('category_ids') or range(1, len(meta['classes']) + 1)
+        codes, place, areas = np.unique(panoptic, return_inverse=True, return_counts=True)
+        segments, numbers = [], []
+        for code, area in zip(codes.tolist(), areas.tolist(), strict=True):
+            label = code % INSTANCE_OFFSET
+            if label >= len(meta['classes']):
+                numbers.append(0)
+                continue
+            numbers.append(files.ids.setdefault(code, len(files.ids) + 1))
+            segments.append({'id': numbers[-1], 'category_id': category_ids[label], 'area': area})
+        name = frame_file(frame)
+        ids = np.array(numbers, np.int32)[place].reshape(panoptic.shape)
+        write_panoptic_png(self.out_dir / 'pan_pred' / files.name / name, ids)
+        files.frames.append({'file_name': name, 'segments_info': segments})
+
+    def finish(self, videos: Sequence[VideoFiles]) -> None:
+        """Writes the json."""
+        content = {'annotations': [{'video_id': video.name, 'annotations': video.frames} for video in videos]}
+        write_aside(self.out_dir / 'pred.json', json.dumps(content).encode())
+        print_log(f'panoptic results of {len(videos)} videos are in {self.out_dir}', logger='current')

@@ -1,0 +1,262 @@
+"""AP and AR of tracks by the rules of YouTube-VIS (Yang et al., "Video Instance Segmentation", ICCV 2019, section 3.2).
+
+A track is right where its IoU with a true one is large enough: intersection and union are summed over all frames of
+the video. All else is COCO's, whose evaluation matches and averages here, too.
+"""
+
+import json
+import zipfile
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.logging import print_log
+from pycocotools import mask as mask_api
+from pycocotools.cocoeval import COCOeval
+
+from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, encode_masks, summarise
+from eomt_mm.registry import METRICS
+from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of
+
+# Of a track the mean over the frames in which it is seen, in pixels; as in the data set's own evaluation.
+AREAS = [[0, 1e10], [0, 128**2], [128**2, 256**2], [256**2, 1e10]]
+MAX_DETS = (1, 10, 100)
+KEYS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR@1', 'AR@10')
+
+
+@dataclass
+class Tube:
+    """A track: what is counted of its masks, and the masks themselves where they are written."""
+
+    labels: Counter = field(default_factory=Counter)
+    scores: list[float] = field(default_factory=list)
+    areas: list[int] = field(default_factory=list)  # of the frames in which it is seen
+    rles: dict[int, RLE] = field(default_factory=dict)
+    is_crowd: bool = False
+
+    @property
+    def label(self) -> int:
+        """The label of most frames."""
+        return int(self.labels.most_common(1)[0][0])
+
+    @property
+    def score(self) -> float:
+        """Mean over the frames that have one."""
+        return float(np.mean(self.scores))
+
+    @property
+    def mean_area(self) -> float:
+        """In pixels."""
+        return float(np.mean(self.areas)) if self.areas else 0.0
+
+
+@dataclass
+class Tracks:
+    """Counts of a video: predicted and true tracks by their ids, and common pixels of pairs of them."""
+
+    predicted: defaultdict[int, Tube] = field(default_factory=lambda: defaultdict(Tube))
+    true: defaultdict[Any, Tube] = field(default_factory=lambda: defaultdict(Tube))
+    common: Counter = field(default_factory=Counter)
+    video_id: Any = None
+    num_frames: int = 0
+
+    def add(
+        self,
+        predicted: list[tuple[int, int, float, RLE]],
+        true: list[tuple[Any, int, RLE, bool]],
+        keep: bool,
+    ) -> None:
+        """Adds a frame: (id, label, score, mask) of predictions, (id, label, mask, is crowd) of truth."""
+        areas, rles = [], []
+        for side in ([one[3] for one in predicted], [one[2] for one in true]):
+            rles.append(side)
+            areas.append(mask_api.area(side).astype(np.int64) if side else np.zeros(0, np.int64))
+        for (id_, label, score, rle), area in zip(predicted, areas[0].tolist(), strict=True):
+            tube = self.predicted[id_]
+            tube.labels[label] += 1
+            tube.scores.append(score)
+            tube.areas += [area] if area else []
+            if keep and area:
+                tube.rles[self.num_frames] = rle
+        for (id_, label, _, is_crowd), area in zip(true, areas[1].tolist(), strict=True):
+            tube = self.true[id_]
+            tube.labels[label] += 1
+            tube.areas += [area] if area else []
+            tube.is_crowd = is_crowd
+        if predicted and true:
+            iou = mask_api.iou(rles[0], rles[1], [0] * len(true))
+            # i / (a + b - i) = iou; rounding undoes that of the division.
+            pixels = np.rint(iou * (areas[0][:, None] + areas[1]) / (1 + iou)).astype(np.int64)
+            for row, column in np.argwhere(pixels).tolist():
+                self.common[predicted[row][0], true[column][0]] += int(pixels[row, column])
+        self.num_frames += 1
+
+
+@METRICS.register_module()
+class VideoInstanceAP(VideoMetric):
+    """AP and AR of tracks, in percent: AP@[.5:.95], AP50, AP75, by size (AP_s, AP_m, AP_l), AR@1 and AR@10.
+
+    NaN where there is nothing to average over. Sizes are those of the data set's own evaluation: the mean area of a
+    track where it is seen, below 128^2, below 256^2 pixels and above. A prediction is a track by its ``instances_id``;
+    its score is the mean over its frames, its label the most frequent one.
+
+    Args:
+        out_dir: where to write ``results.json`` and ``results.zip`` (which holds it), as the servers of YouTube-VIS and
+            OVIS take them, when all videos are done. Category ids are ``category_ids`` of dataset_meta, or label + 1.
+        format_only: write, do not evaluate (test sets); needs ``out_dir``.
+        prefix: of the keys.
+        collect_device, collect_dir: see mmengine's `BaseMetric`.
+
+    Raises:
+        ValueError: ``format_only`` without ``out_dir``.
+    """
+
+    default_prefix = 'vis'
+
+    def __init__(
+        self,
+        out_dir: str | None = None,
+        format_only: bool = False,
+        prefix: str | None = 'vis',
+        collect_device: str = 'cpu',
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+        if format_only and out_dir is None:
+            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
+        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.format_only = format_only
+
+    def start_video(self, frame: DetDataSample) -> Tracks:
+        return Tracks(video_id=frame.metainfo['video_id'])
+
+    def add_frame(self, counts: Tracks, frame: DetDataSample) -> None:
+        """Counts a frame: ``pred_track_instances`` with ``instances_id``, ``labels``, ``scores``, ``masks``."""
+        found = frame.get('pred_track_instances')
+        if found is None or 'masks' not in found:
+            raise ValueError(f'{name_of(frame)} has no pred_track_instances.masks: AP of tracks needs a VIS model')
+        masks = found.masks
+        rles = list(masks) if isinstance(masks, list) else encode_masks(torch.as_tensor(masks).cpu().numpy())
+        size = tuple(frame.metainfo['ori_shape'][:2])
+        others = sorted({tuple(rle['size']) for rle in rles} - {size})
+        if others:
+            raise ValueError(f'masks of {name_of(frame)} are {others}, the frame {size} (height, width): rescale them')
+        ids, labels, scores = (
+            torch.as_tensor(found[key]).cpu().tolist() for key in ('instances_id', 'labels', 'scores')
+        )
+        true = [] if self.format_only else _true_tracks(frame, size)
+        counts.add(list(zip(ids, labels, scores, rles, strict=True)), true, keep=self.out_dir is not None)
+
+    def end_video(self, counts: Tracks) -> tuple[ImageMatches | None, list[str]]:
+        """Matches, and one line of the result file per track."""
+        lines = [] if self.out_dir is None else self._lines(counts)
+        return None if self.format_only else match_tracks(counts), lines
+
+    def _lines(self, counts: Tracks) -> list[str]:
+        meta = self.dataset_meta or {}
+        category_ids = meta.get('category_ids') or range(1, len(meta['classes']) + 1)
+        return [
+            json.dumps(
+                {
+                    'video_id': counts.video_id,
+                    'score': tube.score,
+                    'category_id': category_ids[tube.label],
+                    'segmentations': [_as_text(tube.rles.get(frame)) for frame in range(counts.num_frames)],
+                }
+            )
+            for tube in counts.predicted.values()
+        ]
+
+    def average(self, videos: Mapping[Any, tuple[ImageMatches | None, list[str]]]) -> dict[str, float]:
+        if self.out_dir is not None:
+            lines = [line for _, lines_of_video in videos.values() for line in lines_of_video]
+            write_vis_results(self.out_dir, lines)
+            print_log(f'{len(lines)} tracks of {len(videos)} videos are in {self.out_dir}', logger='current')
+        if self.format_only:
+            return {}
+        matches = [found for found, _ in videos.values() if found is not None]
+        stats = summarise(matches, len(self.dataset_meta['classes']), MAX_DETS).stats
+        return {
+            key: float('nan') if value < 0 else round(100 * float(value), 10)
+            for key, value in zip(KEYS, stats, strict=False)
+        }
+
+
+def _true_tracks(frame: DetDataSample, size: tuple[int, int]) -> list[tuple[Any, int, RLE, bool]]:
+    """Id, label, mask and whether it is a crowd of each true instance of a frame."""
+    truth = frame_truth(frame, size)
+    rles = encode_masks(truth.masks)
+    columns = (truth.ids.tolist(), truth.labels.tolist(), rles, truth.is_crowd.tolist())
+    return list(zip(*columns, strict=True))
+
+
+def match_tracks(tracks: Tracks) -> ImageMatches:
+    """Matches the tracks of a video as COCO matches the instances of an image, class by class."""
+    evaluator = COCOeval(iouType='segm')
+    evaluator.params.maxDets = list(MAX_DETS)
+    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
+    for number, tube in enumerate(tracks.true.values(), start=1):
+        entry = {'id': number, 'area': tube.mean_area, 'iscrowd': int(tube.is_crowd), 'ignore': int(tube.is_crowd)}
+        evaluator._gts[0, tube.label].append(entry)
+    for number, tube in enumerate(tracks.predicted.values(), start=1):
+        evaluator._dts[0, tube.label].append({'id': number, 'area': tube.mean_area, 'score': tube.score})
+    iou = track_iou(tracks)
+    labels = sorted({label for _, label in (*evaluator._gts, *evaluator._dts)})
+    for label in labels:
+        predicted = evaluator._dts[0, label]
+        order = np.argsort([-one['score'] for one in predicted], kind='mergesort')[: MAX_DETS[-1]]
+        rows = [predicted[place]['id'] - 1 for place in order]
+        evaluator.ious[0, label] = iou[rows][:, [one['id'] - 1 for one in evaluator._gts[0, label]]]
+    found = [[evaluator.evaluateImg(0, label, area, MAX_DETS[-1]) for label in labels] for area in AREAS]
+    return ImageMatches(
+        labels=np.array(labels, np.int32),
+        num_true=np.array([[np.sum(one['gtIgnore'] == 0) for one in row] for row in found], np.int32),
+        num_predicted=np.array([len(one['dtScores']) for one in found[0]], np.int32),
+        scores=np.array([score for one in found[0] for score in one['dtScores']], np.float64),
+        matched=_packed([[one['dtMatches'] > 0 for one in row] for row in found]),
+        ignored=_packed([[one['dtIgnore'] for one in row] for row in found]),
+    )
+
+
+def track_iou(tracks: Tracks) -> np.ndarray:
+    """IoU (P, G), float64, over all frames; rows and columns in the order of the dictionaries."""
+    pred_areas, true_areas = (
+        np.array([sum(tube.areas) for tube in side.values()], np.int64) for side in (tracks.predicted, tracks.true)
+    )
+    common = np.zeros((len(pred_areas), len(true_areas)), np.int64)
+    rows = {id_: place for place, id_ in enumerate(tracks.predicted)}
+    columns = {id_: place for place, id_ in enumerate(tracks.true)}
+    for (predicted, true), pixels in tracks.common.items():
+        common[rows[predicted], columns[true]] = pixels
+    union = pred_areas[:, None] + true_areas - common
+    iou: np.ndarray = common / np.maximum(union, 1)
+    return iou
+
+
+def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
+    """Bits of (A, T, D) from A times C arrays (T, D of the class), as `ImageMatches` wants them."""
+    return np.packbits(np.array([np.concatenate(row, axis=1) for row in flags if row], dtype=bool))
+
+
+def write_vis_results(folder: Path, lines: list[str]) -> None:
+    """Writes ``results.json`` and ``results.zip`` with it; each appears when it is complete."""
+    content = ('[\n' + ',\n'.join(lines) + '\n]\n').encode()
+    write_aside(folder / 'results.json', content)
+    packed = BytesIO()
+    with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr('results.json', content)
+    write_aside(folder / 'results.zip', packed.getvalue())
+
+
+def _as_text(rle: RLE | None) -> RLE | None:
+    if rle is None:
+        return None
+    counts = rle['counts']
+    return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}

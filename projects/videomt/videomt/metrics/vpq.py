@@ -1,0 +1,134 @@
+"""Video panoptic quality (Kim et al., "Video Panoptic Segmentation", CVPR 2020, section 4)."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from mmdet.structures import DetDataSample
+
+from eomt_mm.evaluation.pq_counting import summarise
+from eomt_mm.registry import METRICS
+from videomt.metrics.overlaps import Overlaps
+from videomt.metrics.panoptic_results import PanopticResults, VideoFiles
+from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, things_of
+
+Counts = tuple[Overlaps, VideoFiles]
+
+
+def count_tubes(overlap: np.ndarray, true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+    """Counts of one window by the rules of PQ, of tubes in place of segments.
+
+    Tubes match where they have one class and IoU > 0.5, the union without what the prediction has on void. Unmatched
+    predictions of which more than half lies on void are not wrong.
+
+    Args:
+        overlap: (G + 1, P + 1), pixels, row and column 0 void.
+        true: (G,), labels.
+        predicted: (P,), labels.
+        num_classes: number K of classes.
+
+    Returns:
+        (K, 5), float64: label, sum of the IoU of matches, matches, false positives, misses.
+    """
+    common = overlap[1:, 1:]
+    true_areas, areas = overlap[1:].sum(1), overlap.sum(0)[1:]
+    union = true_areas[:, None] + common.sum(0) - common
+    # In integers, so that an IoU of exactly 0.5 is none by rounding either. At most one partner each.
+    matched = (true[:, None] == predicted) & (2 * common > union)
+    wrong = (areas > 0) & ~matched.any(0) & (2 * overlap[0, 1:] <= areas)
+    missed = (true_areas > 0) & ~matched.any(1)
+    rows, columns = np.nonzero(matched)
+    iou = common[rows, columns] / union[rows, columns]
+    return np.column_stack(
+        [
+            np.arange(num_classes),
+            np.bincount(true[rows], weights=iou, minlength=num_classes),
+            np.bincount(true[rows], minlength=num_classes),
+            np.bincount(predicted[wrong], minlength=num_classes),
+            np.bincount(true[missed], minlength=num_classes),
+        ]
+    )
+
+
+@METRICS.register_module()
+class VideoPanopticQuality(VideoMetric):
+    """VPQ over all classes, things (_th) and stuff (_st), in percent; and VPQ<k> of each tube length.
+
+    PQ of tubes of k frames, counted over all windows of k consecutive frames of all videos; a video shorter than k
+    has none. VPQ is the mean over the lengths. NaN where there is no class to average over.
+
+    dataset_meta says with ``thing_classes`` which ``classes`` are things. Predictions are ``pred_panoptic_seg.sem_seg``
+    (1, H, W), label + 1000 * id; ground truth is in ``gt_instances``, one instance per segment.
+
+    Args:
+        tube_lengths: in frames.
+        out_dir: where to write ``pan_pred`` and ``pred.json`` as VIPSeg's evaluation takes them, see
+            `PanopticResults`. With several nodes this must be shared storage.
+        format_only: write, do not evaluate (test sets); needs ``out_dir``.
+        prefix: of the keys.
+        collect_device, collect_dir: see mmengine's `BaseMetric`.
+
+    Raises:
+        ValueError: there is no tube length or one below 1, or ``format_only`` without ``out_dir``.
+    """
+
+    default_prefix = 'vps'
+
+    def __init__(
+        self,
+        tube_lengths: Sequence[int] = (1, 2, 4, 6, 8),
+        out_dir: str | None = None,
+        format_only: bool = False,
+        prefix: str | None = 'vps',
+        collect_device: str = 'cpu',
+        collect_dir: str | None = None,
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
+        if not tube_lengths or min(tube_lengths) < 1:
+            raise ValueError(f'tube_lengths={tube_lengths}: give numbers of frames from 1 on')
+        if format_only and out_dir is None:
+            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
+        self.tube_lengths = tuple(tube_lengths)
+        self.format_only = format_only
+        self._files = None if out_dir is None else PanopticResults(out_dir)
+
+    def start_video(self, frame: DetDataSample) -> Counts:
+        return Overlaps(len(things_of(self.dataset_meta))), VideoFiles(str(frame.metainfo['video_id']))
+
+    def add_frame(self, counts: Counts, frame: DetDataSample) -> None:
+        overlaps, files = counts
+        panoptic = segment_map(frame, 'pred_panoptic_seg')
+        if not self.format_only:
+            overlaps.add(frame_truth(frame, panoptic.shape), panoptic)
+        if self._files is not None:
+            self._files.write(files, frame, panoptic, self.dataset_meta)
+
+    def end_video(self, counts: Counts) -> tuple[list[np.ndarray], VideoFiles]:
+        """(K, 5) counts of each tube length, and what was written."""
+        overlaps, files = counts
+        num_classes = overlaps.num_classes
+        true, predicted = overlaps.true[:, 0], overlaps.predicted[:, 0]
+        rows = []
+        for length in self.tube_lengths:
+            counted = (count_tubes(window, true, predicted, num_classes) for window in overlaps.windows(length))
+            total = sum((each[:, 1:] for each in counted), np.zeros((num_classes, 4)))
+            rows.append(np.column_stack([np.arange(num_classes), total]))
+        return rows, files
+
+    def average(self, videos: Mapping[Any, tuple[list[np.ndarray], VideoFiles]]) -> dict[str, float]:
+        if self._files is not None:
+            self._files.finish([files for _, files in videos.values()])
+        if self.format_only:
+            return {}
+        things = things_of(self.dataset_meta)
+        metrics: dict[str, float] = {}
+        for place, length in enumerate(self.tube_lengths):
+            rows = np.concatenate([np.zeros((0, 5)), *(counts[place] for counts, _ in videos.values())])
+            averages, _ = summarise(rows, things)
+            for group, suffix in (('All', ''), ('Things', '_th'), ('Stuff', '_st')):
+                metrics[f'VPQ{length}{suffix}'] = 100 * averages[group]['pq']
+        means = {
+            f'VPQ{suffix}': float(np.mean([metrics[f'VPQ{length}{suffix}'] for length in self.tube_lengths]))
+            for suffix in ('', '_th', '_st')
+        }
+        return {**means, **metrics}

@@ -1,0 +1,125 @@
+"""VidEoMT's forward pass: EoMT on every frame, the queries handed from frame to frame (see `README.md`, "Sources")."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from eomt_mm.models.backbone import TimmViT, Tokens
+from eomt_mm.models.eomt_head import EoMTHead
+
+Logits = tuple[Tensor, Tensor]  # of one frame and layer: classes (B, Q, K + 1), masks (B, Q, H/4, W/4)
+
+
+@dataclass(frozen=True)
+class ClipPredictions:
+    """Predictions of a clip, one entry per prediction layer, the final one last.
+
+    Attributes:
+        class_logits: (B, T, Q, K + 1) each; the last class is "no object".
+        mask_logits: (B, T, Q, H/4, W/4) each.
+    """
+
+    class_logits: list[Tensor]
+    mask_logits: list[Tensor]
+
+
+class VidEoMTHead(EoMTHead):
+    """EoMT's head with the query updater; attention is never masked.
+
+    Args:
+        norm_queries: normalise the queries that leave a frame. As published only for DINOv3 on VIPSeg and VSPW.
+        norm_auxiliary: normalise the tokens before the predictions that training makes before each joint block. None,
+            as published: where ``norm_queries`` does. EoMT always does, so True suits heads that start from an EoMT.
+        **kwargs: see :class:`~eomt_mm.models.eomt_head.EoMTHead`.
+    """
+
+    def __init__(self, norm_queries: bool = False, norm_auxiliary: bool | None = None, **kwargs: Any) -> None:
+        super().__init__(masked_attention=False, **kwargs)
+        self.norm_queries = norm_queries
+        self.norm_auxiliary = norm_queries if norm_auxiliary is None else norm_auxiliary
+        dim = self.queries.embedding_dim
+        self.query_updater = nn.Linear(dim, dim)
+
+    def frame_queries(self, state: Tensor | None, batch: int) -> Tensor:
+        """Queries (B, Q, C) that join a frame: the learned ones, and from the second frame on the last frame's too.
+
+        Args:
+            state: see :func:`videomt_forward`.
+            batch: number B of clips.
+
+        Raises:
+            ValueError: the state is of other clips or of another model.
+        """
+        learned = self.queries.weight.expand(batch, -1, -1)
+        if state is None:
+            return learned
+        if state.shape != learned.shape:
+            raise ValueError(
+                f'state of shape {tuple(state.shape)} for {batch} clips with queries {tuple(learned.shape[1:])}: give '
+                f'what the call for the frames before returned, or None at the start of a video'
+            )
+        return self.query_updater(state) + learned
+
+
+def videomt_forward(
+    backbone: TimmViT, head: VidEoMTHead, frames: Tensor, state: Tensor | None = None
+) -> tuple[ClipPredictions, Tensor]:
+    """Runs VidEoMT on consecutive frames.
+
+    The first blocks see all frames at once, each on its own; the joint blocks go frame by frame. Nothing is detached:
+    the gradient of a frame reaches all frames before it. A video may come in windows of any length, with equal results.
+
+    Predictions are made by the final layer, and in training or with ``head.predict_intermediate`` before each joint
+    block as well: ``num_blocks + 1`` entries, or 1.
+
+    Args:
+        backbone: gives the tokens and runs its own blocks.
+        head: queries and predictors.
+        frames: (B, T, 3, H, W), normalised; sides multiples of the patch size. T is at least 1.
+        state: what the call for the frames before returned; None at the start of a video.
+
+    Returns:
+        predictions, and the state (B, Q, C): the queries that leave the last frame.
+
+    Raises:
+        ValueError: frames or state are of another shape.
+    """
+    if frames.ndim != 5 or frames.shape[1] == 0:
+        raise ValueError(f'frames of shape {tuple(frames.shape)}: (B, T, 3, H, W) is needed, with at least one frame')
+    batch, length = frames.shape[:2]
+    tokens = backbone(frames.flatten(0, 1), num_blocks=backbone.depth - head.num_blocks)  # (B * T, P + h * w, C)
+    predicted = []  # frame by frame
+    for x in tokens.x.unflatten(0, (batch, length)).unbind(1):
+        frame = replace(tokens, x=x).prepend(head.frame_queries(state, batch))
+        layers, state = _joint_blocks(backbone, head, frame)
+        predicted.append(layers)
+    assert state is not None  # there was a frame
+    layers_of_clip = list(zip(*predicted, strict=True))
+    predictions = ClipPredictions(
+        [torch.stack([classes for classes, _ in layer], dim=1) for layer in layers_of_clip],
+        [torch.stack([masks for _, masks in layer], dim=1) for layer in layers_of_clip],
+    )
+    return predictions, state
+
+
+def _joint_blocks(backbone: TimmViT, head: VidEoMTHead, frame: Tokens) -> tuple[list[Logits], Tensor]:
+    """One frame's predictions, layer by layer, and the queries (B, Q, C) that leave it."""
+    layers = []
+    for i in range(backbone.depth - head.num_blocks, backbone.depth):
+        if head.predicts_before_blocks:
+            layers.append(_predict(head, backbone.final_norm(frame) if head.norm_auxiliary else frame))
+        frame = backbone.run_block(frame, i)
+    normed = backbone.final_norm(frame)
+    layers.append(_predict(head, normed))
+    leaving = normed if head.norm_queries else frame
+    return layers, leaving.x[:, : head.num_queries]
+
+
+def _predict(head: VidEoMTHead, tokens: Tokens) -> Logits:
+    """``head.predict_logits``; with ``head.with_cp`` of it only the tokens are kept for the backward pass."""
+    if head.with_cp and torch.is_grad_enabled():
+        return checkpoint(lambda x: head.predict_logits(replace(tokens, x=x)), tokens.x, use_reentrant=False)
+    return head.predict_logits(tokens)

@@ -1,0 +1,251 @@
+"""From a video's logits to tracks, panoptic and semantic maps: the published rules (see `README.md`, "Sources").
+
+A query is a track. Its class is that of its logits averaged over all frames of a video, or over those seen so far;
+its masks are those of each frame. Masks are brought to the frames' own size frame by frame and only of queries that
+were chosen by their classes, so memory does not grow with the video but by the results.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from mmdet.structures import DetDataSample
+from mmengine.structures import InstanceData, PixelData
+from torch import Tensor
+
+from eomt_mm.evaluation.ap_counting import encode_masks
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
+from eomt_mm.models.geometry import Padding, resize
+from eomt_mm.models.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
+from videomt.mask_store import MaskStore
+
+TASKS = ('instance', 'panoptic', 'semantic')
+WHOLE_VIDEO, RUNNING_MEAN = 'mean of all frames', 'mean of the frames so far'
+
+Masks = Tensor | MaskStore  # (T, Q, h, w), read as masks[t, queries]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is made of logits.
+
+    Attributes:
+        task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
+        num_things: panoptic; classes below this index are things.
+        max_per_video: instance; number of tracks, 10 as published and 20 on OVIS.
+        score_thr: panoptic; in [0, 1], a query's class probability must exceed it.
+        overlap_thr: panoptic; in [0, 1], see :func:`panoptic_frames`.
+        rle: instance; masks as run lengths instead of booleans: long videos.
+    """
+
+    task: str
+    num_things: int = 0
+    max_per_video: int = 10
+    score_thr: float = 0.8
+    overlap_thr: float = 0.8
+    rle: bool = False
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f'task={self.task!r}: give one of {", ".join(map(repr, TASKS))}')
+
+
+class Tracks(NamedTuple):
+    """Tracks, best first: ids, queries, labels (N,) int64 and scores (N,) in [0, 1].
+
+    A query may appear under several labels: an id belongs to one pair of both, query * K + label.
+    """
+
+    ids: Tensor
+    queries: Tensor
+    labels: Tensor
+    scores: Tensor
+
+
+def choose_tracks(class_logits: Tensor, max_per_video: int = 10) -> Tracks:
+    """The best pairs of query and class by probability alone; no threshold.
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        max_per_video: number of tracks.
+    """
+    num_classes = class_logits.shape[-1] - 1
+    probs = class_logits.float().softmax(-1)[:, :-1].flatten()
+    scores, pairs = probs.topk(min(max_per_video, len(probs)))
+    return Tracks(pairs, pairs // num_classes, pairs % num_classes, scores)
+
+
+def instance_frames(tracks: Tracks, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
+    """Masks (N, H, W), bool, of the tracks in each frame: where the logit is above 0."""
+    queries, place = tracks.queries.unique(return_inverse=True)  # each query once
+    for frame in range(len(masks)):
+        yield (geometry.invert(masks[frame, queries].float()) > 0)[place]
+
+
+def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules: Rules) -> Iterator[Tensor]:
+    """Panoptic maps (H, W) int32: label + 1000 * id, void = K. Ids are constant: query + 1 of things, 0 of stuff.
+
+    A query is kept where its best class is one with a probability above ``score_thr``. Each pixel of each frame goes
+    to the kept query of largest p(class) * p(mask), where p(mask) >= 0.5. A query is dropped from the whole video where
+    the pixels it won in all frames are fewer than ``overlap_thr`` of those with p(mask) >= 0.5. Stuff of one class is
+    merged. Probabilities, not logits, are resized from the model's input to the frame's own size.
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        masks: logits of all frames.
+        geometry: of the frames.
+        rules: see :class:`Rules`.
+    """
+    num_classes = class_logits.shape[-1] - 1
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    queries = ((labels != num_classes) & (scores > rules.score_thr)).nonzero()[:, 0]
+    scores, labels = scores[queries], labels[queries]
+    if len(queries) == 0:
+        for _ in range(len(masks)):
+            yield torch.full(geometry.ori_size, num_classes, dtype=torch.int32, device=scores.device)
+        return
+
+    counts = torch.zeros(3, len(queries), dtype=torch.long, device=scores.device)
+    kept = []
+    for frame in range(len(masks)):
+        codes, frame_counts = _compete(scores, masks, frame, queries, geometry)
+        counts += frame_counts
+        kept.append(RunMap.of(codes.to(torch.int16).cpu().numpy()))  # until the areas of the whole video are known
+    table = torch.cat([labels[None], counts]).tolist()
+    ids, _ = number_segments(table, scores.tolist(), rules.num_things, rules.overlap_thr)
+    values = [
+        num_classes if not id_ else label + INSTANCE_OFFSET * (query + 1) * (label < rules.num_things)
+        for id_, label, query in zip(ids, labels.tolist(), queries.tolist(), strict=True)
+    ]
+    lookup = np.array([num_classes, *values], np.int32)
+    for codes_of_frame in kept:
+        yield torch.from_numpy(lookup[codes_of_frame.expand()]).to(scores.device)
+
+
+def _compete(scores: Tensor, masks: Masks, frame: int, queries: Tensor, geometry: Padding) -> tuple[Tensor, Tensor]:
+    """Who wins the pixels of a frame: codes (H, W), 0 = void and n the n-th query, and (3, N) pixels of each query.
+
+    The pixels: those it won, those with p(mask) >= 0.5, those with both.
+    """
+    inside_areas: list[Tensor] = []
+    to_input = replace(geometry, ori_size=geometry.resized_size)
+
+    def products() -> Iterator[Tensor]:
+        for weights, chosen in zip(scores.split(MAPS_AT_ONCE), queries.split(MAPS_AT_ONCE), strict=True):
+            probs = to_input.invert(masks[frame, chosen].float()).sigmoid()
+            part = resize(probs, geometry.ori_size) * weights[:, None, None]
+            # Rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
+            inside_areas.append(areas(part >= weights[:, None, None] / 2))
+            yield part
+
+    best, winner = max_of_parts(products())
+    codes = torch.where(best >= (scores / 2)[winner], winner + 1, 0)
+    won = winner.flatten().bincount(minlength=len(scores))
+    final = codes.flatten().bincount(minlength=len(scores) + 1)[1:]
+    return codes, torch.stack([won, torch.cat(inside_areas), final])
+
+
+def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
+    """Class maps (H, W), int64: the class of largest sum over queries of p(class) * p(mask).
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        masks: logits of all frames.
+        geometry: of the frames.
+    """
+    probs = class_logits.float().softmax(-1)[:, :-1]  # (Q, K)
+    queries = torch.arange(len(probs))
+    scores = probs.new_empty(probs.shape[1], geometry.ori_size[0] * geometry.ori_size[1])
+    for frame in range(len(masks)):
+        scores.zero_()
+        for weights, chosen in zip(probs.split(MAPS_AT_ONCE), queries.split(MAPS_AT_ONCE), strict=True):
+            inside = geometry.invert(masks[frame, chosen].float()).sigmoid()
+            scores.addmm_(weights.mT, inside.flatten(1))
+        yield scores.argmax(0).view(geometry.ori_size)
+
+
+def frame_geometry(sample: DetDataSample) -> Padding:
+    """How the maps of a frame come back to its own size, from ``ori_shape``, ``img_shape``, ``batch_input_shape``."""
+    sizes = (tuple(sample.metainfo[key][:2]) for key in ('ori_shape', 'img_shape', 'batch_input_shape'))
+    return Padding(*sizes)
+
+
+def predict_video(class_logits: Tensor, masks: Masks, samples: Sequence[DetDataSample], rules: Rules) -> None:
+    """Adds to the frames of one video what is predicted with the class scores of all of them.
+
+    Args:
+        class_logits: (T, Q, K + 1), of the final layer.
+        masks: (T, Q, h, w), of the final layer.
+        samples: of the T frames; see :func:`add_predictions`.
+        rules: see :class:`Rules`.
+    """
+    add_predictions(class_logits.float().mean(0), masks, samples, rules, WHOLE_VIDEO)
+
+
+def add_predictions(
+    class_logits: Tensor, masks: Masks, samples: Sequence[DetDataSample], rules: Rules, class_scores: str
+) -> None:
+    """Adds predictions at the frames' own size, and where their class scores are from, to data samples.
+
+    'instance': ``pred_track_instances`` with ``instances_id``, ``queries``, ``labels``, ``scores``, ``bboxes`` (N, 4)
+    in pixels x1, y1, x2, y2, and ``masks`` (N, H, W) bool or N run lengths. 'panoptic': ``pred_panoptic_seg.sem_seg``
+    (1, H, W) int32, see :func:`panoptic_frames`. 'semantic': ``pred_sem_seg.sem_seg`` (1, H, W) uint8, or int32 from
+    257 classes on.
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        masks: (T, Q, h, w).
+        samples: of the T frames, all of one size, with the keys of :func:`frame_geometry`.
+        rules: see :class:`Rules`.
+        class_scores: becomes the metainfo ``class_scores``.
+
+    Raises:
+        ValueError: there is not one sample per frame, or frames differ in size.
+    """
+    geometry = _common_geometry(samples, len(masks))
+    for sample in samples:
+        sample.set_metainfo(dict(class_scores=class_scores))
+    if rules.task == 'instance':
+        tracks = choose_tracks(class_logits, rules.max_per_video)
+        for sample, inside in zip(samples, instance_frames(tracks, masks, geometry), strict=True):
+            sample.pred_track_instances = _as_instances(tracks, inside, rules.rle)
+    elif rules.task == 'panoptic':
+        for sample, ids in zip(samples, panoptic_frames(class_logits, masks, geometry, rules), strict=True):
+            sample.pred_panoptic_seg = PixelData(sem_seg=ids[None])
+    else:
+        dtype = torch.uint8 if class_logits.shape[-1] <= 257 else torch.int32
+        for sample, labels in zip(samples, semantic_frames(class_logits, masks, geometry), strict=True):
+            sample.pred_sem_seg = PixelData(sem_seg=labels[None].to(dtype))
+
+
+def _common_geometry(samples: Sequence[DetDataSample], num_frames: int) -> Padding:
+    geometries = {frame_geometry(sample) for sample in samples}
+    if len(samples) != num_frames or len(geometries) != 1:
+        raise ValueError(
+            f'{len(samples)} samples of {len(geometries)} sizes for {num_frames} frames: give one sample per frame of '
+            f'one video, all resized alike; sizes are {sorted(geometry.ori_size for geometry in geometries)}'
+        )
+    return geometries.pop()
+
+
+def _as_instances(tracks: Tracks, masks: Tensor, rle: bool) -> InstanceData:
+    return InstanceData(
+        instances_id=tracks.ids,
+        queries=tracks.queries,
+        labels=tracks.labels,
+        scores=tracks.scores,
+        bboxes=mask_boxes(masks),
+        masks=encode_masks(masks.cpu().numpy()) if rle else masks,
+    )
+
+
+def mask_boxes(masks: Tensor) -> Tensor:
+    """Boxes (N, 4) x1, y1, x2, y2, the last pixel included, of masks (N, H, W) bool; zeros where there is none."""
+    sides = []
+    for line in (masks.any(1), masks.any(2)):  # (N, W), (N, H)
+        bits = line.to(torch.uint8)
+        sides.append((bits.argmax(1), line.shape[1] - bits.flip(1).argmax(1)))
+    (left, right), (top, bottom) = sides
+    return torch.stack([left, top, right, bottom], 1).float() * masks.any(2).any(1)[:, None]
