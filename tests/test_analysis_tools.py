@@ -82,6 +82,7 @@ def test_no_plan_without_a_schedule() -> None:
         module('plot_curves.py')['plan'](cfg)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task, first', [('panoptic', 'PQ'), ('instance', 'mAP'), ('semantic', 'IoU')])
 def test_bars_of_a_real_log(
     task: str, first: str, tool: Callable, coco_root: Path, ade20k_root: Path, tmp_path: Path

@@ -70,6 +70,7 @@ def test_onnxruntime_agrees_with_the_model(task: str, family: int, size: Any, ru
     assert sorted(p.name for p in tmp_path.iterdir()) == [f'{task}{family}.pth', 'x.onnx']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('task', 'family'),
     [

@@ -38,6 +38,7 @@ def test_importing_warns_of_nothing() -> None:
     assert (done.returncode, done.stderr) == (0, '')
 
 
+@pytest.mark.slow
 def test_tools_start_in_silence() -> None:
     done = subprocess.run([sys.executable, 'tools/train.py', '--help'], cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')

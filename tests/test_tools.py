@@ -118,6 +118,7 @@ def test_weights_survive_the_start_of_training(
     assert not differing
 
 
+@pytest.mark.slow
 def test_resume_without_a_checkpoint_starts_from_the_beginning(
     tool: Callable, coco_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -243,6 +244,7 @@ def test_bad_files_are_named(damage: str, tool: Callable, coco_root: Path, ade20
     assert not list((tmp_path / 'work').glob('*.pth'))
 
 
+@pytest.mark.slow
 def test_released_formats_are_read_on_the_fly(
     tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
