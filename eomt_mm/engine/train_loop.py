@@ -13,7 +13,6 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from torch import Tensor, nn
 
 from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_position, seed_generators
-from eomt_mm.models.heads import HostHead
 from eomt_mm.registry import LOOPS
 
 Batch = dict[str, Any]
@@ -210,7 +209,7 @@ class TrainLoop(BaseLoop):
         if len(micro_batches) == 1:
             return
         for module in self.runner.model.modules():
-            if isinstance(module, HostHead):
+            if hasattr(module, 'join_step'):  # heads: HostHead, and those of projects
                 module.join_step([batch['data_samples'] for batch in micro_batches])
 
     def _validates_now(self) -> bool:

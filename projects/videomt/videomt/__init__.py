@@ -1,5 +1,6 @@
-"""VidEoMT: EoMT on video, its queries handed from frame to frame. Importing it registers data sets and metrics."""
+"""VidEoMT: EoMT on video, its queries handed from frame to frame. Importing it registers its parts."""
 
 import eomt_mm  # noqa: F401  isort: skip  makes the hosts importable
 import videomt.datasets  # noqa: F401
+from videomt import detector  # noqa: F401
 from videomt.metrics import mvc, stq, vis_ap, vpq  # noqa: F401

@@ -33,15 +33,29 @@ class VidEoMTHead(EoMTHead):
         norm_queries: normalise the queries that leave a frame. As published only for DINOv3 on VIPSeg and VSPW.
         norm_auxiliary: normalise the tokens before the predictions that training makes before each joint block. None,
             as published: where ``norm_queries`` does. EoMT always does, so True suits heads that start from an EoMT.
+        drop_last_auxiliary: as published, training makes no prediction before the last joint block. False: as EoMT,
+            before every one.
         **kwargs: see :class:`~eomt_mm.models.eomt_head.EoMTHead`.
     """
 
-    def __init__(self, norm_queries: bool = False, norm_auxiliary: bool | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        norm_queries: bool = False,
+        norm_auxiliary: bool | None = None,
+        drop_last_auxiliary: bool = True,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(masked_attention=False, **kwargs)
         self.norm_queries = norm_queries
         self.norm_auxiliary = norm_queries if norm_auxiliary is None else norm_auxiliary
+        self.drop_last_auxiliary = drop_last_auxiliary
         dim = self.queries.embedding_dim
         self.query_updater = nn.Linear(dim, dim)
+
+    def predicts_before(self, b: int) -> bool:
+        """Whether a prediction is made before joint block ``b``: in training, or with ``predict_intermediate``."""
+        dropped = self.training and self.drop_last_auxiliary and b == self.num_blocks - 1
+        return self.predicts_before_blocks and not dropped
 
     def frame_queries(self, state: Tensor | None, batch: int) -> Tensor:
         """Queries (B, Q, C) that join a frame: the learned ones, and from the second frame on the last frame's too.
@@ -72,8 +86,8 @@ def videomt_forward(
     The first blocks see all frames at once, each on its own; the joint blocks go frame by frame. Nothing is detached:
     the gradient of a frame reaches all frames before it. A video may come in windows of any length, with equal results.
 
-    Predictions are made by the final layer, and in training or with ``head.predict_intermediate`` before each joint
-    block as well: ``num_blocks + 1`` entries, or 1.
+    Predictions are made by the final layer and before the joint blocks that :meth:`VidEoMTHead.predicts_before` names:
+    1 entry in evaluation, ``num_blocks`` or ``num_blocks + 1`` in training.
 
     Args:
         backbone: gives the tokens and runs its own blocks.
@@ -108,10 +122,11 @@ def videomt_forward(
 def _joint_blocks(backbone: TimmViT, head: VidEoMTHead, frame: Tokens) -> tuple[list[Logits], Tensor]:
     """One frame's predictions, layer by layer, and the queries (B, Q, C) that leave it."""
     layers = []
-    for i in range(backbone.depth - head.num_blocks, backbone.depth):
-        if head.predicts_before_blocks:
+    first = backbone.depth - head.num_blocks
+    for b in range(head.num_blocks):
+        if head.predicts_before(b):
             layers.append(_predict(head, backbone.final_norm(frame) if head.norm_auxiliary else frame))
-        frame = backbone.run_block(frame, i)
+        frame = backbone.run_block(frame, first + b)
     normed = backbone.final_norm(frame)
     layers.append(_predict(head, normed))
     leaving = normed if head.norm_queries else frame

@@ -1,6 +1,6 @@
 """VidEoMT online: one frame in, its result out, as frames come."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import mmcv
@@ -74,16 +74,22 @@ class OnlineVideo:
 
 @torch.no_grad()
 def segment_video(
-    model: Any, frames: Tensor, samples: Sequence[DetDataSample], rules: Rules, window_size: int = 1
+    model: Any,
+    frames: Tensor,
+    samples: Sequence[DetDataSample],
+    rules: Rules,
+    window_size: int = 1,
+    prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
     """Segments a whole video with the class scores of all its frames; memory does not grow with it but by the results.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
-        frames: (T, 3, H, W), normalised and padded.
+        frames: (T, 3, H, W), normalised and padded; with ``prepare`` anything that it takes.
         samples: of the frames; get the predictions of :func:`~videomt.postprocess.predict_video`.
         rules: task and thresholds.
         window_size: number of frames that go through the backbone together; changes memory, not results.
+        prepare: makes the network's input of a window of frames.
 
     Raises:
         ValueError: the model is in training mode, or ``window_size`` is below 1.
@@ -93,6 +99,7 @@ def segment_video(
         raise ValueError(f'window_size={window_size}: give a number of frames from 1 on')
     state, class_logits, masks = None, [], MaskStore()
     for window in frames.split(window_size):
+        window = window if prepare is None else prepare(window)
         (classes, mask_logits), state = _final(model, window, state)
         class_logits.append(classes)
         masks.append(mask_logits)

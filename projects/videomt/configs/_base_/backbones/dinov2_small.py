@@ -1,0 +1,2 @@
+_base_ = ['../optimisation.py']
+backbone = dict(type='eomt_mm.TimmViT', model_name='vit_small_patch14_reg4_dinov2', pretrained=True)

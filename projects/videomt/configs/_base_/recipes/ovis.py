@@ -1,0 +1,5 @@
+_base_ = ['../model.py', '../datasets/ovis.py']
+model = dict(
+    backbone=dict(img_size=640),  # of the stored positions; frames come in any size
+    panoptic_head=dict(task='instance', num_things_classes=25, max_per_video=20),
+)

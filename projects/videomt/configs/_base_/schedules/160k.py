@@ -1,0 +1,3 @@
+"""160,000 steps; evaluated at the end."""
+
+train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=160000, val_interval=160000)

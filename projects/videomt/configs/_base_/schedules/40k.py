@@ -1,0 +1,3 @@
+"""40,000 steps; evaluated at the end."""
+
+train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=40000, val_interval=40000)

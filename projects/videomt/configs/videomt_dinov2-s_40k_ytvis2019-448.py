@@ -1,0 +1,8 @@
+"""VidEoMT-S DINOv2, YouTube-VIS 2019, 448 px: AP 52.8, AR@10 62.2 (VidEoMT model zoo, DINOv2)."""
+
+_base_ = [
+    './_base_/recipes/ytvis2019.py',
+    './_base_/backbones/dinov2_small.py',
+    './_base_/schedules/40k.py',
+]
+model = dict(backbone=_base_.backbone)

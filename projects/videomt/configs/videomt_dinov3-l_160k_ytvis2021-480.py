@@ -1,0 +1,10 @@
+"""VidEoMT-L DINOv3, YouTube-VIS 2021, 480 px: AP 63.2, AR@10 69.2 (VidEoMT model zoo, DINOv3)."""
+
+_base_ = [
+    './_base_/recipes/ytvis2021.py',
+    './_base_/backbones/dinov3_large.py',
+    './_base_/schedules/160k.py',
+]
+model = dict(backbone=_base_.backbone)
+val_dataloader = dict(dataset=dict(pipeline=_base_.test_pipeline_480))
+test_dataloader = val_dataloader

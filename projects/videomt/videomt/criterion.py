@@ -1,0 +1,82 @@
+"""Losses of a clip: EoMT's on all of its frames, a query bound to one target in each of them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from eomt_mm.models.criterion import Criterion, StepTotals
+from videomt.matcher import FirstAppearanceMatcher
+from videomt.network import ClipPredictions
+from videomt.targets import ClipTarget
+
+
+class ClipCriterion(Criterion):
+    """EoMT's criterion over frames, with matches that hold for a clip (spec of VidEoMT, "Training recipe").
+
+    A matched query shall predict its target's class and mask in all T frames; where a frame does not show the target
+    the mask is empty. Losses are divided by the number of pairs of query and frame, averaged over processes.
+
+    Args:
+        num_classes: number K of classes, without "no object".
+        class_on_absent_frames: as published, the class holds in frames that do not show the target, too, which suits
+            class scores that are averaged over a video. False: there the query shall say "no object".
+        official_labels: repeat a fault of the published training, for comparisons: labels are read from the last
+            frame's annotations, so a target that it does not show is matched as "no object" and trained as the last
+            class. False: from the first frame that shows it.
+        kwargs: see :class:`~eomt_mm.models.criterion.Criterion`.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_on_absent_frames: bool = True,
+        official_labels: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, **kwargs)
+        self.class_on_absent_frames = class_on_absent_frames
+        self.official_labels = official_labels
+        self.matcher = FirstAppearanceMatcher(
+            self.class_weight, self.mask_weight, self.dice_weight, self.matcher.num_points
+        )
+
+    def clip_losses(
+        self, predictions: ClipPredictions, targets: Sequence[ClipTarget], totals: StepTotals | None = None
+    ) -> dict[str, Tensor]:
+        """Losses of all prediction layers, each matched on its own.
+
+        Args:
+            predictions: of B clips.
+            targets: of the clips.
+            totals: of the step that the batch is a part of, counted in frames; None where it is the whole step.
+
+        Returns:
+            see :meth:`~eomt_mm.models.criterion.Criterion.forward`.
+        """
+        classes, masks = predictions.class_logits, predictions.mask_logits
+        labels = [target.labels for target in targets]
+        cost_labels = None
+        if self.official_labels:
+            in_last = [target.in_last_frame.to(target.labels.device) for target in targets]
+            cost_labels = [torch.where(i, own, self.num_classes) for i, own in zip(in_last, labels, strict=True)]
+            labels = [torch.where(i, own, self.num_classes - 1) for i, own in zip(in_last, labels, strict=True)]
+        matcher: Any = self.matcher
+        matches = matcher.match_clips(classes, masks, targets, cost_labels)
+        frames = [
+            dict(labels=self._frame_labels(own, inside), masks=inside)
+            for own, target in zip(labels, targets, strict=True)
+            for inside in target.masks
+        ]
+        per_frame = [[match for match in layer for _ in range(classes[0].shape[1])] for layer in matches]
+        return self.matched_losses(
+            [layer.flatten(0, 1) for layer in classes], [layer.flatten(0, 1) for layer in masks], frames, per_frame,
+            totals=totals,
+        )  # fmt: skip
+
+    def _frame_labels(self, labels: Tensor, masks: Tensor) -> Tensor:
+        """Labels (N,) of targets in a frame, from their masks (N, H, W)."""
+        if self.class_on_absent_frames:
+            return labels
+        return torch.where(masks.flatten(1).any(1), labels, self.num_classes)

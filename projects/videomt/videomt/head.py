@@ -1,0 +1,87 @@
+"""The head of video segmentation: network, losses of clips, and the rules that make results of logits."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmdet.structures import TrackDataSample
+from torch import Tensor
+
+from eomt_mm.models.criterion import StepTotals
+from eomt_mm.registry import MODELS
+from videomt.criterion import ClipCriterion
+from videomt.network import ClipPredictions, VidEoMTHead
+from videomt.postprocess import TASKS, Rules
+from videomt.targets import clip_target, num_clip_targets
+
+
+@MODELS.register_module()
+class VidEoMTHostHead(VidEoMTHead):
+    """``panoptic_head`` of :class:`~videomt.detector.VidEoMTDetector`.
+
+    Args:
+        task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
+        num_things_classes: number of thing classes; they come first.
+        num_stuff_classes: number of stuff classes; 0 for instances.
+        criterion: arguments of :class:`~videomt.criterion.ClipCriterion` that differ from the published ones.
+        score_thr, overlap_thr, max_per_video, rle: see :class:`~videomt.postprocess.Rules`; run lengths are the default
+            because they keep long videos in bounded memory.
+        **head_kwargs: arguments of :class:`~videomt.network.VidEoMTHead`; ``embed_dim``, ``depth`` and ``patch_size``
+            come from the backbone.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+
+    def __init__(
+        self,
+        task: str,
+        num_things_classes: int,
+        num_stuff_classes: int = 0,
+        criterion: dict[str, Any] | None = None,
+        score_thr: float = 0.8,
+        overlap_thr: float = 0.8,
+        max_per_video: int = 10,
+        rle: bool = True,
+        **head_kwargs: Any,
+    ) -> None:
+        if task not in TASKS:
+            raise ValueError(f"task='{task}': VidEoMTHostHead knows {', '.join(map(repr, TASKS))}")
+        if task == 'instance' and num_stuff_classes:
+            raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
+        super().__init__(num_classes=num_things_classes + num_stuff_classes, **head_kwargs)
+        self.task = task
+        self.num_things_classes = num_things_classes
+        self.num_stuff_classes = num_stuff_classes
+        self.score_thr = score_thr
+        self.overlap_thr = overlap_thr
+        self.max_per_video = max_per_video
+        self.rle = rle
+        self.criterion = ClipCriterion(self.num_classes, **(criterion or {}))
+
+    @property
+    def rules(self) -> Rules:
+        """How results are made of logits."""
+        return Rules(self.task, self.num_things_classes, self.max_per_video, self.score_thr, self.overlap_thr, self.rle)
+
+    def join_step(self, micro_batches: Sequence[Sequence[TrackDataSample]]) -> None:
+        """Tells samples that their micro-batches make one optimiser step; call it before the first :meth:`loss`."""
+        clips = [clip for batch in micro_batches for clip in batch]
+        num_matched = sum(
+            len(clip) * min(num_clip_targets(clip.video_data_samples), self.num_queries) for clip in clips
+        )
+        totals = StepTotals(sum(map(len, clips)), num_matched, len(micro_batches))
+        for clip in clips:
+            clip.set_metainfo(dict(step_totals=totals))
+
+    def loss(self, predictions: ClipPredictions, clips: Sequence[TrackDataSample]) -> dict[str, Tensor]:
+        """Weighted losses of all prediction layers.
+
+        Args:
+            predictions: of the clips.
+            clips: with ``batch_input_shape`` in their frames; see :func:`~videomt.targets.clip_target`.
+        """
+        targets = [
+            clip_target(clip.video_data_samples, self.num_classes, clip[0].batch_input_shape, self.task == 'instance')
+            for clip in clips
+        ]
+        return self.criterion.clip_losses(predictions, targets, clips[0].get('step_totals'))

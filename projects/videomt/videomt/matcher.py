@@ -1,0 +1,76 @@
+"""First-appearance matching: a target is matched in the frame that first shows it, and keeps its query for the clip."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from eomt_mm.models.matcher import HungarianMatcher, Match, Matches, compute_dtype, on_the_host
+from videomt.targets import ClipTarget
+
+
+class FirstAppearanceMatcher(HungarianMatcher):
+    """Matches frame after frame what appears there for the first time, among the queries that are still free.
+
+    Costs are those of the parent, between a target's first frame and the queries' predictions for that frame. Published
+    as a cost of 1e6 for queries in use; here those take no part, which is the same as long as queries suffice.
+    """
+
+    @torch.no_grad()
+    def match_clips(
+        self,
+        class_logits: Sequence[Tensor],
+        mask_logits: Sequence[Tensor],
+        targets: Sequence[ClipTarget],
+        cost_labels: Sequence[Tensor] | None = None,
+    ) -> list[Matches]:
+        """Matches each clip in each prediction layer on its own; costs of all go to the host in one transfer.
+
+        Args:
+            class_logits: per layer (B, T, Q, K + 1).
+            mask_logits: per layer (B, T, Q, h, w).
+            targets: of the clips.
+            cost_labels: per clip (N,), column of the class logits that each target's cost reads; None: its label.
+
+        Returns:
+            per layer and clip the indices of matched queries and of their targets, each (min(Q, N),), int64, on the
+            CPU; queries in ascending order.
+        """
+        dtype, device = compute_dtype(mask_logits[0]), mask_logits[0].device
+        costs: list[list[Tensor]] = [[] for _ in class_logits]  # per layer, of all first appearances
+        appearing: list[list[Tensor]] = []  # per clip and first frame, which targets
+        for b, target in enumerate(targets):
+            labels = target.labels if cost_labels is None else cost_labels[b]
+            appearing.append([])
+            for t in target.first_frames.unique().tolist():
+                new = (target.first_frames == t).nonzero()[:, 0]
+                appearing[b].append(new)
+                new = new.to(device)
+                of_frame = self.cost_matrices(
+                    [layer[b, t] for layer in class_logits],
+                    [layer[b, t] for layer in mask_logits],
+                    dict(labels=labels[new], masks=target.masks[t, new]),
+                    torch.rand(self.num_points, 2, device=device, dtype=dtype),
+                )
+                for layer, cost in zip(costs, of_frame, strict=True):
+                    layer.append(cost)
+        num_queries = class_logits[0].shape[2]
+        matches = []
+        for layer in on_the_host(costs):
+            queue = iter(layer)
+            matches.append(
+                [self._assign_in_turn([(new, next(queue)) for new in frames], num_queries) for frames in appearing]
+            )
+        return matches
+
+    def _assign_in_turn(self, appearances: list[tuple[Tensor, Tensor]], num_queries: int) -> Match:
+        """Of a clip: targets (n,) and costs (Q, n), frame after frame."""
+        free = torch.arange(num_queries)
+        queries, matched = [free[:0]], [free[:0]]
+        for new, costs in appearances:
+            query_idx, target_idx = self.assign(costs[free])
+            queries.append(free[query_idx])
+            matched.append(new[target_idx])
+            free = free[~torch.isin(torch.arange(len(free)), query_idx)]
+        order = torch.cat(queries).argsort()
+        return torch.cat(queries)[order], torch.cat(matched)[order]
