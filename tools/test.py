@@ -9,6 +9,7 @@ Examples:
 """
 
 import argparse
+import inspect
 import os
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
-from mmengine.registry import RUNNERS
+from mmengine.registry import METRICS, RUNNERS, DefaultScope
 from mmengine.runner import Runner
 
 from eomt_mm.engine.processes import start_processes
@@ -51,26 +52,40 @@ def evaluators(cfg: Config) -> list[dict[str, Any]]:
 
 
 def write_results(cfg: Config, folder: str, format_only: bool) -> None:
-    """Lets the metric write the benchmark server's files below ``folder``, and with ``format_only`` nothing else."""
-    settings = {
-        'eomt_mm.PanopticQuality': dict(out_dir=folder),
-        'eomt_mm.InstanceAP': dict(out_dir=folder),
-        'eomt_mm.CityscapesAP': dict(out_dir=folder),
-        'eomt_mm.SemanticIoU': dict(output_dir=folder),
-        'CocoMetric': dict(outfile_prefix=str(Path(folder) / 'results')),
-        'IoUMetric': dict(output_dir=folder),
-    }
-    writing = [metric for metric in evaluators(cfg) if metric['type'] in settings]
+    """Lets the metrics write the benchmark server's files below ``folder``, and with ``format_only`` nothing else.
+
+    Raises:
+        ValueError: no metric writes files, or with ``format_only`` none that can leave the evaluation out.
+    """
+    writing = [metric for metric in evaluators(cfg) if place_of_results(cfg, metric, folder)]
+    if format_only:
+        writing = [metric for metric in writing if 'format_only' in arguments_of(cfg, metric)]
     if not writing:
         kinds = [metric['type'] for metric in evaluators(cfg)]
-        raise ValueError(f'--out: the metrics {kinds} write no result files; those that do are {sorted(settings)}')
+        wanted = '--out with --format-only' if format_only else '--out'
+        raise ValueError(
+            f'{wanted}: the metrics {kinds} write no result files; eomt_mm.InstanceAP, PanopticQuality, SemanticIoU do'
+        )
     for metric in writing:
-        metric.update(settings[metric['type']])
+        metric.update(place_of_results(cfg, metric, folder))
     if format_only:
         cfg.test_evaluator = [dict(metric, format_only=True) for metric in writing]
         prefix = cfg.test_dataloader.dataset.data_prefix
         for name in [name for name in prefix if name not in ('img', 'img_path')]:
             del prefix[name]  # folders of annotations
+
+
+def place_of_results(cfg: Config, metric: dict[str, Any], folder: str) -> dict[str, str]:
+    """The argument by which a metric takes the folder of its result files; none where it writes none."""
+    places = dict(out_dir=folder, output_dir=folder, outfile_prefix=str(Path(folder) / 'results'))
+    return {name: value for name, value in places.items() if name in arguments_of(cfg, metric)}
+
+
+def arguments_of(cfg: Config, metric: dict[str, Any]) -> set[str]:
+    """Names of the arguments that a metric of the config takes, those of its parents included."""
+    with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
+        kinds = inspect.getmro(METRICS.get(metric['type']))
+    return {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
 
 
 def dump_predictions(cfg: Config, path: str) -> None:

@@ -3,6 +3,6 @@
 _base_ = [
     './_base_/recipes/shapes.py',
     './_base_/backbones/tiny_scratch.py',
-    './_base_/schedules/demo_300i.py',
+    './_base_/schedules/demo_600i.py',
 ]
 model = dict(backbone=dict(_base_.backbone, patch_size=8))
