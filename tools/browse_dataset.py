@@ -1,7 +1,8 @@
 """Draws what a model is fed: images after the config's pipeline and padding, with their targets and class names.
 
 Training images show crop, flip, jitter and padding as the loss will see them; those of validation what the model sees
-of each image: the padded image or, in semantic segmentation, its windows.
+of each image: the padded image or, in semantic segmentation, its windows. Of a video model, a picture is a clip, or the
+first frames of a video: every target with its id, in the same colour in all frames.
 
 Examples:
     python tools/browse_dataset.py configs/eomt/coco/eomt_dinov2-s_24e_coco-panoptic-640.py --out-dir browsed
@@ -10,6 +11,7 @@ Examples:
 
 import argparse
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from eomt_mm.apis.config import load_config  # isort: skip
 import cv2
 import numpy as np
 import torch
+from mmdet.structures import TrackDataSample
 from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
@@ -26,10 +29,12 @@ from tqdm import tqdm
 
 from eomt_mm.datasets.sampling import SeededDataset
 from eomt_mm.engine.pictures import coloured, ground_truth_segments, knows_void, legend_of
-from eomt_mm.models.geometry import Padding
+from eomt_mm.models.geometry import Padding, pad_bottom_right
 from eomt_mm.visualization import DrawnSegment, draw_segments, side_by_side
 from eomt_mm.visualization.figures import save_picture
-from eomt_mm.visualization.palettes import PALETTES
+from eomt_mm.visualization.palettes import PALETTES, distinct_palette
+
+MAX_FRAMES = 8  # of a video in a picture
 
 
 def build_dataset(cfg: Config, split: str, seed: int) -> SeededDataset:
@@ -86,6 +91,31 @@ def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], trai
         yield side_by_side(panels, legend_of(drawn, meta))
 
 
+def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) -> Image.Image:
+    """The frames of a clip as the model sees them, and below them the same with their targets."""
+    frames, samples = item['inputs'][:MAX_FRAMES], item['data_samples'].video_data_samples[:MAX_FRAMES]
+    pixels = preprocessor.prepare(frames) * preprocessor.std + preprocessor.mean
+    images = pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
+    ids = sorted({int(i) for sample in samples for i in sample.gt_instances.get('instances_ids', ())})
+    colours = dict(zip(ids, cycle(distinct_palette(min(max(len(ids), 1), 24))), strict=False))
+    rows: list[list[tuple[str, Image.Image]]] = [[], []]
+    for image, sample in zip(images, samples, strict=True):
+        segments = []
+        truth = sample.gt_instances
+        masks = resized(list(truth.masks.to_ndarray()), tuple(frames.shape[-2:])) if len(truth) else []
+        for mask, label, id_ in zip(masks, truth.get('labels', ()), truth.get('instances_ids', ()), strict=True):
+            padded = pad_bottom_right(mask[None], image.shape[:2])[0].bool().numpy()
+            if padded.any():
+                segments.append(DrawnSegment(padded, f'{meta["classes"][int(label)]} #{int(id_)}', colours[int(id_)]))
+        rows[0].append((f'frame {sample.frame_id}', draw_segments(image, [])))
+        rows[1].append((f'{len(segments)} target{"" if len(segments) == 1 else "s"}', draw_segments(image, segments)))
+    upper, lower = (side_by_side(row) for row in rows)
+    picture = Image.new('RGB', (upper.width, upper.height + lower.height), 'white')
+    picture.paste(upper, (0, 0))
+    picture.paste(lower, (0, upper.height))
+    return picture
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
@@ -109,8 +139,11 @@ def main() -> None:
     written = 0
     for position in tqdm(range(num), desc='images', unit=''):
         item = dataset[position, position % len(dataset)]
-        stem = Path(item['data_samples'].img_path).stem
-        for window, picture in enumerate(pictures(preprocessor, item, meta, training)):
+        sample = item['data_samples']
+        is_clip = isinstance(sample, TrackDataSample)
+        stem = f'video_{sample[0].video_id}' if is_clip else Path(sample.img_path).stem
+        drawn = [clip_picture(preprocessor, item, meta)] if is_clip else pictures(preprocessor, item, meta, training)
+        for window, picture in enumerate(drawn):
             save_picture(picture, args.out_dir / f'{position:05d}_{stem}{f"_{window}" if window else ""}.png')
             written += 1
     print(f'wrote {written} pictures to {args.out_dir}')
