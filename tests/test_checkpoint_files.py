@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eomt_mm.checkpoints.files import check_finite, read_checkpoint, written_aside
+from eomt_mm.checkpoints.files import check_finite, read_checkpoint, read_names, written_aside
 
 STATE = {'a.weight': torch.arange(4.0), 'b': torch.ones(2, 2)}
 
@@ -41,6 +41,16 @@ def test_code_in_a_file_is_not_executed(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'plain\.bin'):
         read_checkpoint(tmp_path / 'plain.bin')
     assert not (tmp_path / 'done').exists()
+
+
+@pytest.mark.parametrize('new', [True, False])
+def test_names_are_those_of_the_weights(new: bool, tmp_path: Path) -> None:
+    content = dict(state_dict={f'module._orig_mod.{name}': value for name, value in STATE.items()}, meta=dict(epoch=1))
+    torch.save(content, tmp_path / 'x.pth', _use_new_zipfile_serialization=new)
+    assert read_names(tmp_path / 'x.pth') == list(read_checkpoint(tmp_path / 'x.pth').state)
+    (tmp_path / 'x.pth').write_bytes((tmp_path / 'x.pth').read_bytes()[:-100])
+    with pytest.raises(ValueError, match=r'x\.pth'):
+        read_names(tmp_path / 'x.pth')
 
 
 @pytest.mark.parametrize('name', ['x.pth', 'x.bin', 'x.ckpt', 'x.safetensors'])

@@ -29,8 +29,8 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DI
 
 from eomt_mm.checkpoints import huggingface, official
 from eomt_mm.checkpoints.class_order import PERMUTATION, is_ade20k_panoptic, to_ade20k_order, to_mmdet_order
-from eomt_mm.checkpoints.formats import detect, to_ours
-from eomt_mm.checkpoints.rules import Rule, map_to_ours, map_to_theirs, together
+from eomt_mm.checkpoints.formats import EOMT, Format, Readable, detect, to_ours
+from eomt_mm.checkpoints.rules import Rule, copy, map_to_ours, map_to_theirs, together
 
 BACKBONE = dict(hidden_size=WIDTH, num_hidden_layers=DEPTH, num_attention_heads=HEADS)
 
@@ -109,6 +109,19 @@ def test_unknown_files_are_refused_with_names_and_known_formats() -> None:
     ) as error:
         detect(state, 'x.pth')
     assert 'official EoMT, DINOv3' in str(error.value) and 'timm backbone' in str(error.value)
+
+
+def test_a_project_may_read_more_formats() -> None:
+    """Its own come first where it lists them first."""
+    mine = Format('mine', lambda names: 'query.weight' in names, lambda gated: (copy('{rest}', 'head.{rest}'),), True)
+    readable = Readable((mine, *EOMT.formats))
+    state = hf_dinov2().state_dict()
+    assert readable.find(state) is mine and detect(state, 'x.pth') is not mine
+    known, mapped = to_ours(state, 'x.pth', readable)
+    assert known is mine and 'head.query.weight' in mapped.weights
+    assert detect(dinov2().state_dict(), 'x.pth', readable).title == 'eomt_mm'
+    with pytest.raises(ValueError, match='Known are\n  mine'):
+        detect({'conv.weight': torch.ones(1)}, 'x.pth', readable)
 
 
 def test_incomplete_groups_are_named() -> None:

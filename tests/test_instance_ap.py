@@ -23,7 +23,7 @@ from pycocotools.cocoeval import COCOeval
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.datasets.shapes import CLASSES
 from eomt_mm.evaluation import instance_results
-from eomt_mm.evaluation.ap_counting import encode_masks, encode_segments
+from eomt_mm.evaluation.ap_counting import encode_masks, encode_segments, match_by_class, summarise
 from eomt_mm.evaluation.instance_ap import KEYS, InstanceAP
 from eomt_mm.registry import METRICS
 
@@ -581,3 +581,27 @@ def test_labels_of_other_classes_are_noticed(tmp_path: Path, monkeypatch: pytest
         metric.process(None, [sample, sample])
         assert len(said) == wrong
         said.clear()
+
+
+def test_whatever_has_an_iou_can_be_matched() -> None:
+    """Two of class 0 and a crowd, one of class 2; IoU and areas are given, not those of masks."""
+    iou = np.array([[0.9, 0.8, 0.0], [0.8, 0.0, 0.0], [0.0, 0.1, 0.95]])
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def iou_of(rows: list[int], columns: list[int]) -> np.ndarray:
+        asked.append((rows, columns))
+        return iou[np.ix_(rows, columns)]
+
+    true = [(0, 50.0, False), (0, 500.0, False), (0, 50.0, True), (2, 50.0, False)]
+    predicted = [(0, 50.0, 0.3), (0, 50.0, 0.8), (0, 50.0, 0.5)]
+    ranges = [[0, 1e10], [0, 100], [100, 1000], [1000, 1e10]]
+    found = match_by_class(true, predicted, iou_of, (1, 10, 100), ranges)
+    assert asked == [([1, 2, 0], [0, 1, 2]), ([], [3])]  # best first
+    assert found.labels.tolist() == [0, 2] and found.scores.tolist() == [0.8, 0.5, 0.3]
+    assert found.num_true.tolist() == [[2, 1], [1, 1], [1, 0], [0, 0]]
+    matched = np.unpackbits(found.matched, count=4 * 10 * 3).reshape(4, 10, 3)
+    # At 0.5 the best takes the first, so the last gets the second; at 0.85 only the last may have the first.
+    assert matched[0, 0].tolist() == [1, 1, 1] and matched[0, 7].tolist() == [0, 1, 1]
+    assert summarise([found], 3, (1, 10, 100)).per_class[0, 1] == pytest.approx(1)
+    one = match_by_class(true, predicted, iou_of, (1, 1, 1), ranges)
+    assert asked[-2] == ([1], [0, 1, 2]) and one.num_predicted.tolist() == [1, 0]

@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement, PixelData
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.datasets.panoptic_png import read_panoptic_png, write_panoptic_png
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality
-from eomt_mm.evaluation.pq_counting import count_panoptic, summarise
+from eomt_mm.evaluation.pq_counting import count_overlap, count_panoptic, count_segments, summarise
 from eomt_mm.registry import METRICS
 
 # json order differs from label order, ids have gaps
@@ -45,6 +45,21 @@ def gt_and_pred(gt, gt_rows, pred, pred_rows):
 
 
 # Counted by hand
+
+
+def test_common_pixels_of_pairs():
+    gt, pred = np.array([[1, 1, 8], [4, 4, 8]]), np.array([[7, 2, 2], [7, 5, 5]])
+    found = count_overlap(gt, np.array([4, 1]), pred, np.array([2, 7, 9]))
+    assert found.tolist() == [[1, 1, 0, 0], [1, 0, 1, 0], [0, 1, 1, 0]]  # 8 and 5 are void
+    assert count_overlap(gt, np.array([]), pred, np.array([])).tolist() == [[6]]
+
+
+def test_segments_are_counted_from_common_pixels_alone():
+    overlap = np.array([[0, 0, 3], [1, 5, 0], [0, 0, 4]])
+    crowd = np.array([False, True])
+    # 5 pixels of 6; the second prediction lies on void and on the crowd of its category
+    assert as_dict(count_segments(overlap, np.array([3, 7]), crowd, np.array([3, 7]))) == {3: (5 / 6, 1, 0, 0)}
+    assert as_dict(count_segments(overlap, np.array([3, 7]), ~crowd, np.array([7, 7]))) == {7: (1, 1, 1, 0)}
 
 
 def test_iou_of_one_half_is_no_match():

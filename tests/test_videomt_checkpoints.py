@@ -13,7 +13,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 from transformers import VideomtVideoProcessor
 from videomt.checkpoints import export_huggingface, import_videomt
-from videomt.formats import renamed
 from videomt_networks import BLOCKS, DEPTH, HEADS, QUERIES, SIZE, WIDTH, Network, clips, final, transformers_network
 
 from eomt_mm.checkpoints.importing import import_checkpoint
@@ -51,6 +50,14 @@ def fused(state: State) -> State:
         q, v = state[f'{block}q_proj.bias'], state[f'{block}v_proj.bias']
         found[f'{block}qkv_proj.bias'] = torch.cat([q, torch.zeros_like(q), v])
     return found
+
+
+def renamed(state: State, old: str, new: str) -> State:
+    """Weights below ``old.`` are below ``new.`` then."""
+    return {
+        f'{new}.{name.removeprefix(f"{old}.")}' if name.startswith(f'{old}.') else name: value
+        for name, value in state.items()
+    }
 
 
 def detectron2(state: State) -> dict[str, Any]:
@@ -96,7 +103,7 @@ def test_fused_bias_of_the_keys_is_refused(tmp_path: Path) -> None:
         import_videomt(saved(state, tmp_path / 'a.pth'))
 
 
-@pytest.mark.parametrize('head', ['panoptic_head', 'track_head'])
+@pytest.mark.parametrize('head', ['panoptic_head', 'decode_head'])
 def test_own_checkpoints_pass_unchanged(head: str, tmp_path: Path) -> None:
     """Whatever the head is called there, and here."""
     network = Network(DINOV3)
@@ -162,7 +169,7 @@ def test_damaged_files(tmp_path: Path) -> None:
 
 def test_differences_to_a_backbone(tmp_path: Path) -> None:
     state = official_dinov3()
-    with pytest.raises(ValueError, match='holds absolute weights: leave --base and --weights out'):
+    with pytest.raises(ValueError, match='holds absolute weights and needs none; leave --base out'):
         import_videomt(saved(state, tmp_path / 'x.pth'), base='base.pth')
     small = {name: value * 0.01 if '.encoder.' in name else value for name, value in state.items()}
     with pytest.raises(ValueError, match='look like differences'):
@@ -201,11 +208,11 @@ def test_start_from_eomt(kind: str, tmp_path: Path) -> None:
 
 def test_start_from_eomt_without_its_classes(tmp_path: Path) -> None:
     source = saved(official_from_hf(hf_dinov2(**HF_SIZES)), tmp_path / 'x.bin')
-    expected = renamed(Network(num_classes=40).state_dict(), 'panoptic_head', 'track_head')
+    expected = renamed(Network(num_classes=40).state_dict(), 'panoptic_head', 'decode_head')
     state, report = import_videomt(source, expected, class_head=False)
     assert set(report.missing) == expected.keys() - state.keys()
     assert {name.split('.')[1] for name in report.missing} == {'class_predictor', 'query_updater'}
-    assert report.head == 'track_head'
+    assert report.head == 'decode_head'
 
 
 def test_start_from_a_bare_backbone(tmp_path: Path) -> None:
@@ -224,8 +231,8 @@ def test_files_of_something_else(tmp_path: Path) -> None:
 
 
 def test_export_comes_back_bit_by_bit(tmp_path: Path) -> None:
-    ours = renamed(Network().state_dict(), 'panoptic_head', 'track_head')
-    ours['track_head.attn_mask_probs'].zero_()
+    ours = renamed(Network().state_dict(), 'panoptic_head', 'decode_head')
+    ours['decode_head.attn_mask_probs'].zero_()
     export_huggingface(ours, tmp_path / 'hf', num_heads=HEADS, classes=('cat', 'dog', 'bird'))
     assert equal(import_videomt(tmp_path / 'hf', ours)[0], ours)
     names = {path.name for path in (tmp_path / 'hf').iterdir()}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.class_order import class_order_for
-from eomt_mm.checkpoints.files import hub_address, written_aside
-from eomt_mm.checkpoints.importing import ImportReport, import_checkpoint
+from eomt_mm.checkpoints.files import hub_address, read_names, written_aside
+from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, OWN_BACKBONE, Readable
+from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
@@ -22,8 +23,8 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     Args:
         config: path, or what :func:`~eomt_mm.apis.config.load_config` returned.
         checkpoint: saved in training, or any file, folder or ``hf://owner/name[@revision]`` that
-            :func:`~eomt_mm.checkpoints.importing.import_checkpoint` reads. None: random weights; nothing is
-            downloaded.
+            :func:`~eomt_mm.checkpoints.importing.import_checkpoint` reads for a model of this kind. None: random
+            weights; nothing is downloaded.
         device: such as 'cpu' or 'cuda:0'.
 
     Returns:
@@ -42,7 +43,8 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
         if report.missing:
             raise ValueError(
                 f'checkpoint {checkpoint} is no whole model: it lacks {len(report.missing)} weights, such as '
-                f'{", ".join(report.missing[:3])}. Pretrained backbones belong to model.backbone.weights'
+                f'{", ".join(report.missing[:3])}. Start a training from it with load_from; pretrained backbones '
+                f'belong to model.backbone.weights'
             )
         load_state_dict(model, state)
         model.dataset_meta = report.meta.get('dataset_meta') or model.dataset_meta
@@ -50,33 +52,37 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
 
 def import_for(
-    cfg: Config, source: str | Path, expected: dict[str, Tensor], class_head: bool = True
+    cfg: Config, source: str | Path, expected: dict[str, Tensor], class_head: ClassHead = True
 ) -> tuple[dict[str, Tensor], ImportReport]:
     """:func:`~eomt_mm.checkpoints.importing.import_checkpoint` for the model of a config.
 
-    Official DINOv3 files hold differences to the pretrained backbone; that of the config (its ``weights``, or with
-    ``pretrained`` timm's on the hub) is then added.
+    The model's class may name its formats: ``checkpoint_formats``, a
+    :class:`~eomt_mm.checkpoints.formats.Readable`. Official DINOv3 files hold differences to the pretrained backbone;
+    that of the config (its ``weights``, or with ``pretrained`` timm's on the hub) is then added.
 
     Args:
         cfg: of the model.
         source: see :func:`local_checkpoint`.
         expected: the model's ``state_dict()``.
-        class_head: False leaves out the class predictor, for other classes.
+        class_head: False leaves out the class predictor, for other classes; 'auto' where their number differs.
 
     Raises:
         ValueError: naming the converter, which has flags for files that do not tell everything themselves.
     """
-    meta = config_meta(cfg)
+    readable, meta = _readable(cfg), config_meta(cfg)
     num_things = len(meta['thing_classes']) if 'thing_classes' in meta else None
     try:
         return import_checkpoint(
             source, expected, class_head=class_head, default_base=_base_of(cfg),
-            class_order=class_order_for(meta.get('classes'), num_things),
+            class_order=class_order_for(meta.get('classes'), num_things), readable=readable,
         )  # fmt: skip
     except ValueError as error:
-        raise ValueError(
-            f'{error}\n(flags are those of tools/convert_checkpoint.py SRC DST --config CONFIG)'
-        ) from error
+        raise ValueError(f'{error}\n(flags are those of {readable.converter} SRC DST --config CONFIG)') from error
+
+
+def _readable(cfg: Config) -> Readable:
+    kind = cfg.model.get('type')
+    return getattr(MODELS.get(kind) if isinstance(kind, str) else kind, 'checkpoint_formats', EOMT)
 
 
 def _base_of(cfg: Config) -> str | None:
@@ -88,13 +94,14 @@ def _base_of(cfg: Config) -> str | None:
     return f'hf://{known.hf_hub_id}' if known is not None and known.hf_hub_id else None
 
 
-def local_checkpoint(cfg: Config, source: str | Path, class_head: bool = True) -> str:
-    """A checkpoint as mmengine's runner reads it: a ``.pth`` is taken as ours, other formats are converted.
+def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = True) -> str:
+    """A checkpoint as mmengine's runner reads it: what is not, is converted.
 
     Args:
         cfg: of the model; the converted file goes to ``cfg.work_dir``.
         source: file, folder, ``hf://owner/name[@revision]`` or its page, or an address that mmengine reads.
-        class_head: False leaves the class predictor of other formats out, for other classes.
+        class_head: False leaves the class predictor of other formats out, for other classes; 'auto' where their number
+            differs.
 
     Returns:
         path or address.
@@ -106,16 +113,31 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: bool = True) -
     source = hub_address(str(source))
     if source.rstrip('/').endswith(('.pth', '.dcp')) or ('://' in source and not source.startswith('hf:')):
         check_checkpoint(source)
-        return source
+        if '://' in source or _is_as_the_runner_reads(Path(source), cfg):
+            return source
     with torch.device('meta'):  # names and shapes are enough
         expected = MODELS.build(cfg.model).state_dict()
     state, report = import_for(cfg, source, expected, class_head)
     print(report.text())
     name = source.removeprefix('hf://').strip('/.').replace('/', '--')
-    target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'
+    target = Path(cfg.work_dir) / 'imported' / f'{name.removesuffix(".pth")}.pth'
     with written_aside(target) as path:
         torch.save(dict(state_dict=state, meta=dict(dataset_meta=config_meta(cfg))), path)
     return str(target)
+
+
+def _is_as_the_runner_reads(path: Path, cfg: Config) -> bool:
+    """Whether a file is ours with the model's head, or one that nobody knows, which the runner then judges."""
+    if path.suffix != '.pth' or cfg.get('resume'):
+        return True
+    try:
+        names = read_names(path)
+    except ValueError:
+        return True
+    known = _readable(cfg).find(names)
+    if known is OWN:
+        return any(name.startswith(f'{head}.') for head in HEADS if head in cfg.model for name in names)
+    return known is None or known is OWN_BACKBONE
 
 
 def check_checkpoint(path: str | Path) -> None:

@@ -17,6 +17,16 @@ from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.rules import map_to_theirs
 
 REGISTERS = 4
+# Of all image and video processors; resample 2 is bilinear.
+PIXELS = dict(
+    do_resize=True,
+    resample=2,
+    do_rescale=True,
+    rescale_factor=1 / 255,
+    do_normalize=True,
+    image_mean=list(official.IMAGENET_MEAN),
+    image_std=list(official.IMAGENET_STD),
+)
 
 
 def export_official(state: Mapping[str, Tensor], path: str | Path, ade20k_order: bool = False) -> None:
@@ -67,6 +77,19 @@ def export_huggingface(
         ValueError: the model is of another kind, transformers would compute something else, or sizes are missing.
         FileExistsError: the folder is not empty.
     """
+    theirs, config = huggingface_model(state, img_size, num_heads, classes, ade20k_order)
+    processor = _image_processor(config['image_size'], semantic)
+    write_folder(folder, theirs, {'config.json': config, 'preprocessor_config.json': processor})
+
+
+def huggingface_model(
+    state: Mapping[str, Tensor],
+    img_size: int | None = None,
+    num_heads: int | None = None,
+    classes: Sequence[str] | None = None,
+    ade20k_order: bool = False,
+) -> tuple[State, dict[str, Any]]:
+    """Weights in transformers' names, and ``config.json``; arguments and errors of :func:`export_huggingface`."""
     weights, found = _weights(state, ade20k_order)
     gated = _gated(weights)
     if found.family == 'dinov3' and gated:
@@ -92,11 +115,20 @@ def export_huggingface(
         config |= _dinov3_config(weights)
         theirs = map_to_theirs(weights, huggingface.dinov3_rules(gated))
     theirs['criterion.empty_weight'] = official.buffers(len(names))['criterion.empty_weight']
+    return theirs, config
+
+
+def write_folder(folder: str | Path, weights: State, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Writes ``model.safetensors`` and JSON files by their names.
+
+    Raises:
+        FileExistsError: the folder is not empty.
+    """
     with written_aside(folder, folder=True) as aside:
-        save_file({name: value.contiguous() for name, value in theirs.items()}, aside / 'model.safetensors',
+        save_file({name: value.contiguous() for name, value in weights.items()}, aside / 'model.safetensors',
                   metadata=dict(format='pt'))  # fmt: skip
-        _write_json(aside / 'config.json', config)
-        _write_json(aside / 'preprocessor_config.json', _preprocessor(img_size, semantic))
+        for name, content in files.items():
+            (aside / name).write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')
 
 
 def _weights(state: Mapping[str, Tensor], ade20k_order: bool) -> tuple[State, Description]:
@@ -184,21 +216,11 @@ def _dinov3_config(weights: State) -> dict[str, Any]:
     )
 
 
-def _preprocessor(img_size: int, semantic: bool) -> dict[str, Any]:
+def _image_processor(img_size: int, semantic: bool) -> dict[str, Any]:
     return dict(
         image_processor_type='EomtImageProcessor',
-        do_resize=True,
         size=dict(shortest_edge=img_size, longest_edge=None if semantic else img_size),
-        resample=2,  # bilinear
-        do_rescale=True,
-        rescale_factor=1 / 255,
-        do_normalize=True,
-        image_mean=list(official.IMAGENET_MEAN),
-        image_std=list(official.IMAGENET_STD),
         do_split_image=semantic,
         do_pad=not semantic,
+        **PIXELS,
     )
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, indent=2) + '\n', encoding='utf-8')

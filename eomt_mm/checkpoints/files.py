@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -83,6 +84,15 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         saved = _read_torch(path)
     meta = saved.get('meta') if isinstance(saved, Mapping) else None
     return Checkpoint(_flat(saved, path), str(path), config, dict(meta) if isinstance(meta, Mapping) else {})
+
+
+def read_names(path: Path) -> list[str]:
+    """Names that :func:`read_checkpoint` gives for a file of ``torch.save``, without reading its weights.
+
+    Raises:
+        ValueError: the file is damaged, holds no weights, or would execute code.
+    """
+    return list(_flat(_read_torch(path, mmap=zipfile.is_zipfile(path)), path))  # older files are no zip archives
 
 
 def hub_address(source: str) -> str:
@@ -167,9 +177,9 @@ def _read_shards(index: Path) -> State:
     return state
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path, mmap: bool = False) -> Any:
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         reason = ' '.join(str(error).split())
         if 'weights_only' in reason or 'Unsupported' in reason:

@@ -1,6 +1,6 @@
 """Whether saved weights are those of a model; mmengine itself only warns, and goes on with random ones."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ SHOWN = 8
 
 def check_fit(
     expected: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str, allow_missing: bool = False
-) -> None:
+) -> list[str]:
     """Compares names and shapes of saved weights with a model's.
 
     Args:
@@ -17,6 +17,9 @@ def check_fit(
         saved: the file's; a leading ``module.`` of distributed training is passed over. Unexpected names are fine.
         source: the file, for the message.
         allow_missing: weights that the file lacks keep their initial values (fine-tuning).
+
+    Returns:
+        names of those weights.
 
     Raises:
         ValueError: listing shapes that differ and names that are missing.
@@ -27,20 +30,26 @@ def check_fit(
         for name, value in expected.items()
         if name in names and names[name].shape != value.shape
     ]
-    missing = [] if allow_missing else [name for name in expected if name not in names]
-    if not differing and not missing:
-        return
+    missing = [name for name in expected if name not in names]
+    refused = [] if allow_missing else missing
+    if not differing and not refused:
+        return missing
     parts = []
     if differing:
         parts.append(f'{len(differing)} weights of another shape:\n{_listed(differing)}')
-    if missing:
-        parts.append(f"{len(missing)} of the model's {len(expected)} weights missing:\n{_listed(missing)}")
+    if refused:
+        parts.append(f"{len(refused)} of the model's {len(expected)} weights missing:\n{_listed(refused)}")
     found = '\nand '.join(parts)
     raise ValueError(
         f'checkpoint {source} does not fit the model. It has {found}\n'
         f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start another '
         f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False'
     )
+
+
+def listed_names(names: Sequence[str]) -> str:
+    """The first of them in one line."""
+    return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 
 def _listed(lines: Iterable[str]) -> str:

@@ -1,7 +1,7 @@
 """Which program wrote a file, seen from the names in it, and its weights in our names."""
 
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
@@ -23,7 +23,7 @@ class Format:
 
     Attributes:
         title: for messages.
-        found: whether names are of this format; the first one in ``FORMATS`` counts.
+        found: whether names are of this format; of several formats the first one counts.
         rules: to our names, given whether the MLP has a gate of its own.
         whole: a whole EoMT, not a bare backbone.
         ignored: templates of names that mean nothing to us.
@@ -60,6 +60,7 @@ OWN = Format(
     whole=True,
     ignored=('data_preprocessor.{rest}', 'panoptic_head.criterion.{rest}', 'decode_head.criterion.{rest}'),
 )
+OWN_BACKBONE = Format('eomt_mm, backbone alone', lambda names: _starts(names, 'backbone.vit.'), _own_rules, whole=False)
 OFFICIAL_DINOV3 = Format(
     'official EoMT, DINOv3',
     lambda names: _starts(names, 'network.') and _any(names, '.attention.'),
@@ -90,7 +91,7 @@ HF_DINOV3 = Format(
 )
 FORMATS = (
     OWN,
-    Format('eomt_mm, backbone alone', lambda names: _starts(names, 'backbone.vit.'), _own_rules, whole=False),
+    OWN_BACKBONE,
     OFFICIAL_DINOV3,
     OFFICIAL_DINOV2,
     HF_DINOV2,
@@ -144,33 +145,59 @@ FORMATS = (
 )
 
 
-def detect(names: Names, path: str) -> Format:
+@dataclass(frozen=True)
+class Readable:
+    """What a kind of model can be loaded from.
+
+    A model's class that reads more than EoMT's files has one as its ``checkpoint_formats``.
+
+    Attributes:
+        formats: the first one that is found counts.
+        optional: prefixes of weights (``head.NAME.``) that a whole file may lack altogether, and which then keep the
+            model's values; each with a note for the user.
+        converter: the command whose flags messages name.
+    """
+
+    formats: tuple[Format, ...]
+    optional: Mapping[str, str] = field(default_factory=dict)
+    converter: str = 'tools/convert_checkpoint.py'
+
+    def find(self, names: Names) -> Format | None:
+        """Format of a file with these names, where it is known."""
+        return next((known for known in self.formats if known.found(names)), None)
+
+
+EOMT = Readable(FORMATS)
+
+
+def detect(names: Names, path: str, readable: Readable = EOMT) -> Format:
     """Format of a file with these names.
 
     Raises:
-        ValueError: none of ``FORMATS``, with some of the names found.
+        ValueError: none of ``readable``, with some of the names found.
     """
-    for known in FORMATS:
-        if known.found(names):
-            return known
-    titles = '\n'.join(f'  {known.title}' for known in FORMATS)
+    known = readable.find(names)
+    if known is not None:
+        return known
+    titles = '\n'.join(f'  {known.title}' for known in readable.formats)
     shown = ', '.join(list(names)[:8]) + (', ...' if len(names) > 8 else '')
     raise ValueError(
         f'{path}: the format of this file is not known. It holds {len(names)} weights: {shown}\nKnown are\n{titles}'
     )
 
 
-def to_ours(state: Mapping[str, Tensor], path: str) -> tuple[Format, Mapped]:
+def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -> tuple[Format, Mapped]:
     """Weights of any known format in our names; NaN and infinity are refused, except in what is ignored.
 
     Args:
         state: the file's weights.
         path: the file, for messages.
+        readable: the formats that it may have.
 
     Raises:
         ValueError: the format is not known, weights that belong together are incomplete, or weights are not finite.
     """
-    known = detect(state, path)
+    known = detect(state, path, readable)
     prepared, notes = known.prepare(state)
     mapped = map_to_ours(prepared, known.rules(_any(state, '.gate_proj.')), known.ignored, path)
     mapped.notes += notes

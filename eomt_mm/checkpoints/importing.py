@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from eomt_mm.checkpoints.delta import Weights, add_base, check_absolute, resolve
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import Checkpoint, State, read_checkpoint
 from eomt_mm.checkpoints.fitting import check_complete, check_model, listed, resample, settle_biases
-from eomt_mm.checkpoints.formats import HEADS, OFFICIAL_DINOV2, OFFICIAL_DINOV3, OWN, Format, to_ours
+from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, Format, Readable, to_ours
 from eomt_mm.checkpoints.rules import Mapped
 from eomt_mm.models.eomt_head import default_num_blocks
 
@@ -21,6 +21,8 @@ PROBS = 'head.attn_mask_probs'
 CLASS_HEAD = 'head.class_predictor.'
 STAGES = ('reading', 'mapping names', 'putting weights together', 'fitting')
 Progress = Callable[[str], object]
+# Whether class rows are taken; 'auto': where there are as many as in the model
+ClassHead = bool | Literal['auto']
 
 
 @dataclass
@@ -76,11 +78,12 @@ def import_checkpoint(
     expected_state: Mapping[str, Tensor] | None = None,
     base: str | Path | None = None,
     weights: Weights = 'auto',
-    class_head: bool = True,
+    class_head: ClassHead = True,
     head: str | None = None,
     class_order: ClassOrder = 'auto',
     progress: Progress | None = None,
     default_base: str | Path | None = None,
+    readable: Readable = EOMT,
 ) -> tuple[State, ImportReport]:
     """Weights of a checkpoint in any known format, in the names of our models.
 
@@ -89,16 +92,17 @@ def import_checkpoint(
         expected_state: ``state_dict()`` of the model that they are for. None: nothing is checked against a model.
         base: pretrained backbone, for files that hold differences to it; as ``source``.
         weights: 'auto', or what the user knows of the file: 'absolute' or 'delta'.
-        class_head: False leaves the class rows out, for another set of classes.
+        class_head: False leaves the class rows out, for another set of classes; 'auto' where their number differs.
         head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: the model's, or without a model a guess.
         class_order: 'ade20k' brings ADE20K's panoptic class rows into mmdet's order, 'as_stored' does not; 'auto'
             does for a ``panoptic_head`` with 150 classes, unless the file is ours.
         progress: is called with the name of each stage as it begins, one of ``STAGES``.
         default_base: taken for ``base`` where the file turns out to hold differences and no ``base`` is given.
+        readable: the formats of the model's kind; see :class:`~eomt_mm.checkpoints.formats.Readable`.
 
     Returns:
         weights, float32 where the file has a floating type, and a report. With a model they are complete, but for
-        ``report.missing``: the head of a bare backbone's file, and class rows left out.
+        ``report.missing``: the head of a bare backbone's file, class rows left out, and what is optional.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -109,7 +113,7 @@ def import_checkpoint(
     tell(STAGES[0])
     read = read_checkpoint(source)
     tell(STAGES[1])
-    known, mapped = to_ours(read.state, read.path)
+    known, mapped = to_ours(read.state, read.path, readable)
     if mapped.unexpected and expected_state is None:
         raise ValueError(
             f'{read.path} ({known.title}) holds {len(mapped.unexpected)} weights that this format does not have:\n'
@@ -129,11 +133,13 @@ def import_checkpoint(
          for (theirs, ours), count in mapped.table.items()],
         mapped.ignored, notes=mapped.notes,
     )  # fmt: skip
+    if class_head == 'auto':
+        class_head = expected_state is None or found.num_classes == describe(expected_state).num_classes
     if known.whole:
         state = _own_head(state, report, class_head, class_order)
     tell(STAGES[3])
     if expected_state is not None:
-        state = _fitted(state, expected_state, report, class_head, mapped.unexpected)
+        state = _fitted(state, expected_state, report, class_head, mapped.unexpected, readable)
     else:
         check_complete(state, found.depth, known.whole, read.path)
     return {_named(name, head): v.float() if v.is_floating_point() else v for name, v in state.items()}, report
@@ -152,7 +158,7 @@ def _absolute(
         return state, kind
     if base is not None:
         raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs none; leave --base out')
-    if known in (OFFICIAL_DINOV2, OFFICIAL_DINOV3):
+    if known.whole and known is not OWN:
         check_absolute(mapped.weights, read.path)
     return mapped.weights, kind
 
@@ -208,8 +214,9 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
 
 
 def _fitted(
-    state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str]
-) -> State:
+    state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str],
+    readable: Readable,
+) -> State:  # fmt: skip
     """Weights that are the model's in every name and shape."""
     head = report.head
     wanted_state = {_generic(name, head): value for name, value in expected.items()}
@@ -219,7 +226,9 @@ def _fitted(
         report.notes += notes
     state, notes = resample(state, wanted_state, report.whole)
     report.notes += notes
-    may_miss = ['head.'] if not report.whole else [] if class_head else [CLASS_HEAD]
+    lacking = [part for part in readable.optional if not any(name.startswith(part) for name in state)]
+    may_miss = ['head.'] if not report.whole else lacking if class_head else [*lacking, CLASS_HEAD]
+    report.notes += [readable.optional[part] for part in lacking if report.whole]
     if not class_head:
         found = replace(found, num_classes=None)
     if not report.whole:

@@ -8,7 +8,7 @@ left of all images through `accumulate` and `summarize`. The numbers are those o
 import contextlib
 import io
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -119,27 +119,65 @@ def match_image(
     Returns:
         what averages need of the image, a few bytes per prediction whatever the size of masks.
     """
-    evaluator = COCOeval(iouType='segm')
-    params = evaluator.params
-    params.maxDets = list(max_dets)
-    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
-    for number, one in enumerate(truth, start=1):
-        entry = {'id': number, 'segmentation': one.rle, 'area': one.area}
-        evaluator._gts[0, one.label].append({**entry, 'iscrowd': int(one.is_crowd), 'ignore': int(one.is_crowd)})
+
+    def iou(rows: list[int], columns: list[int]) -> np.ndarray:
+        found: np.ndarray = mask_api.iou(
+            [rles[row] for row in rows],
+            [truth[column].rle for column in columns],
+            [int(truth[column].is_crowd) for column in columns],
+        )
+        return found
+
     areas = mask_api.area(list(rles)).tolist() if rles else []
-    predictions = zip(labels.tolist(), scores.tolist(), rles, areas, strict=True)
-    for number, (label, score, rle, area) in enumerate(predictions, start=1):
-        evaluator._dts[0, label].append({'id': number, 'segmentation': rle, 'area': area, 'score': score})
+    predicted = list(zip(labels.tolist(), areas, scores.tolist(), strict=True))
+    return match_by_class([(one.label, one.area, one.is_crowd) for one in truth], predicted, iou, max_dets)
+
+
+def match_by_class(
+    true: Sequence[tuple[int, float, bool]],
+    predicted: Sequence[tuple[int, float, float]],
+    iou: Callable[[list[int], list[int]], np.ndarray],
+    max_dets: Sequence[int],
+    area_ranges: Sequence[Sequence[float]] | None = None,
+) -> ImageMatches:
+    """Matches whatever has a label, an area and an IoU: each prediction, best first, takes the best that is free.
+
+    Args:
+        true: label, area, is crowd of each.
+        predicted: label, area, score of each.
+        iou: IoU (n, m) of predictions and truth of one class, given their places in ``predicted`` and ``true``.
+        max_dets: ascending; beyond the last, predictions of a class are dropped.
+        area_ranges: least and largest area; all, small, medium and large. None: COCO's.
+
+    Returns:
+        as `match_image`.
+    """
+    evaluator = COCOeval(iouType='segm')
+    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
+    for number, (label, area, is_crowd) in enumerate(true, start=1):
+        entry = {'id': number, 'area': area, 'iscrowd': int(is_crowd), 'ignore': int(is_crowd)}
+        evaluator._gts[0, label].append(entry)
+    for number, (label, area, score) in enumerate(predicted, start=1):
+        evaluator._dts[0, label].append({'id': number, 'area': area, 'score': score})
 
     present = sorted({label for _, label in (*evaluator._gts, *evaluator._dts)})
-    found: list[list[dict[str, Any]]] = []  # (A, C)
     for label in present:
-        evaluator.ious[0, label] = evaluator.computeIoU(0, label)
-    for area_range in params.areaRng:
-        found.append([evaluator.evaluateImg(0, label, area_range, max_dets[-1]) for label in present])
+        rows = [one['id'] - 1 for one in evaluator._dts[0, label]]
+        best = np.argsort([-predicted[row][2] for row in rows], kind='mergesort')[: max_dets[-1]]  # as evaluateImg
+        columns = [one['id'] - 1 for one in evaluator._gts[0, label]]
+        evaluator.ious[0, label] = iou([rows[place] for place in best], columns)
+    found = [
+        [evaluator.evaluateImg(0, label, area_range, max_dets[-1]) for label in present]
+        for area_range in area_ranges or evaluator.params.areaRng
+    ]
+    return _image_matches(present, found)
+
+
+def _image_matches(labels: list[int], found: list[list[dict[str, Any]]]) -> ImageMatches:
+    """What is kept of the results (A, C) of `evaluateImg`."""
     any_area = found[0]
     return ImageMatches(
-        labels=np.array(present, dtype=np.int32),
+        labels=np.array(labels, dtype=np.int32),
         num_true=np.array([[np.sum(one['gtIgnore'] == 0) for one in row] for row in found], dtype=np.int32),
         num_predicted=np.array([len(one['dtScores']) for one in any_area], dtype=np.int32),
         scores=np.array([score for one in any_area for score in one['dtScores']], dtype=np.float64),

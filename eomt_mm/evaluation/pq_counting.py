@@ -60,7 +60,7 @@ def count_panoptic(
     for name, segments in (('gt_segments', gt_segments), ('pred_segments', pred_segments)):
         if len(np.unique(segments[:, 0])) < len(segments):
             raise ValueError(f'{name} lists an id twice: {sorted(segments[:, 0].tolist())}; ids must be unique')
-    overlap = _overlap(gt_ids, gt_segments[:, 0], pred_ids, pred_segments[:, 0])
+    overlap = count_overlap(gt_ids, gt_segments[:, 0], pred_ids, pred_segments[:, 0])
     pred_areas = overlap.sum(axis=0)[1:]
     if not pred_areas.all():
         raise ValueError(f'predicted segments {pred_segments[pred_areas == 0, 0].tolist()} have no pixel: drop them')
@@ -69,17 +69,23 @@ def count_panoptic(
         unlisted = sorted(set(np.unique(pred_ids).tolist()) - {0, *pred_segments[:, 0].tolist()})
         raise ValueError(f'predicted ids {unlisted} are not listed: list every id of the map but 0, void')
 
-    gt_matched, pred_matched, ious = _match(overlap, gt_segments, pred_segments)
-    ignored = overlap[0, 1:] + _overlap_with_crowd(overlap, gt_segments, pred_segments)
-    wrong = (2 * ignored <= pred_areas).astype(bool)
-    wrong[pred_matched] = False
-    missed = gt_segments[:, 2] == 0
-    missed[gt_matched] = False
-    return _rows(gt_segments[gt_matched, 1], ious, pred_segments[wrong, 1], gt_segments[missed, 1])
+    return count_segments(overlap, gt_segments[:, 1], gt_segments[:, 2] != 0, pred_segments[:, 1])
 
 
-def _overlap(gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pred_listed: np.ndarray) -> np.ndarray:
-    """(G + 1, P + 1), int64: common pixels of all pairs of segments; row and column 0 are void."""
+def count_overlap(
+    gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pred_listed: np.ndarray
+) -> np.ndarray:
+    """Common pixels of all pairs of segments.
+
+    Args:
+        gt_ids: (H, W), integers.
+        gt_listed: (G,), ids of segments; all others are void.
+        pred_ids: (H, W), integers.
+        pred_listed: (P,), the same for the prediction.
+
+    Returns:
+        (G + 1, P + 1), int64; row and column 0 are void.
+    """
     starts = run_starts(gt_ids, pred_ids)
     lengths = np.diff(starts, append=gt_ids.size)
     gt_index = index_of(gt_ids.ravel()[starts], gt_listed)
@@ -90,12 +96,33 @@ def _overlap(gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pr
     return pixels.astype(np.int64).reshape(shape)
 
 
+def count_segments(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
+    """Counts matches, false positives and misses from common pixels.
+
+    Args:
+        overlap: (G + 1, P + 1), as of `count_overlap`.
+        gt: (G,), category ids of the true segments.
+        is_crowd: (G,), bool.
+        pred: (P,), category ids of the predicted segments.
+
+    Returns:
+        (R, 5), as of `count_panoptic`.
+    """
+    gt_matched, pred_matched, ious = _match(overlap, gt, is_crowd, pred)
+    ignored = overlap[0, 1:] + _overlap_with_crowd(overlap, gt, is_crowd, pred)
+    wrong = (2 * ignored <= overlap.sum(axis=0)[1:]).astype(bool)
+    wrong[pred_matched] = False
+    missed = ~is_crowd
+    missed[gt_matched] = False
+    return _rows(gt[gt_matched], ious, pred[wrong], gt[missed])
+
+
 def _match(
-    overlap: np.ndarray, gt_segments: np.ndarray, pred_segments: np.ndarray
+    overlap: np.ndarray, gt_categories: np.ndarray, is_crowd: np.ndarray, pred_categories: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Indices (M,) of matched true and predicted segments and their IoU (M,)."""
     common = overlap[1:, 1:]
-    same = (gt_segments[:, 1, None] == pred_segments[None, :, 1]) & (gt_segments[:, 2, None] == 0)
+    same = (gt_categories[:, None] == pred_categories) & ~is_crowd[:, None]
     gt, pred = np.nonzero(same & (common > 0))
     gt_areas = overlap[1:].sum(axis=1)
     pred_areas_off_void = common.sum(axis=0)
@@ -106,14 +133,14 @@ def _match(
     return gt[matched], pred[matched], common[matched] / union[matched]
 
 
-def _overlap_with_crowd(overlap: np.ndarray, gt_segments: np.ndarray, pred_segments: np.ndarray) -> np.ndarray:
+def _overlap_with_crowd(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """(P,), int64: pixels of each predicted segment on the crowd of its category."""
     # Of several crowds of a category in an image the COCO evaluation knows only the one listed last; so do we, or
     # numbers would not compare.
-    crowd_of = {int(category): row for row, (_, category, crowd) in enumerate(gt_segments, start=1) if crowd}
+    crowd_of = {category: row for row, category in enumerate(gt.tolist(), start=1) if is_crowd[row - 1]}
     on_crowd = [
-        overlap[crowd_of[int(category)], column] if int(category) in crowd_of else 0
-        for column, category in enumerate(pred_segments[:, 1], start=1)
+        overlap[crowd_of[category], column] if category in crowd_of else 0
+        for column, category in enumerate(pred.tolist(), start=1)
     ]
     return np.array(on_crowd, dtype=np.int64)
 

@@ -2,7 +2,6 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -10,7 +9,7 @@ from torch import Tensor, nn
 
 from eomt_mm.export.postprocess import Logits, Postprocess
 from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt import predict_layer
+from eomt_mm.models.eomt import eomt_forward
 from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.models.geometry import Size
 
@@ -56,6 +55,7 @@ class ExportNetwork(nn.Module):
         self.register_buffer('std', torch.tensor(std).view(-1, 1, 1))
         self.backbone = with_fixed_positions(backbone, size)
         self.head = copy.deepcopy(head)
+        self.head.predict_intermediate = False
         self.postprocess = postprocess or Logits()
         self.dtype = torch.float16 if half else torch.float32
         self.backbone.to(self.dtype)
@@ -63,7 +63,7 @@ class ExportNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Runs what :func:`~eomt_mm.models.eomt.eomt_forward` runs in evaluation, the final prediction only.
+        """Normalises, runs :func:`~eomt_mm.models.eomt.eomt_forward`, and post-processes its final prediction.
 
         Args:
             images: uint8 (N, 3, *size), RGB.
@@ -72,15 +72,8 @@ class ExportNetwork(nn.Module):
             what ``postprocess`` makes of class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
         """
         inputs = (images.float() - self.mean) / self.std
-        first_joint_block = self.backbone.depth - self.head.num_blocks
-        tokens = self.backbone(inputs.to(self.dtype), num_blocks=first_joint_block)
-        # not Tokens.prepend: exporters take its len(x) for a constant
-        queries = self.head.queries.weight.expand(images.shape[0], -1, -1)
-        tokens = replace(tokens, x=torch.cat([queries, tokens.x], dim=1))
-        for i in range(first_joint_block, self.backbone.depth):
-            tokens = self.backbone.run_block(tokens, i)
-        class_logits, mask_logits = predict_layer(self.backbone, self.head, tokens)
-        return self.postprocess(class_logits.float(), mask_logits.float(), self.size)
+        class_logits, mask_logits = eomt_forward(self.backbone, self.head, inputs.to(self.dtype))
+        return self.postprocess(class_logits[-1].float(), mask_logits[-1].float(), self.size)
 
     def example(self, num_images: int) -> Tensor:
         """Random images (num_images, 3, *size), the same each time."""

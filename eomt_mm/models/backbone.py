@@ -28,7 +28,8 @@ class Tokens:
 
     def prepend(self, queries: Tensor) -> 'Tokens':
         """Puts ``queries`` (Q, C) in front of the sequence of every image."""
-        return replace(self, x=torch.cat([queries.expand(len(self.x), -1, -1), self.x], dim=1))
+        batch = self.x.shape[0]  # exporters take len(x) for a constant
+        return replace(self, x=torch.cat([queries.expand(batch, -1, -1), self.x], dim=1))
 
 
 class TimmViT(nn.Module):

@@ -286,6 +286,9 @@ def main() -> None:
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
     args = parser.parse_args()
     cfgs = {Path(path).stem: load_config(path, args.cfg_options) for path in args.configs}
+    for name, cfg in cfgs.items():
+        if 'img_size' not in cfg:
+            parser.error(f'{name} has no img_size, the size of its images: give configs of image models')
     if args.parts:
         rows = parts_rows(cfgs, args.batch, args.targets)
         print_table('kept for the backward pass in GiB, counted', list(PARTS), rows)

@@ -11,6 +11,7 @@ from eomt_mm.models.backbone import TimmViT
 from eomt_mm.models.segmentors import build_backbone_and_head
 from eomt_mm.registry import MODELS
 from videomt import head, preprocessor  # noqa: F401  they register
+from videomt.formats import VIDEOMT
 from videomt.head import VidEoMTHostHead
 from videomt.network import ClipPredictions, videomt_forward
 from videomt.streaming import OnlineVideo, segment_video
@@ -31,6 +32,7 @@ class VidEoMTDetector(BaseDetector):
         init_cfg: mmengine's initialisation.
     """
 
+    checkpoint_formats = VIDEOMT  # what tools and init_model load
     panoptic_head: VidEoMTHostHead
 
     def __init__(
@@ -99,10 +101,10 @@ class VidEoMTDetector(BaseDetector):
             if sample.frame_id == 0:
                 self._online = OnlineVideo(self, self.panoptic_head.rules)
             elif self._online is None or place != (self._place[0], self._place[1] + 1):
+                last = 'nothing' if self._online is None else f'frame {self._place[1]} of video {self._place[0]}'
                 raise ValueError(
-                    f'frame {sample.frame_id} of video {sample.video_id} after frame {self._place[1]} of video '
-                    f'{self._place[0]}: frames must come in their order, from 0 on: evaluate with batch_size=1 and '
-                    f'mmdet.TrackImgSampler, or load whole videos'
+                    f'frame {sample.frame_id} of video {sample.video_id} after {last}: frames must come in order, '
+                    f'from 0 on: evaluate with batch_size=1 and mmdet.TrackImgSampler, or load whole videos'
                 )
             self._online.segment(self.data_preprocessor.prepare(frame[None])[0], sample)
             self._place = place

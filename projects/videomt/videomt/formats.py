@@ -1,4 +1,7 @@
-"""Names in files of VidEoMT: ours, the official release's, Hugging Face's. EoMT's tables, and the query updater."""
+"""Names in files of VidEoMT: the official release's and Hugging Face's. EoMT's tables, and the query updater.
+
+Our own files need no table: the updater is one more part of the head.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
@@ -7,12 +10,10 @@ from torch import Tensor
 
 from eomt_mm.checkpoints import huggingface, official
 from eomt_mm.checkpoints.files import State
-from eomt_mm.checkpoints.formats import Format
+from eomt_mm.checkpoints.formats import EOMT, Format, Readable
 from eomt_mm.checkpoints.rules import Rule, copy
 
 FUSED = 'attention.qkv_proj.'
-# mmdet's parts with weights or buffers of their own
-OWN_IGNORED = ('data_preprocessor.{rest}', 'head.criterion.{rest}')
 OFFICIAL_IGNORED = ('pixel_mean', 'pixel_std', 'criterion.empty_weight')
 
 
@@ -40,10 +41,6 @@ def _prepare_official(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
     return prepared, []
 
 
-def _prepare_own(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    return renamed(state, head_name(state) or '', 'head'), []
-
-
 def _is_official(names: Collection[str]) -> bool:
     return 'backbone.q.weight' in names
 
@@ -59,14 +56,6 @@ OFFICIAL = tuple(
         ('DINOv2', _is_official, lambda gated: _official_rules(official.dinov2_rules())),
     )
 )
-OWN = Format(
-    'VidEoMT of eomt_mm',
-    lambda names: 'backbone.vit.patch_embed.proj.weight' in names and head_name(names) is not None,
-    lambda gated: tuple(copy(f'{part}.{{rest}}', f'{part}.{{rest}}') for part in ('backbone.vit', 'head')),
-    True,
-    OWN_IGNORED,
-    _prepare_own,
-)
 HUGGING_FACE = Format(
     'Hugging Face VideomtForUniversalSegmentation',
     lambda names: 'query.weight' in names and 'query_updater.weight' in names,
@@ -74,19 +63,9 @@ HUGGING_FACE = Format(
     True,
     huggingface.IGNORED,
 )
-FORMATS = (OWN, *OFFICIAL, HUGGING_FACE)
-
-
-def head_name(names: Collection[str]) -> str | None:
-    """Name of the module with the query updater, such as ``panoptic_head``; None: there is none, or it is theirs."""
-    updater = '.query_updater.weight'
-    found = (name.removesuffix(updater) for name in names if name.endswith(updater))
-    return next((name for name in found if name != 'backbone'), None)
-
-
-def renamed(state: Mapping[str, Tensor], old: str, new: str) -> State:
-    """Weights below ``old.`` are below ``new.`` then, in the same order."""
-    return {
-        f'{new}.{name.removeprefix(f"{old}.")}' if name.startswith(f'{old}.') else name: value
-        for name, value in state.items()
-    }
+# The official "segmenters" are EoMTs in the names of VidEoMT.
+VIDEOMT = Readable(
+    (*OFFICIAL, HUGGING_FACE, *EOMT.formats),
+    {'head.query_updater.': 'no weights of a VidEoMT: the query updater starts anew, as published'},
+    'projects/videomt/tools/convert_videomt.py',
+)

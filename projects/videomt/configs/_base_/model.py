@@ -7,3 +7,5 @@ model = dict(
     data_preprocessor=dict(type='eomt_mm.VidEoMTDataPreprocessor'),
     panoptic_head=dict(type='eomt_mm.VidEoMTHostHead', num_queries=200),
 )
+# trainings start from an EoMT of these classes or others
+default_hooks = dict(checkpoint_fit=dict(class_head='auto'))

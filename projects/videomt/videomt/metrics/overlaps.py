@@ -6,6 +6,7 @@ import numpy as np
 
 from eomt_mm.datasets.panoptic_png import run_starts
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
+from eomt_mm.evaluation.pq_counting import count_overlap
 from videomt.metrics.video_metric import FrameTruth
 
 
@@ -45,19 +46,15 @@ class Overlaps:
         true = np.zeros(panoptic.shape, np.int64)
         for id_, label, mask, is_crowd in zip(*truth[:2], truth.masks, truth.is_crowd, strict=True):
             true[mask] = 0 if is_crowd else self._true.setdefault((int(label), int(id_)), len(self._true) + 1)
-        starts = run_starts(true, panoptic)
-        lengths = np.diff(starts, append=panoptic.size)
-        codes, place = np.unique(panoptic.ravel()[starts], return_inverse=True)
-        numbers = np.array([self._number(int(code)) for code in codes], np.int64)
-        pairs = np.stack([true.ravel()[starts], numbers[place.ravel()]], axis=1)
-        unique, place = np.unique(pairs, axis=0, return_inverse=True)
-        pixels = np.bincount(place.ravel(), weights=lengths).astype(np.int64)
-        self._frames.append(np.column_stack([unique, pixels]))
+        codes = np.unique(panoptic.ravel()[run_starts(panoptic)])
+        codes = codes[codes % INSTANCE_OFFSET < self.num_classes]
+        pixels = count_overlap(true, np.arange(1, len(self._true) + 1), panoptic, codes)
+        rows, columns = np.nonzero(pixels)
+        numbers = np.array([0, *(self._number(code) for code in codes.tolist())])
+        self._frames.append(np.column_stack([rows, numbers[columns], pixels[rows, columns]]))
 
     def _number(self, code: int) -> int:
         id_, label = divmod(code, INSTANCE_OFFSET)
-        if label >= self.num_classes:
-            return 0
         return self._predicted.setdefault((label, id_), len(self._predicted) + 1)
 
     def window(self, start: int, length: int) -> np.ndarray:

@@ -18,15 +18,14 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from pycocotools import mask as mask_api
-from pycocotools.cocoeval import COCOeval
 
 from eomt_mm.datasets.panoptic_png import write_aside
-from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, encode_masks, summarise
+from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, encode_masks, match_by_class, summarise
 from eomt_mm.registry import METRICS
 from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of
 
 # Of a track the mean over the frames in which it is seen, in pixels; as in the data set's own evaluation.
-AREAS = [[0, 1e10], [0, 128**2], [128**2, 256**2], [256**2, 1e10]]
+AREAS: list[tuple[float, float]] = [(0, 1e10), (0, 128**2), (128**2, 256**2), (256**2, 1e10)]
 MAX_DETS = (1, 10, 100)
 KEYS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR@1', 'AR@10')
 
@@ -198,31 +197,11 @@ def _true_tracks(frame: DetDataSample, size: tuple[int, int]) -> list[tuple[Any,
 
 
 def match_tracks(tracks: Tracks) -> ImageMatches:
-    """Matches the tracks of a video as COCO matches the instances of an image, class by class."""
-    evaluator = COCOeval(iouType='segm')
-    evaluator.params.maxDets = list(MAX_DETS)
-    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
-    for number, tube in enumerate(tracks.true.values(), start=1):
-        entry = {'id': number, 'area': tube.mean_area, 'iscrowd': int(tube.is_crowd), 'ignore': int(tube.is_crowd)}
-        evaluator._gts[0, tube.label].append(entry)
-    for number, tube in enumerate(tracks.predicted.values(), start=1):
-        evaluator._dts[0, tube.label].append({'id': number, 'area': tube.mean_area, 'score': tube.score})
+    """Matches the tracks of a video as COCO matches the instances of an image."""
     iou = track_iou(tracks)
-    labels = sorted({label for _, label in (*evaluator._gts, *evaluator._dts)})
-    for label in labels:
-        predicted = evaluator._dts[0, label]
-        order = np.argsort([-one['score'] for one in predicted], kind='mergesort')[: MAX_DETS[-1]]
-        rows = [predicted[place]['id'] - 1 for place in order]
-        evaluator.ious[0, label] = iou[rows][:, [one['id'] - 1 for one in evaluator._gts[0, label]]]
-    found = [[evaluator.evaluateImg(0, label, area, MAX_DETS[-1]) for label in labels] for area in AREAS]
-    return ImageMatches(
-        labels=np.array(labels, np.int32),
-        num_true=np.array([[np.sum(one['gtIgnore'] == 0) for one in row] for row in found], np.int32),
-        num_predicted=np.array([len(one['dtScores']) for one in found[0]], np.int32),
-        scores=np.array([score for one in found[0] for score in one['dtScores']], np.float64),
-        matched=_packed([[one['dtMatches'] > 0 for one in row] for row in found]),
-        ignored=_packed([[one['dtIgnore'] for one in row] for row in found]),
-    )
+    true = [(tube.label, tube.mean_area, tube.is_crowd) for tube in tracks.true.values()]
+    predicted = [(tube.label, tube.mean_area, tube.score) for tube in tracks.predicted.values()]
+    return match_by_class(true, predicted, lambda rows, columns: iou[np.ix_(rows, columns)], MAX_DETS, AREAS)
 
 
 def track_iou(tracks: Tracks) -> np.ndarray:
@@ -238,11 +217,6 @@ def track_iou(tracks: Tracks) -> np.ndarray:
     union = pred_areas[:, None] + true_areas - common
     iou: np.ndarray = common / np.maximum(union, 1)
     return iou
-
-
-def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
-    """Bits of (A, T, D) from A times C arrays (T, D of the class), as `ImageMatches` wants them."""
-    return np.packbits(np.array([np.concatenate(row, axis=1) for row in flags if row], dtype=bool))
 
 
 def write_vis_results(folder: Path, lines: list[str]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from mmdet.structures import DetDataSample
 
-from eomt_mm.evaluation.pq_counting import summarise
+from eomt_mm.evaluation.pq_counting import count_segments, summarise
 from eomt_mm.registry import METRICS
 from videomt.metrics.overlaps import Overlaps
 from videomt.metrics.panoptic_results import PanopticResults, VideoFiles
@@ -15,39 +15,20 @@ from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, 
 Counts = tuple[Overlaps, VideoFiles]
 
 
-def count_tubes(overlap: np.ndarray, true: np.ndarray, predicted: np.ndarray, num_classes: int) -> np.ndarray:
+def count_tubes(overlap: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
     """Counts of one window by the rules of PQ, of tubes in place of segments.
-
-    Tubes match where they have one class and IoU > 0.5, the union without what the prediction has on void. Unmatched
-    predictions of which more than half lies on void are not wrong.
 
     Args:
         overlap: (G + 1, P + 1), pixels, row and column 0 void.
-        true: (G,), labels.
-        predicted: (P,), labels.
-        num_classes: number K of classes.
+        true: (G,), labels; those that the window does not show do not count.
+        predicted: (P,), labels, the same.
 
     Returns:
-        (K, 5), float64: label, sum of the IoU of matches, matches, false positives, misses.
+        (R, 5), as of `count_panoptic`.
     """
-    common = overlap[1:, 1:]
-    true_areas, areas = overlap[1:].sum(1), overlap.sum(0)[1:]
-    union = true_areas[:, None] + common.sum(0) - common
-    # In integers, so that an IoU of exactly 0.5 is none by rounding either. At most one partner each.
-    matched = (true[:, None] == predicted) & (2 * common > union)
-    wrong = (areas > 0) & ~matched.any(0) & (2 * overlap[0, 1:] <= areas)
-    missed = (true_areas > 0) & ~matched.any(1)
-    rows, columns = np.nonzero(matched)
-    iou = common[rows, columns] / union[rows, columns]
-    return np.column_stack(
-        [
-            np.arange(num_classes),
-            np.bincount(true[rows], weights=iou, minlength=num_classes),
-            np.bincount(true[rows], minlength=num_classes),
-            np.bincount(predicted[wrong], minlength=num_classes),
-            np.bincount(true[missed], minlength=num_classes),
-        ]
-    )
+    rows, columns = np.flatnonzero(overlap[1:].sum(axis=1)), np.flatnonzero(overlap[:, 1:].sum(axis=0))
+    shown = overlap[np.ix_([0, *(rows + 1)], [0, *(columns + 1)])]
+    return count_segments(shown, true[rows], np.zeros(len(rows), bool), predicted[columns])
 
 
 @METRICS.register_module()
@@ -110,8 +91,10 @@ class VideoPanopticQuality(VideoMetric):
         true, predicted = overlaps.true[:, 0], overlaps.predicted[:, 0]
         rows = []
         for length in self.tube_lengths:
-            counted = (count_tubes(window, true, predicted, num_classes) for window in overlaps.windows(length))
-            total = sum((each[:, 1:] for each in counted), np.zeros((num_classes, 4)))
+            total = np.zeros((num_classes, 4))
+            for window in overlaps.windows(length):
+                counted = count_tubes(window, true, predicted)
+                total[counted[:, 0].astype(np.int64)] += counted[:, 1:]
             rows.append(np.column_stack([np.arange(num_classes), total]))
         return rows, files
 
