@@ -10,7 +10,7 @@ import videomt_samples as made
 from mmdet.evaluation.functional import YTVIS, YTVISeval
 from mmengine.structures import InstanceData
 from pycocotools import mask as mask_api
-from videomt.metrics import video_metric
+from videomt.metrics import video_metric, vis_ap
 from videomt.metrics.vis_ap import VideoInstanceAP
 
 META = dict(classes=('ant', 'bee', 'cat'))
@@ -83,6 +83,14 @@ class TestByHand:
         tracks = [[(5, 0, 0.95, box(10, 20)), (1, 0, 0.9, box(0, 0))]]
         assert ap([video(truth, tracks, crowds=crowds)])['vis/AP'] == 100
         assert ap([video(truth, tracks)])['vis/AP'] < 60  # without the crowd the first track is wrong
+
+    def test_without_annotations_the_remedy_is_named(self, monkeypatch):
+        told = []
+        monkeypatch.setattr(vis_ap, 'print_log', lambda message, **_: told.append(message))
+        ap([video([[(1, 0, box(0, 0))]], [[]])])
+        assert not told
+        ap([video([[]], [[]])])
+        assert len(told) == 1 and '--format-only' in told[0]
 
     def test_a_video_without_tracks_or_truth(self):
         missed = video([[(1, 0, box(0, 0))]], [[]])

@@ -5,6 +5,7 @@ the video. All else is COCO's, whose evaluation matches and averages here, too.
 """
 
 import json
+import logging
 import zipfile
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -181,6 +182,13 @@ class VideoInstanceAP(VideoMetric):
         if self.format_only:
             return {}
         matches = [found for found, _ in videos.values() if found is not None]
+        if not any(found.num_true.any() for found in matches):
+            print_log(
+                f'none of {len(videos)} videos has annotations, so AP and AR are NaN: the public validation files of '
+                f'YouTube-VIS and OVIS have none. tools/test.py --out FOLDER --format-only writes the server files',
+                logger='current',
+                level=logging.WARNING,
+            )
         stats = summarise(matches, len(self.dataset_meta['classes']), MAX_DETS).stats
         return {
             key: float('nan') if value < 0 else round(100 * float(value), 10)
