@@ -91,9 +91,21 @@ def test_second_frame_is_eomt_with_updated_queries(norm_queries: bool) -> None:
     assert_same(tuple(part[:, 1] for part in final(predictions)), (classes[-1], masks[-1]))
 
 
-@pytest.mark.parametrize(('training', 'intermediate', 'count'), [(True, False, 3), (False, True, 3), (False, False, 1)])
-def test_number_and_shape_of_predictions(training: bool, intermediate: bool, count: int) -> None:
-    network = Network(predict_intermediate=intermediate).train(training)
+@pytest.mark.parametrize(
+    ('training', 'options', 'count'),
+    [
+        (True, {}, 2),  # as published: none before the last block
+        (True, dict(drop_last_auxiliary=False), 3),
+        (True, dict(predict_intermediate=True), 2),
+        (True, dict(num_blocks=1), 1),
+        (True, dict(num_blocks=1, drop_last_auxiliary=False), 2),
+        (False, {}, 1),
+        (False, dict(drop_last_auxiliary=False), 1),
+        (False, dict(predict_intermediate=True), 3),
+    ],
+)
+def test_number_and_shape_of_predictions(training: bool, options: dict[str, Any], count: int) -> None:
+    network = Network(**options).train(training)
     with torch.no_grad():
         predictions, state = network(clips(2, 3, WIDE))
     assert [tuple(classes.shape) for classes in predictions.class_logits] == [(2, 3, QUERIES, CLASSES + 1)] * count
@@ -115,6 +127,15 @@ def test_what_auxiliary_predictions_normalise(norm_queries: bool, norm_auxiliary
     torch.testing.assert_close(predictions.class_logits[0][0, 0], expected)
     other = Network(norm_queries=norm_queries, norm_auxiliary=not normed).train()(clips(1, 1))[0]
     assert_same(final(other), final(predictions), 0)  # the final prediction is always normalised
+
+
+@torch.no_grad()
+def test_only_the_last_auxiliary_prediction_is_dropped() -> None:
+    frames = clips(1, 2)
+    kept, all_of_them = (Network(drop_last_auxiliary=drop).train()(frames)[0] for drop in (True, False))
+    for some, every in ((kept.class_logits, all_of_them.class_logits), (kept.mask_logits, all_of_them.mask_logits)):
+        assert_same(tuple(some), (*every[: BLOCKS - 1], every[-1]), 0)
+        assert relative_difference(every[BLOCKS - 1], every[-1]) > 1e-2
 
 
 @torch.no_grad()

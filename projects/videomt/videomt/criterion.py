@@ -21,10 +21,11 @@ class ClipCriterion(Criterion):
     Args:
         num_classes: number K of classes, without "no object".
         class_on_absent_frames: as published, the class holds in frames that do not show the target, too, which suits
-            class scores that are averaged over a video. False: there the query shall say "no object".
+            class scores that are averaged over a video. False: there the query shall say "no object", with the weight
+            of that; the normaliser counts it as matched all the same.
         official_labels: repeat a fault of the published training, for comparisons: labels are read from the last
             frame's annotations, so a target that it does not show is matched as "no object" and trained as the last
-            class. False: from the first frame that shows it.
+            class. False: from the first frame that shows it. Instances only.
         kwargs: see :class:`~eomt_mm.models.criterion.Criterion`.
     """
 
@@ -59,15 +60,15 @@ class ClipCriterion(Criterion):
         labels = [target.labels for target in targets]
         cost_labels = None
         if self.official_labels:
-            in_last = [target.in_last_frame.to(target.labels.device) for target in targets]
+            in_last = [target.shown[-1].to(target.labels.device) for target in targets]
             cost_labels = [torch.where(i, own, self.num_classes) for i, own in zip(in_last, labels, strict=True)]
             labels = [torch.where(i, own, self.num_classes - 1) for i, own in zip(in_last, labels, strict=True)]
         matcher: Any = self.matcher
         matches = matcher.match_clips(classes, masks, targets, cost_labels)
         frames = [
-            dict(labels=self._frame_labels(own, inside), masks=inside)
+            dict(labels=frame_labels, masks=inside)
             for own, target in zip(labels, targets, strict=True)
-            for inside in target.masks
+            for frame_labels, inside in zip(self._frame_labels(own, target), target.masks, strict=True)
         ]
         per_frame = [[match for match in layer for _ in range(classes[0].shape[1])] for layer in matches]
         return self.matched_losses(
@@ -75,8 +76,9 @@ class ClipCriterion(Criterion):
             totals=totals,
         )  # fmt: skip
 
-    def _frame_labels(self, labels: Tensor, masks: Tensor) -> Tensor:
-        """Labels (N,) of targets in a frame, from their masks (N, H, W)."""
+    def _frame_labels(self, labels: Tensor, target: ClipTarget) -> Tensor:
+        """Labels (T, N) of a clip's targets in its frames, from labels (N,)."""
+        labels = labels.expand(target.shown.shape)
         if self.class_on_absent_frames:
             return labels
-        return torch.where(masks.flatten(1).any(1), labels, self.num_classes)
+        return torch.where(target.shown.to(labels.device), labels, self.num_classes)

@@ -57,6 +57,8 @@ class VidEoMTHostHead(VidEoMTHead):
         self.max_per_video = max_per_video
         self.rle = rle
         self.criterion = ClipCriterion(self.num_classes, **(criterion or {}))
+        if self.criterion.official_labels and task != 'instance':
+            raise ValueError(f"official_labels=True with task='{task}': the fault that it repeats is that of instances")
 
     @property
     def rules(self) -> Rules:
@@ -80,8 +82,9 @@ class VidEoMTHostHead(VidEoMTHead):
             predictions: of the clips.
             clips: with ``batch_input_shape`` in their frames; see :func:`~videomt.targets.clip_target`.
         """
+        device, by_appearance = predictions.mask_logits[-1].device, self.task == 'instance'
         targets = [
-            clip_target(clip.video_data_samples, self.num_classes, clip[0].batch_input_shape, self.task == 'instance')
+            clip_target(clip.video_data_samples, self.num_classes, clip[0].batch_input_shape, by_appearance, device)
             for clip in clips
         ]
         return self.criterion.clip_losses(predictions, targets, clips[0].get('step_totals'))

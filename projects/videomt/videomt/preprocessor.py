@@ -54,8 +54,8 @@ class VidEoMTDataPreprocessor(BaseDataPreprocessor):
             training: make one batch.
 
         Returns:
-            ``data_samples``, the frames with ``batch_input_shape`` (H, W), and ``inputs``: in training (B, T, 3, H, W),
-            float, of the largest clip's size; in evaluation what came.
+            ``data_samples``, on the host, the frames with ``batch_input_shape`` (H, W), and ``inputs``: in training
+            (B, T, 3, H, W), float, of the largest clip's size, on this module's device; in evaluation what came.
 
         Raises:
             ValueError: clips of a batch differ in their number of frames.
@@ -65,15 +65,14 @@ class VidEoMTDataPreprocessor(BaseDataPreprocessor):
             for frames, video in zip(data['inputs'], samples, strict=True):
                 self._note_size(video, self.input_size([frames]))
             return dict(inputs=data['inputs'], data_samples=samples)
-        cast = self.cast_data(data)
-        clips: list[Tensor] = cast['inputs']
+        clips: list[Tensor] = data['inputs']
         lengths = [len(clip) for clip in clips]
         if len(set(lengths)) > 1:
             raise ValueError(f'clips of a batch have {lengths} frames: give all the same num_frames in the pipeline')
         size = self.input_size(clips)
-        for clip in cast['data_samples']:
+        for clip in samples:
             self._note_size(clip, size)
-        return dict(inputs=torch.stack([self.prepare(clip, size) for clip in clips]), data_samples=cast['data_samples'])
+        return dict(inputs=torch.stack([self.prepare(clip, size) for clip in clips]), data_samples=samples)
 
     def prepare(self, frames: Tensor, size: Size | None = None) -> Tensor:
         """Frames (t, 3, h, w), uint8, as input (t, 3, H, W), float, on this module's device.
@@ -84,7 +83,7 @@ class VidEoMTDataPreprocessor(BaseDataPreprocessor):
         """
         pixels = frames.to(self.mean.device)
         if self.bgr_to_rgb:
-            pixels = pixels[:, [2, 1, 0]]
+            pixels = pixels.flip(1)
         return pad_bottom_right((pixels.float() - self.mean) / self.std, size or self.input_size([frames]))
 
     def input_size(self, clips: Sequence[Tensor]) -> Size:

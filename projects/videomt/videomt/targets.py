@@ -12,6 +12,7 @@ from torch import Tensor
 from eomt_mm.models.targets import check_labels, missing_annotation, pad_masks, source_of
 
 Size = tuple[int, int]
+FIELDS = ('labels', 'instances_ids', 'masks')
 
 
 @dataclass(frozen=True)
@@ -23,19 +24,23 @@ class ClipTarget:
         masks: (T, N, H, W), bool; void belongs to none.
         first_frames: (N,), int64, on the CPU: the frame in which each is matched, which is the first that shows it. 0
             for all segments and classes, whose ids the published training takes as present in every frame.
-        in_last_frame: (N,), bool, on the CPU: whether the last frame shows it.
+        shown: (T, N), bool, on the CPU: in which frames each has a pixel.
     """
 
     labels: Tensor
     masks: Tensor
     first_frames: Tensor
-    in_last_frame: Tensor
+    shown: Tensor
 
 
 def clip_target(
-    frames: Sequence[DetDataSample], num_classes: int, size: Size, by_appearance: bool = True
+    frames: Sequence[DetDataSample],
+    num_classes: int,
+    size: Size,
+    by_appearance: bool = True,
+    device: torch.device | str = 'cpu',
 ) -> ClipTarget:
-    """The target of a clip.
+    """The target of a clip. It is made on the CPU, where pipelines leave their masks: nothing waits for a device.
 
     Args:
         frames: T samples with ``gt_instances``: ``labels`` (n,), ``instances_ids`` (n,), the same through the clip, and
@@ -43,65 +48,68 @@ def clip_target(
         num_classes: number of classes.
         size: (H, W) of the input; masks are padded to it.
         by_appearance: match each target in the first frame that shows it; False: all of them in the first frame.
+        device: of labels and masks.
 
     Raises:
-        ValueError: a frame has no ground truth, a label is outside the classes, or an id occurs twice in a frame.
+        ValueError: a frame has no ground truth, a label is outside the classes, an id occurs twice in a frame, or masks
+            are larger than the input.
     """
-    parts = [_frame_masks(frame, size) for frame in frames]
+    parts = [_shown_tracks(frame) for frame in frames]
     for frame, (labels, _, _) in zip(frames, parts, strict=True):
         check_labels(labels, num_classes, source_of(frame))
-    device = parts[0][0].device
     every_id = torch.cat([ids for _, ids, _ in parts]).unique()
-    masks = torch.zeros(len(frames), len(every_id), *size, dtype=torch.bool, device=device)
-    labels = torch.zeros(len(every_id), dtype=torch.long, device=device)
+    masks = torch.zeros(len(frames), len(every_id), *size, dtype=torch.bool)
+    shown = torch.zeros(len(frames), len(every_id), dtype=torch.bool)
+    labels = torch.zeros(len(every_id), dtype=torch.long)
     for t in reversed(range(len(frames))):  # the first frame that shows a target decides
         frame_labels, ids, frame_masks = parts[t]
         rows = torch.searchsorted(every_id, ids)
-        masks[t, rows] = frame_masks
-        labels[rows] = frame_labels
-    visible = masks.flatten(2).any(2)  # (T, N)
-    kept = visible.any(0)
-    masks, labels, visible = masks[:, kept], labels[kept], visible[:, kept].cpu()
-    first = visible.int().argmax(0) if by_appearance else torch.zeros(visible.shape[1], dtype=torch.long)
-    return ClipTarget(labels, masks, first, visible[-1])
+        masks[t, rows] = pad_masks(dict(masks=frame_masks), size)['masks']
+        shown[t, rows], labels[rows] = True, frame_labels
+    first = shown.int().argmax(0) if by_appearance else torch.zeros_like(labels)
+    return ClipTarget(labels.to(device), masks.to(device), first, shown)
 
 
 def num_clip_targets(frames: Sequence[DetDataSample]) -> int:
     """Number N of targets that :func:`clip_target` will make; 0 where it will refuse the frames."""
+    if not all(map(_is_annotated, frames)):
+        return 0
     found: set[int] = set()
     for frame in frames:
-        instances = frame.get('gt_instances')
-        if instances is None or 'masks' not in instances:
-            return 0
-        shown = _as_bool(instances.masks, torch.device('cpu')).flatten(1).any(1)
-        found.update(
-            id_ for id_, is_shown in zip(instances.instances_ids.tolist(), shown.tolist(), strict=True) if is_shown
-        )
+        ids = torch.as_tensor(frame.gt_instances.instances_ids).cpu()
+        found.update(ids[_have_pixels(_as_bool(frame.gt_instances.masks))].tolist())
     return len(found)
 
 
-def _frame_masks(frame: DetDataSample, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (n,), ids (n,) and padded masks (n, H, W) of what a frame shows; empty masks are left out."""
-    instances = frame.get('gt_instances')
-    if instances is None or 'masks' not in instances or 'instances_ids' not in instances:
-        raise ValueError(missing_annotation(frame, 'tracks (gt_instances with masks and instances_ids)'))
-    labels, ids = instances.labels.long(), torch.as_tensor(instances.instances_ids).long().to(instances.labels.device)
-    masks = _as_bool(instances.masks, labels.device)
-    shown = masks.flatten(1).any(1)
-    labels, ids, masks = labels[shown], ids[shown], masks[shown]
+def _shown_tracks(frame: DetDataSample) -> tuple[Tensor, Tensor, Tensor]:
+    """Labels (n,), ids (n,) and masks (n, h, w) of what a frame shows; empty masks are left out."""
+    if not _is_annotated(frame):
+        raise ValueError(missing_annotation(frame, f'tracks (gt_instances with {", ".join(FIELDS)})'))
+    instances = frame.gt_instances
+    masks = _as_bool(instances.masks)
+    shown = _have_pixels(masks)
+    labels, ids = (
+        torch.as_tensor(values).cpu().long()[shown] for values in (instances.labels, instances.instances_ids)
+    )
     if len(ids.unique()) < len(ids):
         raise ValueError(
             f'ground truth of {source_of(frame)} holds an id more than once among {sorted(ids.tolist())}: each '
             f'instance of a frame needs an id of its own, the same through the video'
         )
-    return labels, ids, pad_masks(dict(masks=masks), size)['masks']
+    return labels, ids, masks[shown]
 
 
-def _as_bool(masks: Any, device: torch.device) -> Tensor:
-    """mmdet's masks, arrays or tensors as (n, h, w) bool."""
+def _is_annotated(frame: DetDataSample) -> bool:
+    return 'gt_instances' in frame and all(name in frame.gt_instances for name in FIELDS)
+
+
+def _as_bool(masks: Any) -> Tensor:
+    """mmdet's masks, arrays or tensors as (n, h, w) bool on the CPU."""
     if isinstance(masks, Tensor):
-        return masks.bool()
-    if isinstance(masks, np.ndarray):
-        return torch.from_numpy(masks).bool().to(device)
-    found: Tensor = masks.to_tensor(torch.bool, device)
-    return found
+        return masks.cpu().bool()
+    return torch.from_numpy(masks if isinstance(masks, np.ndarray) else masks.to_ndarray()).bool()
+
+
+def _have_pixels(masks: Tensor) -> Tensor:
+    """(n,), bool, of masks (n, h, w) bool; over bytes, which torch reduces far faster than bools on a CPU."""
+    return masks.view(torch.uint8).flatten(1).amax(1).bool()
