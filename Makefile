@@ -8,7 +8,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup test test-slow lint docs demo clean
+.PHONY: help setup test test-slow lint docs demo demo-video clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -41,6 +41,9 @@ docs: setup ## the documentation as a site in build/site; a warning is an error
 
 demo: setup ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py $(DEMO_ARGS)
+
+demo-video: setup ## the same with videos: train a small VidEoMT on moving shapes, draw its tracks (DEMO_ARGS)
+	@$(BIN)/python tools/make_demo.py --video $(DEMO_ARGS)
 
 clean: ## remove build products and caches; .venv and results in work_dirs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

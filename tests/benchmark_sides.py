@@ -1,10 +1,10 @@
-"""Sides small enough for tests: our toy configs, and the hosts' Mask2Former at a few channels."""
+"""Sides small enough for tests: our toy configs, images' and videos', and the hosts' Mask2Former at a few channels."""
 
 import ast
 from pathlib import Path
 from typing import Any
 
-from tool_runs import CONFIGS, small
+from tool_runs import CONFIGS, ROOT, small
 
 from eomt_mm.benchmarking.configs import find_config
 from eomt_mm.benchmarking.sides import Spec
@@ -14,6 +14,7 @@ STOCK = dict(
     instance='mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco',
     semantic='mmseg::mask2former/mask2former_r50_8xb2-160k_ade20k-512x512',
 )
+VIDEO = next((ROOT / 'projects' / 'videomt' / 'configs').glob('videomt_tiny_*.py'))
 TINY_MASK2FORMER = """
 _base_ = ['{base}']
 encoder_layer = dict(self_attn_cfg=dict(embed_dims=32), ffn_cfg=dict(embed_dims=32, feedforward_channels=32))
@@ -43,6 +44,19 @@ def ours(task: str, **changes: Any) -> Spec:
     """Spec of a toy config with a ViT of two blocks, at 64 px."""
     options = {key: ast.literal_eval(value) for key, _, value in (text.partition('=') for text in small(task))}
     return Spec(str(CONFIGS[task]), options=options, **(dict(size=(64, 64)) | changes))
+
+
+def video(task: str = 'instance', **changes: Any) -> Spec:
+    """Spec of a VidEoMT with the ViT of :func:`ours`, 4 classes and 10 queries, on 3 frames of 64 px."""
+    things = 4 if task == 'instance' else 2
+    vit = dict(depth=2, embed_dim=48, num_heads=3, patch_size=16)
+    head = dict(num_queries=10, task=task, num_things_classes=things, num_stuff_classes=4 - things)
+    options = {f'model.backbone.{key}': value for key, value in vit.items()}
+    options |= {f'model.panoptic_head.{key}': value for key, value in head.items()}
+    options |= {'model.panoptic_head.criterion.num_points': 64}
+    if task == 'panoptic':
+        options |= {'metainfo.thing_classes': ('turtle', 'train'), 'metainfo.stuff_classes': ('shark', 'frog')}
+    return Spec(str(VIDEO), options=options, **(dict(size=(64, 64), frames=3) | changes))
 
 
 def mask2former(task: str, folder: Path, **changes: Any) -> Spec:

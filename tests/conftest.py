@@ -1,5 +1,7 @@
 """Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable."""
 
+import gc
+import os
 import runpy
 import sys
 import warnings
@@ -7,20 +9,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+os.environ['OMP_NUM_THREADS'] = '1'  # before torch and numpy: a second thread waits longer than it computes here
+
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
 import torch
-from mmdet.visualization import DetLocalVisualizer
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
-from mmseg.visualization import SegLocalVisualizer
 
 from eomt_mm.datasets.generate import write_ade20k, write_coco
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(1)  # small operations: waiting for a second thread costs more than it brings
+
+@pytest.fixture(scope='module', autouse=True)
+def cheap_collections() -> None:
+    """Data sets of the hosts collect garbage when they are built: half a second each for all modules ever imported."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope='session')
@@ -37,11 +44,20 @@ def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_ade20k(root, num_train=6, num_val=4, size=(96, 96), progress=False)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def plain_config_text() -> Iterator[None]:
+    """A run writes its configuration out five times, and each time yapf lays it out anew for most of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, False))
+        yield
+
+
 @pytest.fixture(autouse=True)
-def no_default_scope_left() -> Iterator[None]:
-    """A runner sets mmengine's default scope for the whole process; the next test starts without."""
+def no_settings_left() -> Iterator[None]:
+    """A runner sets mmengine's default scope for the whole process, a tool the threads; the next test starts anew."""
     yield
     DefaultScope._instance_dict.clear()
+    torch.set_num_threads(1)
 
 
 @pytest.fixture
@@ -49,6 +65,9 @@ def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Runs a tool with arguments, in this process."""
 
     def run(name: str, *arguments: Any) -> None:
+        from mmdet.visualization import DetLocalVisualizer
+        from mmseg.visualization import SegLocalVisualizer
+
         # mmengine keeps these per process; a user's next run is a new one
         for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
             manager._instance_dict.clear()

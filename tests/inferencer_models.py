@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from tool_runs import CONFIGS, HEAD
+from tool_runs import CONFIGS, HEAD, ROOT
 
 from eomt_mm.apis import init_model, load_config
 from eomt_mm.datasets.shapes import SHAPES_METAINFO
@@ -40,5 +40,42 @@ def saved_model(task: str, folder: Path, **meta: Any) -> tuple[Path, Path]:
         head.class_predictor.weight.mul_(30)
     folder.mkdir(parents=True, exist_ok=True)
     torch.save(dict(state_dict=model.state_dict(), meta=dict(dataset_meta=meta)), folder / 'model.pth')
+    cfg.dump(folder / 'config.py')
+    return folder / 'config.py', folder / 'model.pth'
+
+
+def video_config(task: str) -> Config:
+    """The demo's model of videos, smaller."""
+    (toy,) = (ROOT / 'projects' / 'videomt' / 'configs').glob('videomt_tiny_*.py')
+    options: dict[str, Any] = {
+        'model.backbone.depth': 2,
+        'model.backbone.embed_dim': 48,
+        'model.backbone.num_heads': 3,
+        'model.backbone.patch_size': 16,
+        'model.panoptic_head.num_queries': 6,
+        'model.panoptic_head.num_blocks': 1,
+        'model.panoptic_head.task': task,
+    }
+    if task == 'panoptic':
+        options |= {
+            'model.panoptic_head.num_things_classes': 2,
+            'model.panoptic_head.num_stuff_classes': 2,
+            'model.panoptic_head.overlap_thr': 0.0,
+            'model.panoptic_head.score_thr': 0.3,
+            'metainfo': dict(thing_classes=('turtle', 'train'), stuff_classes=('shark', 'frog')),
+        }
+    return load_config(toy, options)
+
+
+def saved_video_model(task: str, folder: Path) -> tuple[Path, Path]:
+    """Config and checkpoint as files; queries differ, and classes change from frame to frame."""
+    torch.manual_seed(0)
+    cfg = video_config(task)
+    model = init_model(cfg)
+    with torch.no_grad():
+        model.panoptic_head.queries.weight.mul_(10)
+        model.panoptic_head.class_predictor.weight.mul_(30)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(state_dict=model.state_dict(), meta={}), folder / 'model.pth')
     cfg.dump(folder / 'config.py')
     return folder / 'config.py', folder / 'model.pth'

@@ -3,7 +3,7 @@
 import os
 import pickle
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData, PixelData
 from mmseg.registry import DATASETS as SEG_DATASETS, METRICS as SEG_METRICS
+from test_accumulation import gradient
+from test_criterion import gradients
 from torch import Tensor, nn
 
 from eomt_mm.apis import load_config
@@ -174,6 +176,34 @@ def trained_weights(rank: int) -> dict[str, Tensor]:
     for step, nums in enumerate([(2, 3), (0, 4), (0, 0), (9, 1)]):
         model.train_step(make_batch([(10 * step + rank, nums[rank])]), wrapper)
     return model.module.state_dict()
+
+
+# The criterion alone
+
+
+def whole_results(counts: Sequence[tuple[int, ...]]) -> dict[Any, Tensor]:
+    """Gradients of 4 images, 2 in each process, by targets and sync_class_norm."""
+    return {(nums, sync): mean(gradients(own_images(), nums, sync)) for nums in counts for sync in (True, False)}
+
+
+def parted_results(counts: Sequence[tuple[int, ...]]) -> dict[Any, Tensor]:
+    """The same in one and in two micro-batches, by targets, sync_class_norm and number of micro-batches."""
+    return {
+        (nums, sync, len(parts)): mean(gradient(nums, parts, sync, own_images()))
+        for nums in counts
+        for sync in (True, False)
+        for parts in ([2], [1, 1])
+    }
+
+
+def own_images() -> slice:
+    return slice(2 * dist.get_rank(), 2 * dist.get_rank() + 2)
+
+
+def mean(found: Tensor) -> Tensor:
+    """Over the processes, as DistributedDataParallel averages."""
+    dist.all_reduce(found)
+    return found / 2
 
 
 # Metrics

@@ -1,12 +1,10 @@
-"""Micro-batches give the gradient of the whole batch, given equal points, in one process and two."""
+"""Micro-batches give the gradient of the whole batch, given equal points; in two processes: test_processes.py."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
-from test_criterion import K, P, Q, free_port, make_logits, make_targets
+from test_criterion import K, P, Q, make_logits, make_targets
 from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
@@ -57,27 +55,3 @@ def test_parts_give_the_gradient_of_the_batch(nums: tuple[int, ...], parts: tupl
     whole = gradient(nums, [4], sync)
     assert whole.abs().max() > 1e-3
     torch.testing.assert_close(gradient(nums, parts, sync), whole, rtol=0, atol=1e-12)
-
-
-def run_process(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
-    for case, nums in enumerate(NUMS):
-        for sync in (True, False):
-            for parts in ([2], [1, 1]):
-                found = gradient(nums, parts, sync, slice(2 * rank, 2 * rank + 2))
-                dist.all_reduce(found)
-                if rank == 0:
-                    torch.save(found / 2, f'{folder}/{case}_{sync}_{len(parts)}.pt')
-    dist.destroy_process_group()
-
-
-def test_parts_in_two_processes_give_the_gradient_of_two_batches(tmp_path: Path) -> None:
-    torch.multiprocessing.spawn(run_process, (free_port(), str(tmp_path)), nprocs=2)
-    for case, nums in enumerate(NUMS):
-        for sync in (True, False):
-            whole, parts = (torch.load(tmp_path / f'{case}_{sync}_{number}.pt') for number in (1, 2))
-            torch.testing.assert_close(parts, whole, rtol=0, atol=1e-12)
-        if sum(nums) > 1:  # with one target in two processes the published normaliser is 1, not 1/2
-            synced = torch.load(tmp_path / f'{case}_True_2.pt')
-            torch.testing.assert_close(synced, gradient(nums, [4]), rtol=0, atol=1e-12)

@@ -3,10 +3,19 @@
 from pathlib import Path
 
 import pytest
-from benchmark_sides import STOCK
+from benchmark_sides import STOCK, VIDEO, video
 from tool_runs import CONFIGS, ROOT, small
 
-from eomt_mm.benchmarking.configs import find_config, mask_head, side_config, task_of, test_pipeline as pipeline_of
+from eomt_mm.benchmarking.configs import (
+    all_steps,
+    find_config,
+    is_video,
+    mask_head,
+    side_config,
+    task_of,
+    test_pipeline as pipeline_of,
+    without_targets,
+)
 
 LEAF = 'eomt_dinov2-s_24e_coco-panoptic-640'
 
@@ -18,6 +27,10 @@ LEAF = 'eomt_dinov2-s_24e_coco-panoptic-640'
 )
 def test_our_configs_are_found_by_path_and_by_name(name: str) -> None:
     assert find_config(name) == ROOT / f'configs/eomt/coco/{LEAF}.py'
+
+
+def test_configs_of_projects_are_found_by_their_names() -> None:
+    assert find_config(VIDEO.stem) == VIDEO
 
 
 @pytest.mark.parametrize(('task', 'name'), STOCK.items())
@@ -60,6 +73,30 @@ def test_one_size_reaches_the_hosts_pipelines_and_padding() -> None:
         assert [step.scale for step in pipeline_of(cfg) if step.type == 'Resize'] == [(96, 64)]
     assert det.model.data_preprocessor.batch_augments[0].size == (64, 96)
     assert seg.model.data_preprocessor.size == (64, 96)
+
+
+def test_one_size_reaches_the_frames_of_videos() -> None:
+    (resize,) = [step for step in all_steps(pipeline_of(side_config(str(VIDEO), (64, 96)))) if 'scale' in step]
+    assert (resize.scale, resize.max_size) == (64, 96)
+
+
+def test_targets_are_left_out_of_the_pipelines_of_images_and_of_frames() -> None:
+    for name in (str(CONFIGS['panoptic']), STOCK['semantic'], str(VIDEO)):
+        pipeline = pipeline_of(side_config(name))
+        kept = [step['type'] for step in all_steps(without_targets(pipeline))]
+        assert [kind.rpartition('.')[2][:9] for kind in kept if 'Load' in kind] == ['LoadImage']
+        assert len(kept) == len(list(all_steps(pipeline))) - 1
+
+
+def test_models_for_videos_are_told_by_their_pipeline() -> None:
+    assert is_video(side_config(str(VIDEO)))
+    assert is_video(side_config('mmdet::mask2former_vis/mask2former_r50_8xb2-8e_youtubevis2019'))
+    assert not any(is_video(side_config(str(config))) for config in CONFIGS.values())
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic', 'semantic'])
+def test_tasks_of_videos(task: str) -> None:
+    assert task_of(side_config(str(VIDEO), options=video(task).options)) == task
 
 
 @pytest.mark.parametrize('task', CONFIGS)

@@ -14,7 +14,8 @@ from eomt_mm.benchmarking.sides import Spec
 
 def result(name: str, seconds: list[float], flops: int = 10**9, **changes: object) -> Result:
     fields = dict(parameters=1_500_000, flops=flops, attention=['2 flash_attention'], memory=3 * 2**20) | changes
-    made = Result(name, Spec(name, batch=2), 'panoptic', (640, 640), seconds=seconds, **fields)  # type: ignore[arg-type]
+    fields = dict(spec=Spec(name, batch=2)) | fields
+    made = Result(name, task='panoptic', input_size=(640, 640), seconds=seconds, **fields)  # type: ignore[arg-type]
     made.speedup = paired_ratio([1.0, 1.0, 1.0], seconds)
     return made
 
@@ -45,6 +46,8 @@ def test_columns_that_only_some_comparisons_have() -> None:
     [
         ({'coco/bbox_mAP': 0.5, 'coco/segm_mAP': 0.44}, 'segm_mAP 0.44'),
         ({'mIoU': 50.5, 'aAcc': 80}, 'mIoU 50.5'),
+        ({'vis/AR@1': 30.0, 'vis/AP50': 40.0, 'vis/AP': 20.0}, 'AP 20'),
+        ({'vps/VPQ_th': 30.0, 'vps/VPQ': 40.0}, 'VPQ 40'),
         ({}, ''),
     ],
 )
@@ -60,6 +63,28 @@ def test_caption_says_what_ran_on_what() -> None:
         'C, 2 threads, torch 2; 5 rounds, in turns'
     )
     assert '; float32; eager; ' in caption(Spec('a'), 'panoptic', 5, env)
+
+
+@pytest.mark.parametrize(
+    ('spec', 'text'),
+    [
+        (Spec('a', frames=5), '; 5 frames one by one, times and operations per frame; '),
+        (Spec('a', frames=5, window=2), '; 5 frames in windows of 2 by video models, times'),
+        (
+            Spec('a', stage='full', frames=2, whole_video=True),
+            '2 frames one by one, results of videos in the end, times',
+        ),
+        (Spec('a', stage='train', frames=2, batch=3), 'batch 3; 2 frames as a clip or a batch, times'),
+    ],
+)
+def test_caption_says_how_frames_come(spec: Spec, text: str) -> None:
+    assert text in caption(spec, 'instance', 5, environment('cpu'))
+
+
+def test_times_of_calls_are_divided_by_their_frames() -> None:
+    one = result('v', [1.0, 2.0, 3.0], spec=Spec('v', batch=2, frames=4))
+    assert one.time.median == 0.5 and one.images_per_second == 4 and one.seconds == [1.0, 2.0, 3.0]
+    assert '| frames/s |' in table([one])
 
 
 def test_json_holds_every_round_and_the_environment(tmp_path: Path) -> None:

@@ -1,12 +1,10 @@
-"""Losses by definition, in the cases that break them, across precisions and processes, and against mmdet's."""
+"""Losses by definition, in the cases that break them, across precisions, and against mmdet's."""
 
 import math
-import socket
 from typing import Any
 
 import pytest
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -334,12 +332,6 @@ def test_equals_transformers_on_equal_seeds() -> None:
         assert losses[name].item() == pytest.approx(weights[other] * expected[other].item(), abs=1e-5)
 
 
-def free_port() -> int:
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        return server.getsockname()[1]
-
-
 def gradients(images: slice, nums: tuple[int, ...], sync_class_norm: bool) -> Tensor:
     """Gradient of the loss of some images of the batch with respect to the logits of all."""
     class_logits, mask_logits = make_logits(len(nums), layers=1)
@@ -356,37 +348,3 @@ def gradients(images: slice, nums: tuple[int, ...], sync_class_norm: bool) -> Te
     )
     sum(losses.values()).backward()
     return torch.cat([class_logits[0].grad.flatten(), mask_logits[0].grad.flatten()])
-
-
-# Targets of 4 images, 2 per process. In the second case one process has none; in the last there is one in all, and
-# the published normaliser of the mask losses stays at 1 per process: half the gradient of a single process.
-NUMS = ((2, 3, 5, 1), (2, 9, 0, 0), (0, 0, 1, 0))
-
-
-def run_process(rank: int, port: int, folder: str) -> None:
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=2)
-    for case, nums in enumerate(NUMS):
-        for sync in (True, False):
-            gradient = gradients(slice(2 * rank, 2 * rank + 2), nums, sync)
-            dist.all_reduce(gradient)
-            if rank == 0:
-                torch.save(gradient / 2, f'{folder}/{case}_{sync}.pt')  # as DistributedDataParallel averages
-    dist.destroy_process_group()
-
-
-def test_two_processes_give_the_gradient_of_one(tmp_path: Any) -> None:
-    """Normalisers are averaged over processes, so that averaged gradients are those of the whole batch."""
-    torch.multiprocessing.spawn(run_process, (free_port(), str(tmp_path)), nprocs=2)
-    num_class_logits = 4 * Q * (K + 1)
-    for case, nums in enumerate(NUMS):
-        whole = gradients(slice(0, 4), nums, True)
-        if sum(nums) == 1:
-            whole[num_class_logits:] /= 2
-        synced, local = (torch.load(tmp_path / f'{case}_{sync}.pt') for sync in (True, False))
-        assert whole[num_class_logits:].abs().max() > 1e-3
-        torch.testing.assert_close(synced, whole, rtol=0, atol=1e-6)
-        torch.testing.assert_close(local[num_class_logits:], whole[num_class_logits:], rtol=0, atol=1e-6)
-        halves = (gradients(slice(0, 2), nums, True) + gradients(slice(2, 4), nums, True)) / 2
-        torch.testing.assert_close(local[:num_class_logits], halves[:num_class_logits], rtol=0, atol=1e-6)
-        assert (local - synced)[:num_class_logits].abs().max() > 1e-3

@@ -192,12 +192,18 @@ def equal_share(one: Result, other: Result) -> float:
     return float(matched + ((map_1 == VOID) & (map_2 == VOID)).sum()) / map_1.size
 
 
+@pytest.fixture(scope='module')
+def results(pair: Pair, files: dict[str, Path]) -> dict[str, Result]:
+    """Ours of every picture."""
+    return {name: our_result(pair, path) for name, path in files.items()}
+
+
 @pytest.mark.parametrize('name', IMAGES)
-def test_raw_file_to_final_map(pair: Pair, files: dict[str, Path], name: str) -> None:
+def test_raw_file_to_final_map(pair: Pair, files: dict[str, Path], results: dict[str, Result], name: str) -> None:
     path = files[name]
     size = Image.open(path).size[::-1]
     same_size = our_size(pair.task, size) == their_size(pair.task, size)
-    ours, adapted = our_result(pair, path), our_result(pair, path, at_their_size=True)
+    ours, adapted = results[name], our_result(pair, path, at_their_size=True)
     theirs, with_pil = (their_result(pair, path, x) for x in (pair.processor, pair.pil_processor))
     whole, size_equal, all_equal = (equal_share(*x) for x in ((ours, theirs), (adapted, theirs), (adapted, with_pil)))
     print(
@@ -225,9 +231,9 @@ def test_photographs_at_the_published_size(task: str, tmp_path: Path, files: dic
         assert share >= 0.995
 
 
-def test_the_comparison_can_fail(pair: Pair, files: dict[str, Path]) -> None:
+def test_the_comparison_can_fail(pair: Pair, files: dict[str, Path], results: dict[str, Result]) -> None:
     """There are regions, and they depend on the picture: with red and blue exchanged they are others."""
-    ours = [our_result(pair, path) for path in files.values()]
+    ours = [results[name] for name in files]
     swapped = [their_result(pair, path, pair.processor, swap_channels=True) for path in files.values()]
     counts = [len(labels) for _, labels in ours]
     shares = [equal_share(*x) for x in zip(ours, swapped, strict=True)]

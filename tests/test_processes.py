@@ -15,7 +15,11 @@ from process_runs import (
     make_model,
     metric_results,
     model_results,
+    parted_results,
+    whole_results,
 )
+from test_accumulation import NUMS as PARTED, gradient as gradient_of_parts
+from test_criterion import K, Q, gradients as gradients_of_logits
 from torch import Tensor
 
 from eomt_mm.datasets.generate import write_cityscapes
@@ -23,6 +27,9 @@ from eomt_mm.engine.processes import start_processes
 
 # Targets of two images, one per process: both have some, one has none, none has, more than the 6 queries.
 COUNTS = [(2, 3), (3, 0), (0, 0), (9, 2)]
+# Targets of 4 images, 2 per process. In the second case one process has none; in the last there is one in all, and
+# the published normaliser of the mask losses stays at 1 per process: half the gradient of a single process.
+WHOLE = [(2, 3, 5, 1), (2, 9, 0, 0), (0, 0, 1, 0)]
 # Keep probabilities of the two joint blocks' masks: all on, one annealed, all off.
 KEEP_PROBS = [(1.0, 1.0), (0.0, 1.0), (0.0, 0.0)]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -41,9 +48,14 @@ def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Results of two processes, and where they lie; to start them takes longer than what they do."""
     folder = tmp_path_factory.mktemp('both')
     root = write_cityscapes(folder / 'root', num_train=1, num_val=5, size=(96, 192), progress=False)
-    works = (model_results, (COUNTS, KEEP_PROBS, VARIANTS)), (metric_results, (root, folder / 'two'))
-    models, metrics = zip(*in_two_processes(folder, *works), strict=True)
-    return dict(models=models, metrics=metrics, folder=folder)
+    works: dict[str, Any] = dict(
+        models=(model_results, (COUNTS, KEEP_PROBS, VARIANTS)),
+        metrics=(metric_results, (root, folder / 'two')),
+        whole=(whole_results, (WHOLE,)),
+        parted=(parted_results, (PARTED,)),
+    )
+    results = zip(*in_two_processes(folder, *works.values()), strict=True)
+    return dict(zip(works, results, strict=True), folder=folder)
 
 
 @pytest.fixture(scope='module')
@@ -100,6 +112,35 @@ def test_weights_stay_identical_in_both_processes(found: tuple[dict[str, Any], .
         assert torch.equal(value, second[name]), name
     for name, _ in make_model().named_parameters():
         assert not torch.equal(first[name], start[name]), name
+
+
+# The criterion alone
+
+
+@pytest.mark.parametrize('nums', WHOLE)
+def test_averaged_gradients_are_those_of_the_whole_batch(nums: tuple[int, ...], both: dict[str, Any]) -> None:
+    """For the normalisers are averaged over the processes."""
+    num_class_logits = 4 * Q * (K + 1)
+    whole = gradients_of_logits(slice(0, 4), nums, True)
+    if sum(nums) == 1:
+        whole[num_class_logits:] /= 2
+    halves = (gradients_of_logits(slice(0, 2), nums, True) + gradients_of_logits(slice(2, 4), nums, True)) / 2
+    assert whole[num_class_logits:].abs().max() > 1e-3
+    for results in both['whole']:
+        synced, local = (results[nums, sync] for sync in (True, False))
+        torch.testing.assert_close(synced, whole, rtol=0, atol=1e-6)
+        torch.testing.assert_close(local[num_class_logits:], whole[num_class_logits:], rtol=0, atol=1e-6)
+        torch.testing.assert_close(local[:num_class_logits], halves[:num_class_logits], rtol=0, atol=1e-6)
+        assert (local - synced)[:num_class_logits].abs().max() > 1e-3
+
+
+@pytest.mark.parametrize('nums', PARTED)
+def test_micro_batches_give_the_gradient_of_two_batches(nums: tuple[int, ...], both: dict[str, Any]) -> None:
+    for results in both['parted']:
+        for sync in (True, False):
+            torch.testing.assert_close(results[nums, sync, 2], results[nums, sync, 1], rtol=0, atol=1e-12)
+        if sum(nums) > 1:  # with one target in two processes the published normaliser is 1, not 1/2
+            torch.testing.assert_close(results[nums, True, 2], gradient_of_parts(nums, [4]), rtol=0, atol=1e-12)
 
 
 # Metrics

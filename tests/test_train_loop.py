@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, MMDistributedDataParallel
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from test_criterion import free_port
+from process_runs import free_port
 from test_sampling import Drawing
 from tool_runs import CONFIGS, losses, small
 from torch import nn

@@ -12,7 +12,7 @@ CONFIGS = Path(__file__).resolve().parent.parent / 'projects' / 'videomt' / 'con
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize(('leaf', 'tree'), [
-    ('videomt_tiny_600i_shapes-64', 'youtube_vis'), ('videomt_dinov2-s_40k_ytvis2019-448', 'youtube_vis'),
+    ('videomt_tiny_500i_shapes-96', 'youtube_vis'), ('videomt_dinov2-s_40k_ytvis2019-448', 'youtube_vis'),
     ('videomt_dinov2-l_40k_vipseg-720', 'vipseg'), ('videomt_dinov2-l_40k_vspw-720', 'vspw'),
 ])  # fmt: skip
 def test_pictures_of_clips(leaf: str, tree: str, split: str, tool: Callable, coco_root: Path, tmp_path: Path) -> None:

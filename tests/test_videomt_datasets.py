@@ -340,6 +340,6 @@ def test_config_fragments_load_generated_data(
     cfg.val_dataloader.update(num_workers=0, persistent_workers=False)
     batch = next(iter(Runner.build_dataloader(cfg.val_dataloader)))
     short, (height, width) = min(batch['inputs'][0].shape[2:]), SIZE
-    expected = {'ovis': 544, 'vipseg': 720, 'vspw': 720, 'shapes_vis': 64}.get(name, 448)
+    expected = {'ovis': 544, 'vipseg': 720, 'vspw': 720, 'shapes_vis': 96}.get(name, 448)
     assert short == expected and batch['inputs'][0].shape[3] == round(expected * width / height)
     assert batch['data_samples'][0][0].gt_instances.masks.masks.shape[1:] == SIZE  # at the file's size

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from videomt.postprocess import Rules
-from videomt.streaming import RunningMean, VideoSegmenter, segment_video
+from videomt.streaming import OnlineVideo, RunningMean, StoredVideo, VideoSegmenter, segment_video
 from videomt_networks import Network
 
 T, SIZE = 3, (40, 70)
@@ -75,6 +75,86 @@ def test_window_size_changes_nothing(network: Network) -> None:
         assert (one.pred_track_instances.masks != other.pred_track_instances.masks).float().mean() < 0.01
     with pytest.raises(ValueError, match='window_size=0'):
         whole_video(online, video, 0)
+
+
+def prepared(online: VideoSegmenter, seed: int = 0) -> tuple[torch.Tensor, list]:
+    images, samples = zip(*(online.prepare(frame) for frame in frames(seed)), strict=True)
+    return torch.stack(images), list(samples)
+
+
+@pytest.mark.parametrize(
+    ('task', 'field'),
+    [('instance', 'pred_track_instances'), ('panoptic', 'pred_panoptic_seg'), ('semantic', 'pred_sem_seg')],
+)
+def test_a_window_online_gives_the_results_of_its_frames(network: Network, task: str, field: str) -> None:
+    online = segmenter(network, task)
+    images, one_by_one = prepared(online)
+    _, together = prepared(online)
+    for image, sample in zip(images, one_by_one, strict=True):
+        online.video.segment(image, sample)
+    windows = OnlineVideo(network, online.video.rules)
+    windows.segment_window(images[:2], together[:2])
+    windows.segment_window(images[2:], together[2:])
+    for one, other in zip(one_by_one, together, strict=True):
+        assert one.class_scores == other.class_scores
+        if task == 'instance':
+            assert torch.equal(one.get(field).instances_id, other.get(field).instances_id)
+            assert (one.get(field).masks != other.get(field).masks).float().mean() < 0.01
+        else:
+            assert (one.get(field).sem_seg != other.get(field).sem_seg).float().mean() < 0.01
+
+
+@pytest.mark.parametrize('task', ['instance', 'panoptic', 'semantic'])
+def test_stored_results_are_those_of_the_whole_video_frame_by_frame(network: Network, task: str) -> None:
+    online = segmenter(network, task)
+    images, samples = prepared(online)
+    expected = whole_video(online, frames(), window_size=2)
+    stored = StoredVideo(network)
+    stored.add(images[:2])
+    stored.add(images[2:])
+    results = stored.results(samples, online.video.rules)
+    for one, other in zip(results, expected, strict=True):
+        assert one.class_scores == other.class_scores == 'mean of all frames'
+        assert one.frame_id == other.frame_id
+        for key in ('pred_panoptic_seg', 'pred_sem_seg'):
+            if key in other:
+                assert torch.equal(one.get(key).sem_seg, other.get(key).sem_seg)
+        if task == 'instance':
+            assert torch.equal(one.pred_track_instances.masks, other.pred_track_instances.masks)
+            assert torch.equal(one.pred_track_instances.instances_id, other.pred_track_instances.instances_id)
+    # what is given is kept by nobody: memory does not grow with the maps
+    assert not any('pred_' in key for sample in samples for key in sample.all_keys())
+
+
+def test_segments_of_a_panoptic_map_have_names_and_scores(network: Network) -> None:
+    online = segmenter(network, 'panoptic')
+    online.video.rules = Rules('panoptic', num_things=1, score_thr=0.2, overlap_thr=0.0)
+    for sample in [online.step(frame) for frame in frames()]:
+        codes = set(sample.pred_panoptic_seg.sem_seg.unique().tolist()) - {3}  # void
+        assert {s['label'] + 1000 * s['id'] for s in sample.panoptic_segments} == codes != set()
+        assert all(0.2 < s['score'] <= 1 and (s['id'] > 0) == (s['label'] == 0) for s in sample.panoptic_segments)
+
+
+def test_mixed_precision_is_the_networks_only(network: Network) -> None:
+    online = segmenter(network, 'semantic')
+    images, samples = prepared(online)
+    seen = []
+    predict = network.panoptic_head.predict_logits
+
+    def watched(tokens):  # type: ignore[no-untyped-def]
+        seen.append(torch.is_autocast_enabled('cpu'))
+        return predict(tokens)
+
+    network.panoptic_head.predict_logits = watched  # type: ignore[method-assign]
+    try:
+        OnlineVideo(network, online.video.rules, torch.bfloat16).segment_window(images, samples)
+        OnlineVideo(network, online.video.rules).segment_window(images, samples)
+        with torch.autocast('cpu', torch.bfloat16):  # as a runner's
+            OnlineVideo(network, online.video.rules).segment_window(images, samples)
+    finally:
+        del network.panoptic_head.predict_logits
+    assert seen == [True] * T + [False] * T + [True] * T
+    assert not torch.is_autocast_enabled('cpu')
 
 
 def test_results_say_where_their_scores_are_from(network: Network) -> None:

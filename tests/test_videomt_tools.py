@@ -13,7 +13,7 @@ from tool_runs import losses, metrics, shrunk
 from videomt.datasets import generate
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'projects' / 'videomt' / 'configs'
-TOY = CONFIGS / 'videomt_tiny_600i_shapes-64.py'
+TOY = CONFIGS / 'videomt_tiny_500i_shapes-96.py'
 SIZE, FRAMES = (48, 64), 6
 
 
@@ -79,6 +79,8 @@ def test_frame_by_frame_through_the_tools(tool: Callable, roots: dict[str, Path]
     common = ['--data-root', roots['youtube_vis'], '--work-dir', tmp_path / 'test', '--cfg-options', *options()]
     tool('test.py', config, checkpoint, *common)
     assert 'vis/AP' in metrics(tmp_path / 'test')
+    with pytest.raises(TypeError, match='tools/demo.py'):
+        tool('test.py', config, checkpoint, '--show-dir', tmp_path / 'show', *common)
 
 
 def test_resumed_run_goes_on_as_if_never_stopped(tool: Callable, roots: dict[str, Path], tmp_path: Path) -> None:

@@ -4,10 +4,14 @@ Every CONFIG is a path, the name of one of our configs or of the hosts', or mmde
 All sides see the same image at the same size; weights are random unless checkpoints are given. Speed is the first
 side's time over each side's, the median of the rounds' ratios; brackets hold quartiles.
 
+Models for videos take --frames of them, each frame's state from the one before; beside them models for images take as
+many images one by one, in training as one batch. Times and operations are then per frame.
+
 Stages:
     model   normalised input to the logits
     full    image file to the result at the image's own size: test pipeline, preprocessing, network, post-processing;
-            in panoptic models with random weights --kept queries are made certain of a class, the others of none
+            in panoptic models with random weights --kept queries are made certain of a class, the others of none;
+            of a video one result with each frame, or with --whole-video all in the end
     train   one step on generated images and targets, with AdamW; the masks of EoMT's joint blocks are on
 
 Operations are torch's count for every side (a product and its sum are two; elementwise operations and sampling none).
@@ -19,6 +23,7 @@ Examples:
         mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic --stage full --out full.json --plot full.png
     python tools/benchmark.py CONFIG CONFIG --device cuda --amp bfloat16 --compile max-autotune --batch 8 --rounds 50
     python tools/benchmark.py CONFIG CONFIG --checkpoints A.pth B.pth --data-root data/coco      # with accuracy
+    python tools/benchmark.py videomt_dinov2-s_40k_ytvis2019-448 eomt_dinov2-s_12e_coco-instance-640 --frames 5
     python tools/benchmark.py CONFIG --growth                       # over sizes, batches and numbers of queries
     python tools/benchmark.py CONFIG --growth size=320,640 batch
 """
@@ -34,7 +39,7 @@ import torch
 from mmengine.config import DictAction
 
 from eomt_mm.benchmarking.accuracy import accuracy
-from eomt_mm.benchmarking.configs import Size, find_config
+from eomt_mm.benchmarking.configs import Size, find_config, is_video, side_config
 from eomt_mm.benchmarking.growth import growth_plot, growth_table, measure_growth, parse_axes
 from eomt_mm.benchmarking.inputs import write_image
 from eomt_mm.benchmarking.measure import Result, measure
@@ -42,6 +47,7 @@ from eomt_mm.benchmarking.report import caption, environment, plot, table, write
 from eomt_mm.benchmarking.sides import STAGES, Spec
 from eomt_mm.checkpoints.files import check_free
 
+CLIP = 5  # frames, as published in training
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
 
 
@@ -51,7 +57,10 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
     parser.add_argument('--stage', choices=STAGES, default='model')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N; default: cpu')
     parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help="input; default: the first config's")
-    parser.add_argument('--batch', type=int, default=1, help='images per call; default: 1')
+    parser.add_argument('--batch', type=int, default=1, help='images or clips per call; default: 1')
+    parser.add_argument('--frames', type=int, help='per call; default: 5 where a config is for videos, else 1')
+    parser.add_argument('--window', type=int, default=1, help='frames together in a video model; default: 1')
+    parser.add_argument('--whole-video', action='store_true', help='in --stage full; default: frame by frame')
     parser.add_argument('--rounds', type=int, default=10, help='timed calls of each side; default: 10')
     parser.add_argument('--amp', choices=['float16', 'bfloat16'], help='mixed precision; default: float32')
     parser.add_argument('--compile', choices=COMPILE_MODES, help='mode of torch.compile; default: eager')
@@ -69,9 +78,14 @@ def parse_args() -> tuple[argparse.ArgumentParser, argparse.Namespace]:
 
 def check_args(args: argparse.Namespace) -> None:
     """Raises ValueError or OSError for what cannot be, before anything is built."""
-    for name in ('batch', 'rounds'):
-        if getattr(args, name) < 1:
-            raise ValueError(f'--{name} {getattr(args, name)}: at least 1')
+    for name in ('batch', 'frames', 'window', 'rounds'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name} {value}: at least 1')
+    if args.whole_video and args.stage != 'full':
+        raise ValueError('--whole-video is about results: give --stage full')
+    if args.window > 1 and (args.stage == 'train' or (args.stage == 'full' and not args.whole_video)):
+        raise ValueError(f'--window {args.window}: for --stage model, and with --whole-video for --stage full')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(f'--device {args.device}: torch {torch.__version__} finds no CUDA device')
     if args.checkpoints and len(args.checkpoints) != len(args.configs):
@@ -98,6 +112,14 @@ def input_size(args: argparse.Namespace) -> Size:
     return 640, 640
 
 
+def number_of_frames(args: argparse.Namespace) -> int:
+    """As given; else that of a published training clip, where a config is for videos."""
+    videos = any(is_video(side_config(config)) for config in args.configs)
+    if not videos and (args.window > 1 or args.whole_video):
+        raise ValueError('--window and --whole-video: none of the configs is for videos')
+    return args.frames or (CLIP if videos else 1)
+
+
 def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
     spec = Spec(
         config='',
@@ -110,6 +132,9 @@ def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
         options=dict(args.cfg_options or {}),
         image=str(image),
         kept=args.kept,
+        frames=number_of_frames(args),
+        window=args.window,
+        whole_video=args.whole_video,
     )
     checkpoints = args.checkpoints or [None] * len(args.configs)
     return [

@@ -102,7 +102,7 @@ def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) 
     for image, sample in zip(images, samples, strict=True):
         segments = []
         truth = sample.gt_instances
-        masks = resized(list(truth.masks.to_ndarray()), tuple(frames.shape[-2:])) if len(truth) else []
+        masks = resized(list(truth.masks.to_ndarray()), (int(frames.shape[-2]), int(frames.shape[-1])))
         for mask, label, id_ in zip(masks, truth.get('labels', ()), truth.get('instances_ids', ()), strict=True):
             padded = pad_bottom_right(mask[None], image.shape[:2])[0].bool().numpy()
             if padded.any():

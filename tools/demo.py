@@ -6,9 +6,14 @@ Examples:
         --out-dir results --batch-size 4 --device cuda --amp-dtype float16
     python tools/demo.py clip.mp4 eomt_dinov2-s_12e_coco-instance-640 CHECKPOINT --out-dir results --no-results
     python tools/demo.py IMAGES CONFIG CHECKPOINT --out-dir results --score-thr 0.5    # fewer instances, more segments
+    python tools/demo.py clip.mp4 projects/videomt/configs/CONFIG.py CHECKPOINT --out-dir results    # tracks
+    python tools/demo.py JPEGImages/ VIDEO_CONFIG CHECKPOINT --out-dir results --whole-video --fps 6
 
 CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
 Files that cannot be read are named and left out; the exit code is then 1.
+
+A video model follows what it finds through video files and folders of frames, of which each is a video; the frames of a
+pattern are one, too. Pictures are videos then. Image models take the frames of a video file one by one.
 """
 
 import argparse
@@ -16,12 +21,14 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from itertools import groupby
 
 # eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, EoMTInferencer, Result  # isort: skip
+from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, init_inferencer  # isort: skip
 from mmengine.config import DictAction
 
 from eomt_mm.apis.inferencer_parts import AMP_DTYPES, TASKS
+from eomt_mm.apis.inferencer_request import Result
 from eomt_mm.apis.results import summary
 
 ROWS = 20  # of the table
@@ -29,7 +36,7 @@ ROWS = 20  # of the table
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('inputs', help='image, video, folder of images, or pattern in quotes')
+    parser.add_argument('inputs', help='image, video, folder, or pattern in quotes')
     parser.add_argument('config', help='config file, or the name of one that comes along')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument(
@@ -44,27 +51,34 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--amp-dtype', choices=list(AMP_DTYPES), help='mixed precision; float16 on GPUs only')
     parser.add_argument('--no-pictures', action='store_true', help='write results only')
     parser.add_argument('--no-results', action='store_true', help='write pictures only')
+    parser.add_argument(
+        '--whole-video', action='store_true', help='video models: class scores of all frames, as published; two passes'
+    )
+    parser.add_argument('--fps', type=float, help='video models: frames per second of videos of frames; default: 10')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
     return parser.parse_args()
 
 
-def show_table(results: Iterable[Result]) -> int:
-    """Prints what was found in the first images, and in all together, when all are done; returns their number."""
+def show_table(results: Iterable[Result], kind: str) -> int:
+    """Prints what was found in the first images, and in all together, when all are done; returns their number.
+
+    A row of a video (of video models) counts what has an id of its own in it.
+    """
     rows: list[tuple[str, str, str]] = []
     images: Counter[str] = Counter()
     count = 0
-    for result in results:
+    for name, of_image in groupby(results, key=lambda result: result.video or result.name):
         count += 1
-        segments = result.prediction['segments_info']
-        images.update({segment['label'] for segment in segments})
+        segments = {segment['id']: segment for result in of_image for segment in result.prediction['segments_info']}
+        images.update({segment['label'] for segment in segments.values()})
         if count <= ROWS:
-            rows.append((result.name, str(len(segments)), summary(segments)))
-    width = max([len('image'), *(len(name) for name, _, _ in rows)])
-    for name, number, found in [('image', 'segments', 'found'), *rows] if rows else []:
+            rows.append((name, str(len(segments)), summary(segments.values())))
+    width = max([len(kind), *(len(name) for name, _, _ in rows)])
+    for name, number, found in [(kind, 'segments', 'found'), *rows] if rows else []:
         print(f'{name:<{width}}  {number:>8}  {found}')
     if count > ROWS:
         top = ', '.join(f'{label} in {number}' for label, number in images.most_common(8))
-        print(f'... and {count - ROWS} more images; in all {count}: {top or "nothing"}')
+        print(f'... and {count - ROWS} more {kind}s; in all {count}: {top or "nothing"}')
     return count
 
 
@@ -72,14 +86,15 @@ def main() -> None:
     args = parse_args()
     warnings.formatwarning = lambda message, *_: f'demo: {message}\n'
     try:
-        inferencer = EoMTInferencer(
-            args.config, args.checkpoint, args.device, args.task, args.amp_dtype, args.cfg_options
+        inferencer = init_inferencer(
+            args.config, args.checkpoint, args.cfg_options, device=args.device, task=args.task, amp_dtype=args.amp_dtype
         )
+        kind = 'video' if inferencer.follows_videos else 'image'
         results = inferencer.stream(
             args.inputs, args.batch_size, args.out_dir, no_save_vis=args.no_pictures, no_save_pred=args.no_results,
-            pred_score_thr=args.score_thr, on_error='skip',
+            pred_score_thr=args.score_thr, on_error='skip', whole_video=args.whole_video, fps=args.fps,
         )  # fmt: skip
-        count = show_table(results)
+        count = show_table(results, kind)
     except KeyboardInterrupt:
         print('demo: interrupted; files that were complete are kept', file=sys.stderr)
         sys.exit(130)
@@ -88,7 +103,7 @@ def main() -> None:
     left_out = {PICTURES: args.no_pictures, PREDICTIONS: args.no_results}
     places = ' and '.join(f'{args.out_dir}/{name}' for name in left_out if not left_out[name])
     if count:
-        print(f'images segmented ({inferencer.task}): {count}; written: {places or "nothing"}')
+        print(f'{kind}s segmented ({inferencer.task}): {count}; written: {places or "nothing"}')
     if inferencer.skipped:
         sys.exit(f'demo: files that could not be read: {len(inferencer.skipped)}')
 

@@ -1,9 +1,11 @@
-"""The demo: generates shapes, trains a tiny EoMT from scratch, evaluates it on held-out images and draws.
+"""The demos: generate shapes, train a tiny model from scratch, evaluate it on held-out images or videos, and draw.
 
-    make demo
+    make demo           # EoMT on images
+    make demo-video     # VidEoMT on moving shapes; writes an annotated video
     python tools/make_demo.py --max-iters 300 --num-train 64
 
-Everything goes through the tools that users have: eomt_mm.datasets.generate, train.py, test.py, plot_curves.py.
+Everything goes through the tools that users have: the generators of data sets, train.py, test.py, demo.py,
+plot_curves.py.
 """
 
 import argparse
@@ -16,22 +18,35 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'eomt' / 'toy' / 'eomt_tiny_shapes-panoptic-128.py'
+VIDEO = ROOT / 'projects' / 'videomt'
+VIDEO_CONFIG = VIDEO / 'configs' / 'videomt_tiny_500i_shapes-96.py'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--video', action='store_true', help='VidEoMT on videos')
     parser.add_argument('--max-iters', type=int, help='length of the training; default: as in the config')
-    parser.add_argument('--num-train', type=int, default=400, help='training images')
-    parser.add_argument('--num-val', type=int, default=40, help='held-out images')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/demo'), help='folder of everything written')
-    return parser.parse_args()
+    parser.add_argument('--num-train', type=int, help='training images or videos; default: 400, with --video 200')
+    parser.add_argument(
+        '--num-val',
+        type=int,
+        default=40,
+        help='held-out images; of videos half of --num-train',
+    )
+    parser.add_argument('--work-dir', type=Path, help='folder of everything written; default: work_dirs/demo[_video]')
+    args = parser.parse_args()
+    args.num_train = args.num_train or (200 if args.video else 400)
+    args.work_dir = args.work_dir or Path('work_dirs') / ('demo_video' if args.video else 'demo')
+    return args
 
 
 def run(*command: str | Path) -> None:
     """Runs a Python command line and shows it; a failure ends the demo with the command's exit code."""
     words = [str(word) for word in command]
     print(f'\n$ python {" ".join(words)}', flush=True)
-    code = subprocess.run([sys.executable, *words], env={**os.environ, 'PYTHONUNBUFFERED': '1'}).returncode
+    paths = os.pathsep.join([str(VIDEO), *filter(None, [os.environ.get('PYTHONPATH')])])  # for python -m videomt...
+    environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'PYTHONPATH': paths}
+    code = subprocess.run([sys.executable, *words], env=environment).returncode
     if code:
         sys.exit(code)
 
@@ -42,24 +57,50 @@ def newest_metrics(work_dir: Path) -> dict[str, float]:
     return json.loads(max(files).read_text())
 
 
-def main() -> None:
-    args = parse_args()
-    data, train, test = (args.work_dir / name for name in ('data', 'train', 'test'))
-    for folder in (train, test):  # a former demo's
-        shutil.rmtree(folder, ignore_errors=True)
-    options = ['--cfg-options', f'train_cfg.max_iters={args.max_iters}'] if args.max_iters else []
-    if args.max_iters and args.max_iters <= 40:  # the warm-up of the config is 20 + 20
-        options.append('param_scheduler.0.warmup_steps=(0,0)')
+def train_options(max_iters: int | None) -> list[str]:
+    """Overrides for a training of another length than the config's."""
+    if not max_iters:
+        return []
+    # the warm-up of the configs is 20 + 20
+    shorter = ['param_scheduler.0.warmup_steps=(0,0)'] if max_iters <= 40 else []
+    return ['--cfg-options', f'train_cfg.max_iters={max_iters}', *shorter]
+
+
+def image_demo(args: argparse.Namespace) -> None:
+    """EoMT on generated images."""
+    data, train, test, pictures = (args.work_dir / name for name in ('data', 'train', 'test', 'pictures'))
     counts = ['--num-train', args.num_train, '--num-val', args.num_val]
     run('-m', 'eomt_mm.datasets.generate', 'coco', data, *map(str, counts), '--size', '128', '160', '--overwrite')
-    run(ROOT / 'tools/train.py', CONFIG, '--data-root', data, '--work-dir', train, *options)
+    run(ROOT / 'tools/train.py', CONFIG, '--data-root', data, '--work-dir', train, *train_options(args.max_iters))
     checkpoint = (train / 'last_checkpoint').read_text().strip()
-    pictures = args.work_dir / 'pictures'
-    shutil.rmtree(pictures, ignore_errors=True)
     run(ROOT / 'tools/test.py', CONFIG, checkpoint, '--data-root', data, '--work-dir', test, '--show-dir', pictures)
     run(ROOT / 'tools/analysis/plot_curves.py', train, '--out', pictures / 'curves.png')
     quality = newest_metrics(test)['coco_panoptic/PQ']
     print(f'demo: PQ {quality:.1f} on {args.num_val} held-out images, pictures in {pictures}')
+
+
+def video_demo(args: argparse.Namespace) -> None:
+    """VidEoMT on generated videos; then a longer and larger one, with its tracks drawn."""
+    data, train, test, film = (args.work_dir / name for name in ('data', 'train', 'test', 'film'))
+    for folder in (data, film):
+        shutil.rmtree(folder, ignore_errors=True)
+    write = ('-m', 'videomt.datasets.generate', 'youtube_vis')
+    run(*write, data, '--num-videos', str(args.num_train), '--num-frames', '8', '--size', '96', '144')
+    run(ROOT / 'tools/train.py', VIDEO_CONFIG, '--data-root', data, '--work-dir', train, *train_options(args.max_iters))
+    checkpoint = (train / 'last_checkpoint').read_text().strip()
+    run(ROOT / 'tools/test.py', VIDEO_CONFIG, checkpoint, '--data-root', data, '--work-dir', test)
+    run(*write, film, '--num-videos', '1', '--num-frames', '40', '--size', '288', '432', '--seed', '1')
+    frames, found = film / 'valid' / 'JPEGImages', args.work_dir / 'found'
+    run(ROOT / 'tools/demo.py', frames, VIDEO_CONFIG, checkpoint, '--out-dir', found)
+    (video,) = (found / 'vis').glob('*.mp4')
+    print(f'demo: AP {newest_metrics(test)["vis/AP"]:.1f} on {args.num_train // 2} held-out videos, tracks in {video}')
+
+
+def main() -> None:
+    args = parse_args()
+    for name in ('train', 'test', 'pictures', 'found'):  # a former demo's
+        shutil.rmtree(args.work_dir / name, ignore_errors=True)
+    video_demo(args) if args.video else image_demo(args)
 
 
 if __name__ == '__main__':

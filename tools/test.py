@@ -85,7 +85,7 @@ def arguments_of(cfg: Config, metric: dict[str, Any]) -> set[str]:
     """Names of the arguments that a metric of the config takes, those of its parents included."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         kinds = inspect.getmro(METRICS.get(metric['type']))
-    return {name for kind in kinds for name in inspect.signature(kind.__init__).parameters}
+    return {name for kind in kinds for name in inspect.signature(vars(kind).get('__init__', object)).parameters}
 
 
 def dump_predictions(cfg: Config, path: str) -> None:

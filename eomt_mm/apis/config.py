@@ -6,16 +6,19 @@ import os.path as osp
 import sys
 import warnings
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+import eomt_mm
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.datasets.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size', 'metainfo', 'runner_type', 'sharding')
+PROJECTS = Path(eomt_mm.__file__).parent.parent / 'projects'  # of a checkout
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -47,6 +50,7 @@ def load_config(
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
     _make_projects_importable(Path(path))
+    _make_imports_findable(Path(path))
     cfg = Config.fromfile(path)
     options = dict(cfg_options or {})
     if data_root is not None:
@@ -126,6 +130,18 @@ def _make_projects_importable(path: Path) -> None:
     for base in _bases(path):
         if base.is_file():
             _make_projects_importable(base)
+
+
+def _make_imports_findable(path: Path) -> None:
+    """The same for a config elsewhere, such as the one that a training left in its folder: by the modules' names."""
+    if 'custom_imports' not in path.read_text(encoding='utf-8'):
+        return
+    stated = Config.fromfile(path, import_custom_modules=False).get('custom_imports') or {}
+    imports = stated.get('imports') or []
+    for name in [imports] if isinstance(imports, str) else imports:
+        package = name.partition('.')[0]
+        if (PROJECTS / package / package).is_dir() and find_spec(package) is None:
+            sys.path.insert(0, str(PROJECTS / package))
 
 
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:

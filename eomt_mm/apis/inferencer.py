@@ -3,66 +3,53 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dataset import Compose, pseudo_collate
-from mmengine.infer import BaseInferencer
+from mmengine.registry import INFERENCERS
 from torch import nn
 from tqdm import tqdm
 
-from eomt_mm.apis.config import load_config
-from eomt_mm.apis.config_names import find_config
+from eomt_mm.apis.image_loading import ImageLoading, Loaded
 from eomt_mm.apis.inferencer_parts import (
     amp_dtype_of,
     changed,
+    check_inferencer,
     class_meta,
+    config_of,
     device_of,
     head_settings,
+    inferencer_class,
     task_of,
-    test_pipeline,
 )
+from eomt_mm.apis.inferencer_request import Request, Result
 from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_sources, images_of
 from eomt_mm.apis.model import init_model
 from eomt_mm.apis.picture_files import PictureFiles
 from eomt_mm.apis.prediction_files import PredictionFiles
 from eomt_mm.apis.results import Prediction, prediction_of, summary
+from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.engine.pictures import Sample, coloured, predicted_segments
-from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.visualization import draw_segments
 
 INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
 PICTURES, PREDICTIONS = 'vis', 'preds'
-Loaded: TypeAlias = tuple[ImageInput, np.ndarray]  # pixels (H, W, 3), uint8, BGR
+Predicted: TypeAlias = tuple[list[Loaded], list[Any]]  # images and their samples
 
 
-class Result(NamedTuple):
-    """What was found in an image.
-
-    Attributes:
-        name: of the image, see :class:`~eomt_mm.apis.inputs.ImageInput`.
-        prediction: dictionary, see :func:`~eomt_mm.apis.results.prediction_of`, or with ``return_datasamples`` the
-            host's sample, on the CPU.
-        picture: (H, W, 3) uint8 RGB, with ``return_vis``; else None.
-    """
-
-    name: str
-    prediction: Any
-    picture: np.ndarray | None
-
-
-class EoMTInferencer(BaseInferencer):
+@INFERENCERS.register_module(name=['EoMTSegmentor', 'EoMTDetector'])
+class EoMTInferencer(ImageLoading):
     """A model with its pre-processing, post-processing and classes, on the conventions of mmengine's inferencers.
 
     The task is the config's. In two lines::
 
         inferencer = EoMTInferencer('eomt_dinov2-l_12e_coco-panoptic-640', 'hf://tue-mps/coco_panoptic_eomt_large_640')
         found = inferencer('photos/', batch_size=4, out_dir='results')['predictions']
+
+    :func:`init_inferencer` takes configs of video models, too.
 
     Args:
         config: path, name of a config that comes along (:func:`~eomt_mm.apis.config_names.find_config`), or what
@@ -80,6 +67,8 @@ class EoMTInferencer(BaseInferencer):
             ``amp_dtype`` cannot be had.
     """
 
+    follows_videos = False  # whether frames of a video are segmented together, as subclasses may
+
     def __init__(
         self,
         config: str | Path | Config,
@@ -92,10 +81,10 @@ class EoMTInferencer(BaseInferencer):
     ) -> None:
         self.device = device_of(device)
         self.amp_dtype = amp_dtype_of(amp_dtype, self.device)
-        if isinstance(config, Config) and cfg_options:
-            raise ValueError('cfg_options with a config that is loaded already: give them to load_config')
-        cfg = config if isinstance(config, Config) else load_config(find_config(config), cfg_options)
+        cfg = config_of(config, cfg_options)
+        check_inferencer(cfg, type(self))
         self.task = task_of(cfg, task)
+        self._head = next(head for head in HEADS if head in cfg.model)
         if checkpoint is None:
             warnings.warn('no checkpoint: the weights are random, and so will be what is found', stacklevel=2)
         super().__init__(cfg, checkpoint, str(self.device), cfg.get('default_scope'), show_progress)
@@ -104,9 +93,9 @@ class EoMTInferencer(BaseInferencer):
         self._num_unnamed = 0
 
     @property
-    def head(self) -> EoMTSegHead | EoMTDetHead:
+    def head(self) -> Any:
         """The model's head, which holds the thresholds."""
-        return self.model.decode_head if self.task == 'semantic' else self.model.panoptic_head
+        return getattr(self.model, self._head)
 
     def __call__(
         self,
@@ -150,6 +139,8 @@ class EoMTInferencer(BaseInferencer):
         overlap_thr: float | None = None,
         channel_order: str = 'bgr',
         on_error: str = 'raise',
+        whole_video: bool = False,
+        fps: float | None = None,
     ) -> Iterator[Result]:
         """Segments image after image, in bounded memory: a batch of images at a time, of videos too.
 
@@ -169,6 +160,7 @@ class EoMTInferencer(BaseInferencer):
             channel_order: of arrays, 'bgr' or 'rgb'.
             on_error: 'raise', or 'skip' to go on after a file that cannot be read; a warning names it, and so does
                 ``skipped`` afterwards.
+            whole_video, fps: of video models, see their inferencer; others refuse them.
 
         Returns:
             results in the order of images. Files are complete when it is exhausted.
@@ -181,71 +173,80 @@ class EoMTInferencer(BaseInferencer):
             raise ValueError(f'batch_size={batch_size}: at least 1')
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error='{on_error}': 'raise' or 'skip'")
+        if not self.follows_videos and (whole_video or fps is not None):
+            raise ValueError(
+                f'whole_video={whole_video}, fps={fps}: for video models; this one segments every image on its own'
+            )
         settings = head_settings(self.task, pred_score_thr, overlap_thr, return_datasamples)
         out = Path(out_dir).expanduser() if out_dir else None
         names = Names(self._num_unnamed)
-        sources = find_sources(inputs, channel_order, names, [out / PICTURES, out / PREDICTIONS] if out else [])
+        ignored = [out / PICTURES, out / PREDICTIONS] if out else []
+        sources = self._find_sources(inputs, channel_order, names, ignored, fps)
         self._num_unnamed = names.number
         self.skipped: list[Path] = []
-        files = None
-        if out and not no_save_pred:
-            files = PredictionFiles(out / PREDICTIONS, self.task, self.meta['classes'], self.num_things)
-        pictures = PictureFiles(out / PICTURES) if out and not no_save_vis else None
-        score_thr = INSTANCE_SCORE_THR if pred_score_thr is None else pred_score_thr
-        asked = _Asked(
-            batch_size, on_error, settings, score_thr, files, pictures, return_datasamples, return_vis, print_result
+        request = Request(
+            batch_size=batch_size,
+            on_error=on_error,
+            settings=settings,
+            score_thr=INSTANCE_SCORE_THR if pred_score_thr is None else pred_score_thr,
+            files=self._prediction_files(out / PREDICTIONS, whole_video) if out and not no_save_pred else None,
+            pictures=PictureFiles(out / PICTURES) if out and not no_save_vis else None,
+            return_datasamples=return_datasamples,
+            return_vis=return_vis,
+            print_result=print_result,
+            whole_video=whole_video,
         )
-        return self._results(sources, asked)
+        return self._results(sources, request)
 
-    def _results(self, sources: list[Source], asked: '_Asked') -> Iterator[Result]:
+    def _results(self, sources: Sequence[Source], request: Request) -> Iterator[Result]:
         with ExitStack() as stack:
-            if asked.files:
-                stack.enter_context(asked.files.opened())
-            if asked.pictures:
-                stack.enter_context(asked.pictures)
+            if request.files:
+                stack.enter_context(request.files.opened())
+            if request.pictures:
+                stack.enter_context(request.pictures)
             shown = None if self.show_progress else True  # tqdm's None: where stderr is a terminal
             bar = stack.enter_context(tqdm(total=count_images(sources), desc='segment', unit='image', disable=shown))
-            for loaded, data in self.preprocess(images_of(sources), asked.batch_size, asked.on_error):
-                samples = self.forward(data, **asked.settings)
-                found = self.postprocess(samples, asked.score_thr)
-                drawn: Sequence[np.ndarray | None] = [None] * len(samples)
-                if asked.pictures or asked.return_vis:
-                    drawn = self.visualize([pixels for _, pixels in loaded], samples, asked.score_thr)
-                for (image, _), sample, prediction, picture in zip(loaded, samples, found, drawn, strict=True):
-                    if asked.files:
-                        asked.files.add(image, prediction)
-                    if asked.pictures and picture is not None:
-                        asked.pictures.add(image, picture)
-                    if asked.print_result:
-                        bar.write(f'{image.name}: {summary(prediction["segments_info"])}')
+
+            def counted(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
+                for image in images:
+                    yield image
                     bar.update()
-                    given = sample if asked.return_datasamples else prediction
-                    yield Result(image.name, given, picture if asked.return_vis else None)
 
-    def preprocess(
-        self, inputs: Iterable[ImageInput], batch_size: int = 1, on_error: str = 'raise'
-    ) -> Iterator[tuple[list[Loaded], dict[str, Any]]]:
-        """Batches of images as the model takes them, each with what was loaded."""
-        readable = (item for image in inputs if (item := self._load(image, on_error)) is not None)
-        while batch := list(islice(readable, batch_size)):
-            packed = [self.pipeline(item) for _, item in batch]
-            yield [loaded for loaded, _ in batch], self.collate_fn(packed)
+            for loaded, samples in self._predict(sources, request, counted):
+                found = self.postprocess(samples, request.score_thr)
+                drawn: Sequence[np.ndarray | None] = [None] * len(samples)
+                if request.pictures or request.return_vis:
+                    drawn = self.visualize([pixels for _, pixels in loaded], samples, request.score_thr)
+                for (image, _), sample, prediction, picture in zip(loaded, samples, found, drawn, strict=True):
+                    if request.files:
+                        request.files.add(image, prediction)
+                    if request.pictures and picture is not None:
+                        request.pictures.add(image, picture)
+                    if request.print_result:
+                        bar.write(f'{image.name}: {summary(prediction["segments_info"])}')
+                    given = sample if request.return_datasamples else prediction
+                    video = image.video.name if image.video and self.follows_videos else None
+                    yield Result(image.name, given, picture if request.return_vis else None, video)
 
-    def _load(self, image: ImageInput, on_error: str) -> tuple[Loaded, dict[str, Any]] | None:
-        """An image, and the item that the pipeline begins with; None for a bad file that is skipped."""
-        if image.pixels is not None:
-            pixels = image.pixels()
-            size = pixels.shape[:2]
-            return (image, pixels), dict(img=pixels, img_path=image.name, img_shape=size, ori_shape=size)
-        try:
-            item = self.load_image(dict(img_path=str(image.path)))
-        except (OSError, ValueError) as error:
-            if on_error == 'raise':
-                raise
-            warnings.warn(f'skipped: {error}', stacklevel=2)
-            self.skipped.append(Path(str(image.path)))
-            return None
-        return (image, item['img']), item
+    def _find_sources(
+        self, inputs: Any, channel_order: str, names: Names, ignored: Sequence[Path], fps: float | None
+    ) -> Sequence[Source]:
+        """What was given, in the order of the results."""
+        return find_sources(inputs, channel_order, names, ignored)
+
+    def _prediction_files(self, folder: Path, whole_video: bool) -> PredictionFiles:
+        """What writes the results."""
+        return PredictionFiles(folder, self.task, self.meta['classes'], self.num_things)
+
+    def _predict(
+        self,
+        sources: Sequence[Source],
+        request: Request,
+        counted: Callable[[Iterable[ImageInput]], Iterator[ImageInput]],
+    ) -> Iterator[Predicted]:
+        """Images with their samples, on the CPU; ``counted`` tells the progress bar of the images that it hands on."""
+        for loaded, data in self.preprocess(counted(images_of(sources)), request.batch_size, request.on_error):
+            yield loaded, self.forward(data, **request.settings)
 
     @torch.no_grad()
     def forward(self, inputs: dict[str, Any], **settings: Any) -> list[Sample]:
@@ -272,28 +273,25 @@ class EoMTInferencer(BaseInferencer):
     def _init_model(self, cfg: Config, weights: str | Path | None, device: str = 'cpu') -> nn.Module:
         return init_model(cfg, weights, device)
 
-    def _init_pipeline(self, cfg: Config) -> Compose:
-        self.load_image, pipeline = test_pipeline(cfg)
-        return pipeline
-
-    def _init_collate(self, cfg: Config) -> Callable:
-        """Lists of images and samples, as our preprocessors take them: sizes differ."""
-        return pseudo_collate
-
     def _init_visualizer(self, cfg: Config) -> None:
         """None: pictures are drawn by :mod:`eomt_mm.visualization`."""
 
 
-@dataclass(frozen=True)
-class _Asked:
-    """Arguments of :meth:`EoMTInferencer.stream`, checked."""
+def init_inferencer(
+    config: str | Path | Config,
+    checkpoint: str | Path | None = None,
+    cfg_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> EoMTInferencer:
+    """The inferencer of a config's model, of images or of videos.
 
-    batch_size: int
-    on_error: str
-    settings: dict[str, Any]
-    score_thr: float
-    files: PredictionFiles | None
-    pictures: PictureFiles | None
-    return_datasamples: bool
-    return_vis: bool
-    print_result: bool
+    Args:
+        config, checkpoint, cfg_options: see :class:`EoMTInferencer`.
+        **options: its further arguments.
+
+    Raises:
+        FileNotFoundError, ValueError: as the class; no inferencer knows the model.
+    """
+    cfg = config_of(config, cfg_options)
+    inferencer: EoMTInferencer = inferencer_class(cfg)(cfg, checkpoint, **options)
+    return inferencer

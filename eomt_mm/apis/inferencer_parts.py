@@ -1,43 +1,94 @@
-"""What an inferencer is made from, checked: device, precision, task, class names, pipeline, thresholds."""
+"""What an inferencer is made from, checked: config, device, precision, task, class names, pipeline, thresholds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
-from mmengine.registry import MODELS, TRANSFORMS, DefaultScope
+from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 
-from eomt_mm.models.segmentors import EoMTDetector, EoMTSegmentor
+from eomt_mm.apis.config import load_config
+from eomt_mm.apis.config_names import find_config
 
 TASKS = ('semantic', 'instance', 'panoptic')
 AMP_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
 Item = dict[str, Any]
 
 
+def config_of(config: str | Path | Config, cfg_options: dict[str, Any] | None = None) -> Config:
+    """A config from its path, its name, or as it is where it is loaded already.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ValueError: overrides of a config that is loaded already.
+    """
+    if not isinstance(config, Config):
+        return load_config(find_config(config), cfg_options)
+    if cfg_options:
+        raise ValueError('cfg_options with a config that is loaded already: give them to load_config')
+    return config
+
+
+def inferencer_class(cfg: Config) -> type:
+    """The inferencer that runs a config's model.
+
+    mmengine's registry ``INFERENCERS`` has it under the name of the model's class, or of a class that it extends. A
+    project adds its own with ``@INFERENCERS.register_module(name='ITS_MODEL')``.
+
+    Raises:
+        ValueError: there is none.
+    """
+    kind = MODELS.get(cfg.model['type'])
+    known = INFERENCERS.module_dict
+    found = next((known[base.__name__] for base in getattr(kind, '__mro__', ()) if base.__name__ in known), None)
+    if found is None:
+        raise ValueError(
+            f'{name_of(cfg)} has a model of {cfg.model["type"]}: give one of eomt_mm.{", eomt_mm.".join(sorted(known))}'
+        )
+    return found
+
+
+def check_inferencer(cfg: Config, kind: type) -> None:
+    """Checks that an inferencer runs a config's model.
+
+    Raises:
+        ValueError: naming what does.
+    """
+    needed = inferencer_class(cfg)
+    registered = next(base for base in kind.__mro__ if base in INFERENCERS.module_dict.values())
+    if registered is not needed:
+        raise ValueError(
+            f'{name_of(cfg)} has a model of {cfg.model["type"]}, which needs {needed.__name__}, not {kind.__name__}: '
+            f'tools/demo.py and eomt_mm.apis.init_inferencer find it'
+        )
+
+
+def name_of(cfg: Config) -> str:
+    """A config's file, for messages."""
+    return cfg.filename or 'the config'
+
+
 def task_of(cfg: Config, wanted: str | None = None) -> str:
-    """'semantic', 'instance' or 'panoptic'.
+    """'semantic', 'instance' or 'panoptic': of a ``panoptic_head`` its ``task``, of a ``decode_head`` semantic.
 
     Args:
-        cfg: of the model.
+        cfg: of a model that :func:`inferencer_class` knows.
         wanted: the task that it must have; None: any.
 
     Raises:
-        ValueError: the model has another, or is none of EoMT.
+        ValueError: the model has another.
     """
     if wanted is not None and wanted not in TASKS:
         raise ValueError(f"task='{wanted}': one of {TASKS}")
-    name, model = cfg.filename or 'the config', cfg.model
-    kind = MODELS.get(model['type'])
-    if kind not in (EoMTSegmentor, EoMTDetector):
-        raise ValueError(f'{name} has a model of {model["type"]}: give one of eomt_mm.EoMTSegmentor or EoMTDetector')
-    task = 'semantic' if kind is EoMTSegmentor else str(model['panoptic_head']['task'])
+    task = 'semantic' if 'decode_head' in cfg.model else str(cfg.model['panoptic_head']['task'])
     if wanted not in (None, task):
         raise ValueError(
-            f"task='{wanted}': the model of {name} is trained for {task} segmentation; take a config and weights of "
-            f'{wanted} segmentation'
+            f"task='{wanted}': the model of {name_of(cfg)} is trained for {task} segmentation; take a config and "
+            f'weights of {wanted} segmentation'
         )
     return task
 
@@ -91,7 +142,7 @@ def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
 
 
 def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
-    """What loads an image, and the rest of the test pipeline without what loads annotations (``type='Load...'``).
+    """What loads an image, and the rest of the test pipeline: without steps of ``type='Load...'``, at any depth.
 
     Raises:
         ValueError: the config has no test pipeline.
@@ -100,13 +151,30 @@ def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
     while 'dataset' in dataset:  # wrappers
         dataset = dataset['dataset']
     if not dataset.get('pipeline'):
-        name = cfg.filename or 'the config'
-        raise ValueError(f'{name} has no test_dataloader.dataset.pipeline, which says how images are resized: add it')
-    loading: Item = next((step for step in dataset['pipeline'] if 'LoadImage' in step['type']), {})
-    others = [step for step in dataset['pipeline'] if not step['type'].rpartition('.')[-1].startswith('Load')]
+        raise ValueError(
+            f'{name_of(cfg)} has no test_dataloader.dataset.pipeline, which says how images are resized: add it'
+        )
+    others, loading = _without_loading(dataset['pipeline'])
+    first = next((step for step in loading if 'LoadImage' in step['type']), {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         # our loading has the arguments of mmcv's, and errors that name the file
-        return TRANSFORMS.build({**loading, 'type': 'eomt_mm.LoadImage'}), Compose(others)
+        return TRANSFORMS.build({**first, 'type': 'eomt_mm.LoadImage'}), Compose(others)
+
+
+def _without_loading(steps: list[Item]) -> tuple[list[Item], list[Item]]:
+    """Steps that load nothing, and those that do; of wrappers (``transforms``) what they hold."""
+    others: list[Item] = []
+    loading: list[Item] = []
+    for step in steps:
+        if step['type'].rpartition('.')[-1].startswith('Load'):
+            loading.append(step)
+            continue
+        if isinstance(step.get('transforms'), list):
+            inner, inner_loading = _without_loading(step['transforms'])
+            step = {**step, 'transforms': inner}
+            loading += inner_loading
+        others.append(step)
+    return others, loading
 
 
 def head_settings(task: str, score_thr: float | None, overlap_thr: float | None, scores: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,13 +25,13 @@ class Video:
 
     Attributes:
         name: of its results, unique in a call.
-        path: of the file.
+        path: of the file; of other videos their folder, or None.
         fps: frames per second.
         num_frames: as the file states it; 0 where it does not.
     """
 
     name: str
-    path: Path
+    path: Path | None
     fps: float
     num_frames: int
 
@@ -118,20 +119,25 @@ class Names:
 
 
 def find_sources(
-    inputs: Any, channel_order: str = 'bgr', names: Names | None = None, ignored: Sequence[Path] = ()
+    inputs: Any,
+    channel_order: str = 'bgr',
+    names: Names | None = None,
+    ignored: Sequence[Path] = (),
+    suffixes: Sequence[str] = IMAGE_SUFFIXES,
 ) -> list[Source]:
     """Lists what was given, checked as far as it goes without reading images.
 
     Args:
-        inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, sorted);
-            pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4, alpha is dropped), uint8; PIL image,
-            which is turned as its EXIF entry says; or a list of these.
+        inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, in the order of
+            names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4, alpha is dropped),
+            uint8; PIL image, which is turned as its EXIF entry says; or a list of these.
         channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
         names: of the images; None: new ones.
         ignored: folders whose images are left out of others.
+        suffixes: of the files that folders are searched for.
 
     Raises:
-        FileNotFoundError: there is no such file, or no image in a folder.
+        FileNotFoundError: there is no such file, or no such file in a folder.
         TypeError: an input is of another type.
         ValueError: an address, an empty list, an array of another shape or type, an unreadable video.
     """
@@ -144,7 +150,7 @@ def find_sources(
     sources: list[Source] = []
     for one in given:
         if isinstance(one, str | os.PathLike):
-            sources += _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored])
+            sources += _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored], suffixes)
         else:
             sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
     return sources
@@ -165,40 +171,48 @@ def count_images(sources: Iterable[Source]) -> int | None:
     return sum(counts) if all(counts) else None
 
 
-def _from_path(given: str, names: Names, ignored: Sequence[Path]) -> list[Source]:
+def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Source]:
     if '://' in given:
         raise ValueError(f"input '{given}': addresses are not read; download the file and give its path")
     path = Path(given).expanduser()
     if path.is_dir():
-        files = _images_below(path, ignored)
-        return [ImageInput(names.unique(file.relative_to(path).with_suffix('').as_posix()), file) for file in files]
-    files = [path] if path.exists() else [Path(file) for file in sorted(glob.glob(str(path), recursive=True))]
-    files = [file for file in files if not file.is_dir()]
+        found = _files_below(path, ignored, suffixes)
+        return [_from_file(file, names.unique(file.relative_to(path).with_suffix('').as_posix())) for file in found]
+    files = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
+    files = sorted((file for file in files if not file.is_dir()), key=_in_order)
     if not files:
         raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
-    return [_from_file(file, names) for file in files]
+    return [_from_file(file, names.unique(file.stem)) for file in files]
 
 
-def _from_file(path: Path, names: Names) -> Source:
-    name = names.unique(path.stem)
+def _from_file(path: Path, name: str) -> Source:
     return Video.open(name, path) if path.suffix.lower() in VIDEO_SUFFIXES else ImageInput(name, path)
 
 
-def _images_below(folder: Path, ignored: Sequence[Path]) -> list[Path]:
-    """Images in a folder and its sub-folders, sorted; hidden ones are left out."""
+def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
+    """Files in a folder and its sub-folders, in order; hidden ones are left out."""
     files = sorted(
-        file
-        for file in folder.rglob('*')
-        if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-        and file.is_file()
-        and not any(part.startswith('.') for part in file.relative_to(folder).parts)
-        and not any(file.resolve().is_relative_to(out) for out in ignored)
+        (
+            file
+            for file in folder.rglob('*')
+            if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
+            and file.is_file()
+            and not any(part.startswith('.') for part in file.relative_to(folder).parts)
+            and not any(file.resolve().is_relative_to(out) for out in ignored)
+        ),
+        key=_in_order,
     )
-    images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES]
-    if not images:
+    wanted = [file for file in files if file.suffix.lower() in suffixes]
+    if not wanted:
         videos = f'; its {len(files)} videos are read when given by their paths' if files else ''
-        raise FileNotFoundError(f'folder {folder} holds no images ({", ".join(IMAGE_SUFFIXES)}){videos}')
-    return images
+        raise FileNotFoundError(f'folder {folder} holds no images ({", ".join(suffixes)}){videos}')
+    return wanted
+
+
+def _in_order(path: Path) -> tuple[list[list[tuple[str, int]]], Path]:
+    """A key that sorts names with numbers by those: frame9 before frame10."""
+    parts = [re.findall('([^0-9]*)([0-9]*)', part) for part in path.with_suffix('').parts]
+    return [[(text, int(digits or 0)) for text, digits in part] for part in parts], path
 
 
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:

@@ -1,7 +1,7 @@
 """Predictions in a folder, in formats that other programs read."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ class PredictionFiles:
     - instance: ``instance_results.json`` in COCO's result format.
     - semantic: ``semantic_results/NAME.png``, class indices in 8 bits, or in 16 for more than 256 classes.
     - instance and semantic: ``image_info.json``, images and categories as COCO states them.
+    - beside images and categories: ``info``, where something is to be told of all results.
 
     An image's id is its name, as a number where it is one. A category's id is the class index, and one more for
     instance and panoptic, where 0 is nothing. Every file appears under its name when it is complete; where the work
@@ -36,11 +37,17 @@ class PredictionFiles:
         task: 'panoptic', 'instance' or 'semantic'.
         classes: names.
         num_things: classes below this index are things.
+        info: of all results.
     """
 
-    def __init__(self, folder: Path, task: str, classes: Sequence[str], num_things: int) -> None:
+    info_name = IMAGE_INFO
+
+    def __init__(
+        self, folder: Path, task: str, classes: Sequence[str], num_things: int, info: Mapping[str, Any] | None = None
+    ) -> None:
         self.folder = folder
         self.task = task
+        self._about = dict(info=dict(info)) if info else {}
         self._first_id = 0 if task == 'semantic' else 1
         self._categories: list[dict[str, Any]] = [
             dict(id=k + self._first_id, name=name) for k, name in enumerate(classes)
@@ -56,7 +63,7 @@ class PredictionFiles:
     @contextmanager
     def opened(self) -> Iterator['PredictionFiles']:
         """Between the two ends of this context, :meth:`add` may be called."""
-        results, info = self.folder / f'{self.task}_results.json', self.folder / IMAGE_INFO
+        results, info = self.folder / f'{self.task}_results.json', self.folder / self.info_name
         for earlier in (results, info):  # those of another call would not fit what is written now
             earlier.unlink(missing_ok=True)
         if self.task == 'panoptic':
@@ -79,8 +86,7 @@ class PredictionFiles:
         segmentation, segments = prediction['segmentation'], prediction['segments_info']
         height, width = segmentation.shape
         image_id = self._new_id(image.name)
-        origin = image.name if image.path is None else image.path.as_posix()
-        self._images.append(dict(id=image_id, file_name=origin, height=height, width=width))
+        self._images.append(dict(id=image_id, file_name=origin_of(image), height=height, width=width))
         png = self.folder / f'{self.task}_results' / f'{image.name}.png'
         if self.task == 'semantic':
             write_aside(png, cv2.imencode('.png', segmentation.astype(self._label_type))[1].tobytes())
@@ -105,7 +111,12 @@ class PredictionFiles:
         return id_
 
     def _info(self) -> str:
-        return json.dumps(dict(images=self._images, categories=self._categories))
+        return json.dumps({**self._about, 'images': self._images, 'categories': self._categories})
+
+
+def origin_of(image: ImageInput) -> str:
+    """Where an image is from: its file, or its name where there is none."""
+    return image.name if image.path is None else image.path.as_posix()
 
 
 def _nothing(entry: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -13,6 +13,15 @@ from mmseg.structures import SegDataSample
 from eomt_mm.evaluation.ap_counting import RLE, encode_masks
 
 Prediction = dict[str, Any]
+
+
+class FoundSegment(NamedTuple):
+    """A segment: its id in the map, class index, score in [0, 1] or None, and mask (H, W) bool."""
+
+    id: int
+    label: int
+    score: float | None
+    mask: np.ndarray
 
 
 def prediction_of(
@@ -47,47 +56,63 @@ def prediction_of(
 
 
 def _semantic(labels: np.ndarray, classes: Sequence[str]) -> Prediction:
-    segmentation = labels.astype(np.int32)
-    found = [int(label) for label in np.unique(segmentation)]
-    info = [_described(label, label, classes, None, segmentation == label) for label in found]
-    return dict(segmentation=segmentation, segments_info=info)
+    found = [FoundSegment(label, label, None, labels == label) for label in np.unique(labels).tolist()]
+    return as_prediction(found, labels.shape, classes)
 
 
 def _panoptic(sample: DetDataSample, classes: Sequence[str], num_things: int) -> Prediction:
     codes = sample.pred_panoptic_seg.sem_seg[0].numpy()
-    segmentation = np.where(codes % INSTANCE_OFFSET < len(classes), codes // INSTANCE_OFFSET, 0).astype(np.int32)
-    info = []
-    for segment in sample.panoptic_segments:
-        label = segment['label']
-        found = _described(segment['id'], label, classes, segment['score'], segmentation == segment['id'])
-        info.append({**found, 'isthing': label < num_things})
-    return dict(segmentation=segmentation, segments_info=info)
+    ids = np.where(codes % INSTANCE_OFFSET < len(classes), codes // INSTANCE_OFFSET, 0)
+    found = [FoundSegment(s['id'], s['label'], s['score'], ids == s['id']) for s in sample.panoptic_segments]
+    return as_prediction(found, codes.shape, classes, num_things)
 
 
 def _instances(sample: DetDataSample, classes: Sequence[str], score_thr: float) -> Prediction:
     instances = sample.pred_instances
     instances = instances[(instances.scores >= score_thr) & instances.masks.flatten(1).any(1)]
     instances = instances[instances.scores.argsort(descending=True, stable=True)]
-    masks = instances.masks.numpy()
-    segmentation = np.zeros(masks.shape[1:], np.int32)
-    for k in reversed(range(len(masks))):  # the best ones last, on top
-        segmentation[masks[k]] = k + 1
-    found = zip(instances.labels.tolist(), instances.scores.tolist(), masks, encode_masks(masks), strict=True)
-    info = [
-        {**_described(k, label, classes, score, mask), 'isthing': True, 'mask': _as_text(rle)}
-        for k, (label, score, mask, rle) in enumerate(found, start=1)
-    ]
+    columns = instances.labels.tolist(), instances.scores.tolist(), instances.masks.numpy()
+    found = [FoundSegment(k, *row) for k, row in enumerate(zip(*columns, strict=True), start=1)]
+    return as_prediction(found, instances.masks.shape[1:], classes, len(classes), with_masks=True)
+
+
+def as_prediction(
+    found: Sequence[FoundSegment],
+    size: Sequence[int],
+    classes: Sequence[str],
+    num_things: int | None = None,
+    with_masks: bool = False,
+) -> Prediction:
+    """The dictionary of :func:`prediction_of`.
+
+    Args:
+        found: segments; where they overlap, the map shows the first.
+        size: (H, W).
+        classes: names.
+        num_things: classes below this index are things; None: leave ``isthing`` out.
+        with_masks: add ``mask``.
+    """
+    segmentation = np.zeros(tuple(size), np.int32)
+    for segment in reversed(found):
+        segmentation[segment.mask] = segment.id
+    info = [_described(segment, classes) for segment in found]
+    if num_things is not None:
+        for described in info:
+            described['isthing'] = described['label_id'] < num_things
+    if with_masks and found:
+        for described, rle in zip(info, encode_masks(np.stack([segment.mask for segment in found])), strict=True):
+            described['mask'] = _as_text(rle)
     return dict(segmentation=segmentation, segments_info=info)
 
 
-def _described(id_: int, label: int, classes: Sequence[str], score: float | None, mask: np.ndarray) -> Prediction:
+def _described(segment: FoundSegment, classes: Sequence[str]) -> Prediction:
     return dict(
-        id=id_,
-        label_id=label,
-        label=classes[label],
-        score=score,
-        area=int(np.count_nonzero(mask)),
-        bbox=list(cv2.boundingRect(mask.view(np.uint8))),
+        id=segment.id,
+        label_id=segment.label,
+        label=classes[segment.label],
+        score=segment.score,
+        area=int(np.count_nonzero(segment.mask)),
+        bbox=list(cv2.boundingRect(segment.mask.view(np.uint8))),
     )
 
 

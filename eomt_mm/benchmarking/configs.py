@@ -2,16 +2,20 @@
 
 import difflib
 import importlib.util
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 
+import eomt_mm
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.config_names import shipped_configs
 
 HOSTS = ('mmdet', 'mmseg')
+FRAME_BY_FRAME = 'TransformBroadcaster'  # mmcv's step that takes the frames of a video through steps of its own
+Step = dict[str, Any]
 Size = tuple[int, int]  # (height, width) in pixels
 
 
@@ -23,12 +27,18 @@ def host_configs(host: str) -> list[Path]:
     return sorted(path for path in folder.glob('*/**/*.py') if '_base_' not in path.parts)
 
 
+def project_configs() -> list[Path]:
+    """The configs of the projects of a checkout; an installed package has none."""
+    folder = Path(eomt_mm.__file__).parent.parent / 'projects'
+    return sorted(path for path in folder.glob('*/configs/**/*.py') if '_base_' not in path.parts)
+
+
 def find_config(name: str) -> Path:
     """File of a config.
 
     Args:
-        name: path; base name of one of our configs or of the hosts'; or ``mmdet::mask2former/NAME``, ``mmseg::...``.
-            The base name and the host's may leave out ``.py``.
+        name: path; base name of one of our configs, a project's or the hosts'; or ``mmdet::mask2former/NAME``,
+            ``mmseg::...``. The base name and the host's may leave out ``.py``.
 
     Raises:
         FileNotFoundError: there is none; names the closest.
@@ -40,7 +50,8 @@ def find_config(name: str) -> Path:
     if host and host not in HOSTS:
         raise FileNotFoundError(f"config '{name}': of {host} no configs are known; {' and '.join(HOSTS)} have some")
     inner = inner.removesuffix('.py')
-    known = host_configs(host) if host else [*shipped_configs(), *host_configs('mmdet'), *host_configs('mmseg')]
+    ours = [*shipped_configs(), *project_configs()]
+    known = host_configs(host) if host else [*ours, *host_configs('mmdet'), *host_configs('mmseg')]
     found = [path for path in known if path.with_suffix('').as_posix().endswith(f'/{inner}')]
     if len(found) > 1:
         raise ValueError(f"config '{name}' is one of {', '.join(map(str, found))}: give the path")
@@ -91,17 +102,41 @@ def fit_host(cfg: Config, size: Size) -> None:
         augment['size'] = size
     if preprocessor.get('type') == 'SegDataPreProcessor':
         preprocessor['size'] = size
-    for step in test_pipeline(cfg):
+    for step in all_steps(test_pipeline(cfg)):
         if step['type'] == 'Resize':
             step['scale'] = (size[1], size[0])  # mmcv's order
+        elif step['type'] == 'ResizeShortestEdge':
+            step.update(scale=min(size), max_size=max(size))
 
 
-def test_pipeline(cfg: Config) -> list[dict[str, Any]]:
+def test_pipeline(cfg: Config) -> list[Step]:
     """Steps that a config's test images go through."""
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset:  # wrappers
         dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
     return dataset['pipeline']
+
+
+def all_steps(pipeline: Sequence[Step]) -> Iterator[Step]:
+    """Steps, and those that each frame of a video goes through."""
+    for step in pipeline:
+        yield step
+        if step['type'] == FRAME_BY_FRAME:
+            yield from step['transforms']
+
+
+def without_targets(pipeline: Sequence[Step]) -> list[Step]:
+    """A pipeline that reads images and nothing else."""
+    kept = [step for step in pipeline if not re.search('Load(?!Image)', step['type'])]
+    return [
+        dict(step, transforms=without_targets(step['transforms'])) if step['type'] == FRAME_BY_FRAME else step
+        for step in kept
+    ]
+
+
+def is_video(cfg: Config) -> bool:
+    """Whether the model is for videos: whether its test images come as the frames of one."""
+    return any(step['type'] == FRAME_BY_FRAME for step in test_pipeline(cfg))
 
 
 def mask_head(cfg: Config) -> Any:
@@ -123,6 +158,7 @@ def task_of(cfg: Config) -> str:
     if 'decode_head' in model:
         return 'semantic'
     if 'panoptic_head' in model:
-        return 'panoptic' if model.panoptic_head.get('num_stuff_classes') else 'instance'
+        head = model.panoptic_head
+        return head.get('task') or ('panoptic' if head.get('num_stuff_classes') else 'instance')
     heads = [model, model.get('roi_head') or {}]
     return 'instance' if any('mask_head' in head for head in heads) else 'detection'

@@ -1,12 +1,13 @@
-"""Images and targets for a comparison, generated: the same for every side, in the form that both hosts read."""
+"""Images, clips and targets for a comparison, generated: the same for every side, in the forms that the hosts read."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample
+from mmdet.structures import DetDataSample, TrackDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
@@ -48,6 +49,47 @@ def make_batch(task: str, size: Size, batch: int, num_things: int, num_stuff: in
     return dict(inputs=images, data_samples=samples)
 
 
+def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, num_stuff: int) -> dict[str, Any]:
+    """Clips with tracks, as a loader gives them to a data preprocessor.
+
+    Args:
+        task: 'semantic', 'instance' or 'panoptic'.
+        size: height and width of the frames.
+        batch: number of clips.
+        frames: of each clip.
+        num_things, num_stuff: classes of the model; those of a semantic one are all stuff here.
+
+    Returns:
+        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: what :func:`make_batch` has for one image, standing
+        still, each thing and each class of stuff with a mask and an id.
+    """
+    if task == 'semantic':
+        num_things, num_stuff = 0, num_things + num_stuff
+    rng = np.random.default_rng(0)
+    clips = [torch.from_numpy(rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8)) for _ in range(batch)]
+    samples = []
+    for _ in clips:
+        frame = _tracks(rng, size, num_things, num_stuff)
+        samples.append(TrackDataSample(video_data_samples=[copy.deepcopy(frame) for _ in range(frames)]))
+    return dict(inputs=clips, data_samples=samples)
+
+
+def _tracks(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
+    labels, masks = np.zeros(0, np.int64), np.zeros((0, *size), np.uint8)
+    if num_things:
+        labels, masks = rng.integers(0, num_things, NUM_THINGS), _rectangles(rng, size)[0]
+    if num_stuff:
+        stripes = _stripes(rng, size, num_things + np.arange(num_stuff)).numpy()
+        classes = np.unique(stripes)
+        labels = np.concatenate([labels, classes])
+        masks = np.concatenate([masks, (stripes == classes[:, None, None]).astype(np.uint8)])
+    sample = DetDataSample(metainfo=_metainfo(size))
+    sample.gt_instances = InstanceData(
+        labels=torch.from_numpy(labels), masks=BitmapMasks(masks, *size), instances_ids=torch.arange(len(labels))
+    )
+    return sample
+
+
 def _seg_sample(rng: np.random.Generator, size: Size, num_classes: int) -> SegDataSample:
     sample = SegDataSample(metainfo=_metainfo(size))
     sample.gt_sem_seg = PixelData(data=_stripes(rng, size, np.arange(num_classes)))
@@ -55,22 +97,28 @@ def _seg_sample(rng: np.random.Generator, size: Size, num_classes: int) -> SegDa
 
 
 def _det_sample(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
+    masks, boxes = _rectangles(rng, size)
+    sample = DetDataSample(metainfo=_metainfo(size))
+    sample.gt_instances = InstanceData(
+        labels=torch.from_numpy(rng.integers(0, num_things, NUM_THINGS)),
+        masks=BitmapMasks(masks, *size),
+        bboxes=torch.from_numpy(boxes).float(),
+    )
+    if num_stuff:
+        stuff = num_things + np.arange(num_stuff)
+        sample.gt_sem_seg = PixelData(sem_seg=_stripes(rng, size, stuff))
+    return sample
+
+
+def _rectangles(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray]:
+    """Masks (``NUM_THINGS``, H, W), 0 and 1, and boxes (``NUM_THINGS``, 4) x1, y1, x2, y2."""
     (h, w), masks = size, np.zeros((NUM_THINGS, *size), np.uint8)
     tops, lefts = rng.integers(0, h // 2, NUM_THINGS), rng.integers(0, w // 2, NUM_THINGS)
     bottoms = tops + rng.integers(h // 16, h // 3, NUM_THINGS)
     rights = lefts + rng.integers(w // 16, w // 3, NUM_THINGS)
     for mask, top, bottom, left, right in zip(masks, tops, bottoms, lefts, rights, strict=True):
         mask[top:bottom, left:right] = 1
-    sample = DetDataSample(metainfo=_metainfo(size))
-    sample.gt_instances = InstanceData(
-        labels=torch.from_numpy(rng.integers(0, num_things, NUM_THINGS)),
-        masks=BitmapMasks(masks, h, w),
-        bboxes=torch.from_numpy(np.stack([lefts, tops, rights, bottoms], axis=1)).float(),
-    )
-    if num_stuff:
-        stuff = num_things + np.arange(num_stuff)
-        sample.gt_sem_seg = PixelData(sem_seg=_stripes(rng, size, stuff))
-    return sample
+    return masks, np.stack([lefts, tops, rights, bottoms], axis=1)
 
 
 def _stripes(rng: np.random.Generator, size: Size, labels: np.ndarray) -> torch.Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from eomt_mm.benchmarking.build import build_side
 from eomt_mm.benchmarking.flops import observe
 from eomt_mm.benchmarking.memory import peak_memory
 from eomt_mm.benchmarking.models import deformable_attention
@@ -24,9 +25,10 @@ class Result:
         task: of the config.
         input_size: height and width that the network read.
         parameters: their number.
-        flops: of a call, see :func:`~eomt_mm.benchmarking.flops.observe`; in training forward, loss and backward.
-        attention: kernels that ran, and how often.
-        seconds: of each round.
+        flops: of a call, see :func:`~eomt_mm.benchmarking.flops.observe`; in training forward, loss and backward; over
+            the spec's frames.
+        attention: kernels that ran in a call, and how often.
+        seconds: of each round's call.
         speedup: over the first side, of the rounds' ratios.
         memory: bytes at most, see :func:`~eomt_mm.benchmarking.memory.peak_memory`; None: not measured.
         accuracy: metrics of the config's own test.
@@ -46,8 +48,8 @@ class Result:
 
     @property
     def time(self) -> Spread:
-        """Seconds of a call."""
-        return Spread.of(self.seconds)
+        """Seconds of a call, over the spec's frames."""
+        return Spread.of([seconds / self.spec.frames for seconds in self.seconds])
 
     @property
     def images_per_second(self) -> float:
@@ -66,7 +68,7 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
         ValueError: naming all sides that cannot be built or run, before anything is timed; or the tasks of sides that
             differ, where the stage is more than the network.
     """
-    sides = _attempt(Side, specs, specs)
+    sides = _attempt(build_side, specs, specs)
     _check_tasks(sides)
     results = _attempt(_observe, sides, specs)
     calls = {str(k): side.call for k, side in enumerate(sides)}
@@ -112,4 +114,4 @@ def _observe(side: Side) -> Result:
     deformable = deformable_attention(side.model, spec.device)
     attention = [f'{count} {name}' for name, count in kernels.items()] + ([deformable] if deformable else [])
     assert side.input_size is not None  # the call has run
-    return Result(spec.name, spec, side.task, side.input_size, side.num_parameters(), flops, attention)
+    return Result(spec.name, spec, side.task, side.input_size, side.num_parameters(), flops // spec.frames, attention)

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import torch
 
+from eomt_mm.benchmarking.build import build_side
 from eomt_mm.benchmarking.side_by_side import peak_growth
-from eomt_mm.benchmarking.sides import Side, Spec
+from eomt_mm.benchmarking.sides import Spec
 
 
 def peak_memory(spec: Spec) -> int | None:
@@ -18,7 +19,7 @@ def peak_memory(spec: Spec) -> int | None:
     on_cuda = spec.device.startswith('cuda')
     if not on_cuda and not Path('/proc/self/clear_refs').exists():
         return None
-    side = Side(spec)
+    side = build_side(spec)
     side.forward_small()
     if spec.stage == 'train':
         side.model.train()

@@ -49,9 +49,9 @@ def deformable_attention(model: nn.Module, device: str) -> str | None:
     return f'{count} deformable, ' + ('compiled op' if compiled else 'slow PyTorch form (no compiled op)')
 
 
-def class_counts(cfg: Config, task: str) -> tuple[int, int]:
+def class_counts(cfg: Config) -> tuple[int, int]:
     """Numbers of thing and stuff classes."""
-    if task == 'semantic':
+    if 'decode_head' in cfg.model:
         return 0, cfg.model.decode_head.num_classes
     if 'panoptic_head' in cfg.model:
         head = cfg.model.panoptic_head

@@ -25,7 +25,7 @@ WHAT = dict(
     full='image file to result',
     train='training step on generated targets',
 )
-MAIN_METRICS = ('PQ', 'segm_mAP', 'mIoU', 'bbox_mAP')
+MAIN_METRICS = ('PQ', 'VPQ', 'segm_mAP', 'AP', 'mIoU', 'bbox_mAP')
 BLUE, ORANGE = '#0072b2', '#d55e00'  # of Okabe and Ito's palette
 
 
@@ -57,6 +57,7 @@ def caption(spec: Spec, task: str, rounds: int, env: dict[str, Any]) -> str:
     parts = [
         WHAT[spec.stage],
         'input {} x {}, batch {}'.format(*spec.size, spec.batch),
+        frames_of(spec),
         f'{spec.kept} queries kept' if kept else '',
         f'{spec.amp} autocast' if spec.amp else 'float32',
         f'torch.compile {spec.compile_mode}' if spec.compile_mode else 'eager',
@@ -64,6 +65,18 @@ def caption(spec: Spec, task: str, rounds: int, env: dict[str, Any]) -> str:
         f'{rounds} rounds, in turns',
     ]
     return '; '.join(part for part in parts if part)
+
+
+def frames_of(spec: Spec) -> str:
+    """How a call takes its frames; nothing, where it takes images."""
+    if spec.frames == 1:
+        return ''
+    way = f'in windows of {spec.window} by video models' if spec.window > 1 else 'one by one'
+    if spec.stage == 'train':
+        way = 'as a clip or a batch'
+    elif spec.whole_video:
+        way += ', results of videos in the end'
+    return f'{spec.frames} frames {way}, times and operations per frame'
 
 
 def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
@@ -74,7 +87,8 @@ def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
 
 def table(results: Sequence[Result]) -> str:
     """Sides as rows. Brackets hold the quartiles."""
-    header = ['config', 'parameters', 'GFLOPs', 'time (ms)', 'images/s', 'peak memory', 'speed', 'attention']
+    rate = 'images/s' if results[0].spec.frames == 1 else 'frames/s'
+    header = ['config', 'parameters', 'GFLOPs', 'time (ms)', rate, 'peak memory', 'speed', 'attention']
     with_accuracy = any(result.accuracy for result in results)
     with_sizes = len({result.input_size for result in results}) > 1
     header[1:1] = ['input'] if with_sizes else []
@@ -134,7 +148,7 @@ def plot(path: Path, results: Sequence[Result], title: str) -> None:
     left.bar_label(bars, [f'{r.speedup.median:.2f} x' if r.speedup else '' for r in results], padding=6)
     left.invert_yaxis()
     left.set_xlim(0, max(end[1] for end in ends) * 1.2)
-    left.set_xlabel('images per second')
+    left.set_xlabel(f'{"images" if results[0].spec.frames == 1 else "frames"} per second')
     right.scatter([r.flops / 1e9 for r in results], [r.time.median for r in results], color=colours, zorder=3)
     for k, result in enumerate(results, 1):
         place = (result.flops / 1e9, result.time.median)

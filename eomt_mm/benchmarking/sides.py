@@ -1,7 +1,6 @@
 """A side of a comparison: a model from anyone's config, and the call of each stage."""
 
 import copy
-import re
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from eomt_mm.benchmarking.configs import Size, side_config, task_of, test_pipeline
+from eomt_mm.benchmarking.configs import Size, side_config, task_of, test_pipeline, without_targets
 from eomt_mm.benchmarking.inputs import blank_samples, make_batch
 from eomt_mm.benchmarking.models import build_model, class_counts, is_ours, keep_queries, make_optimizer
 from eomt_mm.benchmarking.side_by_side import Call
@@ -45,6 +44,11 @@ class Spec:
         checkpoint: None: random weights.
         kept: with random weights, the number of queries in the full stage of panoptic models that are made certain of
             a class. The others say "no object", as do most queries of a trained model; random logits keep none.
+        frames: of a call, over which times and operations are divided. Video models take them as a clip, image models
+            one by one; a training step of image models takes them as one batch.
+        window: frames that go through the first blocks of a video model together, in the model stage and with
+            ``whole_video``.
+        whole_video: a video model's results of the full stage wait for all frames; False: one comes with each frame.
     """
 
     config: str
@@ -59,6 +63,9 @@ class Spec:
     image: str | None = None
     checkpoint: str | None = None
     kept: int = 25
+    frames: int = 1
+    window: int = 1
+    whole_video: bool = False
 
     @property
     def name(self) -> str:
@@ -67,7 +74,7 @@ class Spec:
 
 
 class Side:
-    """A built side.
+    """A built side; of video models see :class:`~eomt_mm.benchmarking.video.VideoSide`.
 
     Attributes:
         spec: of it.
@@ -119,15 +126,17 @@ class Side:
         spec = self.spec
         images = torch.randn(spec.batch, 3, *spec.size, device=spec.device)
         samples = blank_samples(self.task, spec.size, spec.batch)
-        return lambda: self.forward(images, samples)
+        return repeated(lambda: self.forward(images, samples), spec.frames)
+
+    def prepare_full(self) -> Compose:
+        """The test pipeline from image files on; certain queries, where the spec has them."""
+        if self.task == 'panoptic' and self.spec.checkpoint is None:
+            keep_queries(self.model.panoptic_head, self.spec.kept)
+        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
+            return Compose(without_targets(test_pipeline(self.cfg)))
 
     def _full(self) -> Call:
-        spec = self.spec
-        steps = [step for step in test_pipeline(self.cfg) if not re.search('Load(?!Image)', step['type'])]
-        with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
-            pipeline = Compose(steps)
-        if self.task == 'panoptic' and spec.checkpoint is None:
-            keep_queries(self.model.panoptic_head, spec.kept)
+        spec, pipeline = self.spec, self.prepare_full()
 
         def call() -> list[Any]:
             items = [pipeline(dict(img_path=spec.image, img_id=0)) for _ in range(spec.batch)]
@@ -135,11 +144,16 @@ class Side:
                 samples = self.model.test_step(pseudo_collate(items))
             return [sample.get(RESULTS[self.task]).cpu() for sample in samples]
 
-        return call
+        return repeated(call, spec.frames)
+
+    def training_batch(self) -> dict[str, Any]:
+        """What a loader gives to the data preprocessor."""
+        spec = self.spec
+        return make_batch(self.task, spec.size, spec.batch * spec.frames, *class_counts(self.cfg))
 
     def _train(self) -> Call:
         spec, model = self.spec, self.model
-        batch = make_batch(self.task, spec.size, spec.batch, *class_counts(self.cfg, self.task))
+        batch = self.training_batch()
         optimizer = self.optimizer = make_optimizer(model)
         scaler = torch.amp.GradScaler(torch.device(spec.device).type, enabled=spec.amp == 'float16')
         model.train()
@@ -177,3 +191,14 @@ class Side:
         if self.optimizer is not None:
             tensors += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def repeated(call: Call, times: int) -> Call:
+    """``call`` so many times, with the last result: earlier ones are not kept in memory."""
+
+    def run() -> Any:
+        for _ in range(times - 1):
+            call()
+        return call()
+
+    return run

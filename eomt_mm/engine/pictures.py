@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import mmcv
 import numpy as np
 from mmdet.evaluation.functional import INSTANCE_OFFSET
-from mmdet.structures import DetDataSample
+from mmdet.structures import DetDataSample, TrackDataSample
 from mmengine.hooks import Hook
 from mmseg.structures import SegDataSample
 from PIL import Image
@@ -93,6 +93,8 @@ class PictureHook(Hook):
 
     def _draw_batch(self, runner: Any, mode: str, meta: Meta, samples: Sequence[Sample] | None) -> None:
         for sample in (samples or [])[: max(0, self.limits[mode] - self._drawn)]:
+            if isinstance(sample, TrackDataSample):
+                raise TypeError('PictureHook draws images; videos: python tools/demo.py FRAMES CONFIG CHECKPOINT')
             picture = sample_picture(sample, coloured(meta, self.palette), self.score_thr, self.max_side)
             name = Path(sample.img_path).stem
             if self.out_dir is None:

@@ -57,9 +57,13 @@ class VidEoMTDetector(BaseDetector):
         self._online: OnlineVideo | None = None
         self._place: tuple[Any, int] = (None, -1)  # video_id and frame_id of the last frame that came online
 
+    def stream(self, frames: Tensor, state: Tensor | None = None) -> tuple[ClipPredictions, Tensor]:
+        """Predictions for the next frames (B, T, 3, H, W); see :func:`~videomt.network.videomt_forward`."""
+        return videomt_forward(self.backbone, self.panoptic_head, frames, state)
+
     def extract_feat(self, batch_inputs: Tensor) -> ClipPredictions:
-        """The network's output for clips (B, T, 3, H, W); see :func:`~videomt.network.videomt_forward`."""
-        return videomt_forward(self.backbone, self.panoptic_head, batch_inputs)[0]
+        """Predictions for whole clips (B, T, 3, H, W)."""
+        return self.stream(batch_inputs)[0]
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: Sequence[Any] | None = None) -> ClipPredictions:
         return self.extract_feat(batch_inputs)

@@ -24,6 +24,13 @@ class MaskStore:
         self._device = torch.device('cpu')
         self._num_frames = 0
 
+    def close(self) -> None:
+        """Gives memory and file back; nothing can be read after it."""
+        self._file.close()
+
+    def __del__(self) -> None:
+        self.close()
+
     def __len__(self) -> int:
         return self._num_frames
 

@@ -1,18 +1,30 @@
-"""VidEoMT online: one frame in, its result out, as frames come."""
+"""VidEoMT on videos that come frame by frame: online, or with the class scores of the whole video at its end."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, cast
 
 import mmcv
 import numpy as np
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.structures import PixelData
 from torch import Tensor
 
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 from eomt_mm.models.geometry import pad_bottom_right
 from videomt.mask_store import MaskStore
 from videomt.network import videomt_forward
-from videomt.postprocess import RUNNING_MEAN, Rules, add_predictions, predict_video
+from videomt.postprocess import (
+    RUNNING_MEAN,
+    WHOLE_VIDEO,
+    Rules,
+    add_predictions,
+    frame_geometry,
+    panoptic_frames,
+    predict_video,
+)
 
 SIZE_DIVISOR = 32
 
@@ -42,15 +54,17 @@ class OnlineVideo:
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
         rules: task and thresholds.
+        amp_dtype: of the network in mixed precision; results are made in float32. None: as the caller has it.
 
     Raises:
         ValueError: the model is in training mode.
     """
 
-    def __init__(self, model: Any, rules: Rules) -> None:
+    def __init__(self, model: Any, rules: Rules, amp_dtype: torch.dtype | None = None) -> None:
         _check_mode(model)
         self.model = model
         self.rules = rules
+        self.amp_dtype = amp_dtype
         self.reset()
 
     def reset(self) -> None:
@@ -58,7 +72,6 @@ class OnlineVideo:
         self._state: Tensor | None = None
         self._class_scores = RunningMean()
 
-    @torch.no_grad()
     def segment(self, image: Tensor, sample: DetDataSample) -> DetDataSample:
         """Segments the next frame.
 
@@ -66,10 +79,114 @@ class OnlineVideo:
             image: (3, H, W), normalised and padded.
             sample: gets the prediction; see :func:`~videomt.postprocess.add_predictions`.
         """
-        logits, self._state = _final(self.model, image[None], self._state)
-        mean_logits = self._class_scores.update(logits[0][0])
-        add_predictions(mean_logits, logits[1], [sample], self.rules, RUNNING_MEAN)
-        return sample
+        return self.segment_window(image[None], [sample])[0]
+
+    @torch.no_grad()
+    def segment_window(self, images: Tensor, samples: Sequence[DetDataSample]) -> list[DetDataSample]:
+        """Segments the next frames, which go through the backbone together; results are those of one after the other.
+
+        Args:
+            images: (t, 3, H, W), normalised and padded.
+            samples: of the frames; get the predictions, and in panoptic segmentation the names of
+                :func:`add_segments`.
+        """
+        (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
+        for classes, masks, sample in zip(class_logits, mask_logits, samples, strict=True):
+            mean_logits = self._class_scores.update(classes)
+            add_predictions(mean_logits, masks[None], [sample], self.rules, RUNNING_MEAN)
+            if self.rules.task == 'panoptic':
+                add_segments(mean_logits, sample)
+        return list(samples)
+
+
+class StoredVideo:
+    """Logits of a video that comes in windows; at its end results frame by frame, with the class scores of all frames.
+
+    Memory does not grow with the video but by its panoptic maps, as run lengths: see
+    :class:`~videomt.mask_store.MaskStore`.
+
+    Args:
+        model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
+        amp_dtype: see :class:`OnlineVideo`.
+
+    Raises:
+        ValueError: the model is in training mode.
+    """
+
+    def __init__(self, model: Any, amp_dtype: torch.dtype | None = None) -> None:
+        _check_mode(model)
+        self.model = model
+        self.amp_dtype = amp_dtype
+        self.masks = MaskStore()
+        self._class_logits: list[Tensor] = []
+        self._state: Tensor | None = None
+
+    @property
+    def class_logits(self) -> Tensor:
+        """(T, Q, K + 1), of the final layer."""
+        return torch.cat(self._class_logits)
+
+    @torch.no_grad()
+    def add(self, images: Tensor) -> None:
+        """Takes the next frames (t, 3, H, W), normalised and padded."""
+        (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
+        self._class_logits.append(class_logits)
+        self.masks.append(mask_logits)
+
+    @torch.no_grad()
+    def results(self, samples: Sequence[DetDataSample], rules: Rules) -> Iterator[DetDataSample]:
+        """Copies of the frames' samples with their predictions; see :func:`~videomt.postprocess.predict_video`.
+
+        Args:
+            samples: of all frames, of one size.
+            rules: task and thresholds.
+        """
+        mean_logits = self.class_logits.float().mean(0)
+        if rules.task == 'panoptic':  # which segments stay follows from their areas in all frames
+            maps = panoptic_frames(mean_logits, self.masks, frame_geometry(samples[0]), rules)
+            for sample, ids in zip(samples, maps, strict=True):
+                found = sample.new(metainfo={**sample.metainfo, 'class_scores': WHOLE_VIDEO})
+                found.pred_panoptic_seg = PixelData(sem_seg=ids[None])
+                add_segments(mean_logits, found)
+                yield found
+            return
+        for number, sample in enumerate(samples):
+            found, masks = sample.new(), _StoredFrame(self.masks, number)
+            add_predictions(mean_logits, cast(MaskStore, masks), [found], rules, WHOLE_VIDEO)
+            yield found
+
+
+@dataclass(frozen=True)
+class _StoredFrame:
+    """The masks of one frame of a store, as those of a video of one frame."""
+
+    store: MaskStore
+    number: int
+
+    def __len__(self) -> int:
+        return 1
+
+    def __getitem__(self, place: tuple[int, Tensor]) -> Tensor:
+        return self.store[self.number, place[1]]
+
+
+def add_segments(class_logits: Tensor, sample: DetDataSample) -> None:
+    """Adds the metadata ``panoptic_segments``, as images have them: id, label and score of the segments in the map.
+
+    Of stuff, whose id is 0, the score is that of the best query.
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        sample: with ``pred_panoptic_seg``.
+    """
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    segments = []
+    for code in sample.pred_panoptic_seg.sem_seg.unique().tolist():
+        id_, label = divmod(code, INSTANCE_OFFSET)
+        if label < class_logits.shape[-1] - 1:
+            score = scores[id_ - 1] if id_ else scores[labels == label].max()
+            segments.append(dict(id=id_, label=label, score=float(score)))
+    sample.set_metainfo(dict(panoptic_segments=segments))
 
 
 @torch.no_grad()
@@ -94,16 +211,12 @@ def segment_video(
     Raises:
         ValueError: the model is in training mode, or ``window_size`` is below 1.
     """
-    _check_mode(model)
     if window_size < 1:
         raise ValueError(f'window_size={window_size}: give a number of frames from 1 on')
-    state, class_logits, masks = None, [], MaskStore()
+    video = StoredVideo(model)
     for window in frames.split(window_size):
-        window = window if prepare is None else prepare(window)
-        (classes, mask_logits), state = _final(model, window, state)
-        class_logits.append(classes)
-        masks.append(mask_logits)
-    predict_video(torch.cat(class_logits), masks, samples, rules)
+        video.add(window if prepare is None else prepare(window))
+    predict_video(video.class_logits, video.masks, samples, rules)
 
 
 def _check_mode(model: Any) -> None:
@@ -111,9 +224,12 @@ def _check_mode(model: Any) -> None:
         raise ValueError('the model is in training mode: call model.eval() first')
 
 
-def _final(model: Any, frames: Tensor, state: Tensor | None) -> tuple[tuple[Tensor, Tensor], Tensor]:
+def _final(
+    model: Any, frames: Tensor, state: Tensor | None, amp_dtype: torch.dtype | None
+) -> tuple[tuple[Tensor, Tensor], Tensor]:
     """Class and mask logits (T, Q, ...) of the final layer for frames (T, 3, H, W), and the state."""
-    predictions, state = videomt_forward(model.backbone, model.panoptic_head, frames[None], state)
+    with nullcontext() if amp_dtype is None else torch.autocast(frames.device.type, amp_dtype):
+        predictions, state = videomt_forward(model.backbone, model.panoptic_head, frames[None], state)
     return (predictions.class_logits[-1][0], predictions.mask_logits[-1][0]), state
 
 

@@ -14,9 +14,9 @@ train_pipeline = [
             dict(type='eomt_mm.LoadTracks'),
             dict(
                 type='RandomChoiceResize',
-                scales=[64, 80, 96],
+                scales=[80, 96, 112],
                 resize_type='mmdet.ResizeShortestEdge',
-                max_size=160,
+                max_size=224,
                 backend='pillow',
             ),
             dict(type='RandomFlip', prob=0.5),
@@ -29,7 +29,7 @@ test_pipeline = [
         type='TransformBroadcaster',
         transforms=[
             dict(type='eomt_mm.LoadImage'),
-            dict(type='ResizeShortestEdge', scale=64, max_size=160, backend='pillow'),
+            dict(type='ResizeShortestEdge', scale=96, max_size=224, backend='pillow'),
             dict(type='eomt_mm.LoadTracks', with_crowds=True),
         ],
     ),

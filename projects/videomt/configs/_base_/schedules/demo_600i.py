@@ -1,3 +1,0 @@
-"""A few minutes on a CPU."""
-
-train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=600, val_interval=300)

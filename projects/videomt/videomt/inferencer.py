@@ -1,0 +1,221 @@
+"""Segments videos: the inferencer of images, with queries handed on from frame to frame."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet.structures import DetDataSample
+from mmengine.registry import INFERENCERS
+from torch import Tensor
+
+from eomt_mm.apis.image_loading import Loaded
+from eomt_mm.apis.inferencer import EoMTInferencer, Predicted
+from eomt_mm.apis.inferencer_request import Request
+from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Names, Source, Video, find_sources
+from eomt_mm.apis.results import FoundSegment, Prediction, as_prediction
+from eomt_mm.apis.sequences import as_videos
+from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
+from eomt_mm.visualization import DrawnSegment, distinct_palette, draw_segments, shade
+from eomt_mm.visualization.palettes import Colour
+from videomt.postprocess import RUNNING_MEAN, WHOLE_VIDEO, Rules
+from videomt.streaming import OnlineVideo, StoredVideo
+from videomt.track_files import TrackFiles
+
+Item = dict[str, Any]
+
+
+@INFERENCERS.register_module(name='VidEoMTDetector')
+class VideoInferencer(EoMTInferencer):
+    """A video model with its pre-processing, post-processing and classes.
+
+    :func:`eomt_mm.apis.init_inferencer` makes one of a VidEoMT config::
+
+        inferencer = init_inferencer('projects/videomt/configs/CONFIG.py', 'hf://tue-mps/videomt-dinov2-small-ytvis2019')
+        for frame in inferencer.stream('clip.mp4', out_dir='results'):
+            print(frame.name, [segment['id'] for segment in frame.prediction['segments_info']])
+
+    Inputs are video files, folders of frames (each folder is a video; of video files each is one), patterns of frames,
+    and lists of frames: see :func:`~eomt_mm.apis.sequences.as_videos`. Frames of a video have one size. Everything is
+    given, drawn and written per frame as of images, with these differences:
+
+    - ``id`` is that of the track, the same in all frames of a video: the number of the query + 1. Of stuff, and in
+      semantic segmentation, it belongs to the class. A query has one label per frame, its best.
+    - ``class_scores`` of a prediction says what class scores are: 'mean of the frames so far', or with ``whole_video``
+      'mean of all frames', as published. Masks are the same in both.
+    - pictures are videos, ``NAME.mp4``; result files are those of :class:`~videomt.track_files.TrackFiles`.
+    - ``return_datasamples`` gives mmdet's sample per frame, masks of tracks as booleans and queries under every label;
+      see :func:`~videomt.postprocess.add_predictions`.
+
+    Of the arguments of :meth:`~eomt_mm.apis.inferencer.EoMTInferencer.stream`, ``batch_size`` is the number of frames
+    that go through the backbone together (it changes no result), and there are two more:
+
+    - ``whole_video``: go through every video twice, for the class scores of all its frames. Mask logits wait in memory,
+      beyond 512 MiB in a temporary file.
+    - ``fps``: frames per second of what is drawn of images; 10 unless given.
+    """
+
+    follows_videos = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._colours = self._new_colours()
+
+    def _find_sources(
+        self, inputs: Any, channel_order: str, names: Names, ignored: Sequence[Path], fps: float | None
+    ) -> list[Video]:
+        return as_videos(find_sources(inputs, channel_order, names, ignored, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), fps)
+
+    def _prediction_files(self, folder: Path, whole_video: bool) -> TrackFiles:
+        info = dict(class_scores=WHOLE_VIDEO if whole_video else RUNNING_MEAN)
+        return TrackFiles(folder, self.task, self.meta['classes'], self.num_things, info)
+
+    def _predict(
+        self,
+        sources: Sequence[Source],
+        request: Request,
+        counted: Callable[[Iterable[ImageInput]], Iterator[ImageInput]],
+    ) -> Iterator[Predicted]:
+        rules = self._rules(request.settings)
+        for video in sources:
+            assert isinstance(video, Video)  # of _find_sources
+            self._colours = self._new_colours()
+            frames = self.preprocess(counted(video.frames()), request.batch_size, request.on_error)
+            if request.whole_video:
+                yield from self._whole(video, rules, frames, request.on_error)
+            else:
+                online = OnlineVideo(self.model, rules, self.amp_dtype)
+                for loaded, data in frames:
+                    yield loaded, [sample.cpu() for sample in online.segment_window(*self._prepared(data))]
+
+    def _whole(
+        self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]], on_error: str
+    ) -> Iterator[Predicted]:
+        """All frames through the network, then once more for their pictures."""
+        stored, samples = StoredVideo(self.model, self.amp_dtype), []
+        for _, data in frames:
+            images, window = self._prepared(data)
+            stored.add(images)
+            samples += window
+        if not samples:
+            return
+        skipped = set(self.skipped)
+        again = (frame for frame in video.frames() if frame.path not in skipped)
+        for (loaded, _), sample in zip(self._readable(again, on_error), stored.results(samples, rules), strict=True):
+            yield [loaded], [sample.cpu()]
+
+    def forward(self, inputs: Item, **settings: Any) -> list[DetDataSample]:
+        """Samples of a clip, as :meth:`preprocess` makes it, from the first frame of a video on."""
+        online = OnlineVideo(self.model, self._rules(settings), self.amp_dtype)
+        return [sample.cpu() for sample in online.segment_window(*self._prepared(inputs))]
+
+    def _rules(self, settings: Item) -> Rules:
+        """The head's rules with a call's thresholds."""
+        thresholds = {key: value for key, value in settings.items() if key in ('score_thr', 'overlap_thr')}
+        return replace(self.head.rules, rle=False, **thresholds)
+
+    def _prepared(self, data: Item) -> tuple[Tensor, list[DetDataSample]]:
+        """The network's input (t, 3, H, W) of a window, and the samples of its frames."""
+        preprocessor = self.model.data_preprocessor
+        data = preprocessor(data, training=False)
+        (frames,), (window,) = data['inputs'], data['data_samples']
+        return preprocessor.prepare(frames), window.video_data_samples
+
+    def _readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
+        """Frames of one video, with what data sets tell of frames."""
+        size = None
+        for number, ((image, pixels), item) in enumerate(super()._readable(inputs, on_error)):
+            size = size or pixels.shape[:2]
+            if pixels.shape[:2] != size:
+                raise ValueError(
+                    f'frame {image.name} is {pixels.shape[:2]}, those before it {size} (height, width): a video has '
+                    f'one size; give images that do not belong together one by one'
+                )
+            name = image.name if image.video is None else image.video.name
+            yield (image, pixels), {**item, 'video_id': name, 'frame_id': number, 'img_id': number}
+
+    def _packed(self, items: list[Item]) -> Item:
+        """A window of frames, through the pipeline."""
+        window = {key: [item[key] for item in items] for key in items[0]}
+        return dict(self.collate_fn([self.pipeline(window)]))
+
+    def postprocess(self, preds: Sequence[DetDataSample], score_thr: float) -> list[Prediction]:
+        """Dictionaries of frames, see :func:`~eomt_mm.apis.results.prediction_of`, with ``class_scores``."""
+        num_things = None if self.task == 'semantic' else self.num_things
+        found = []
+        for sample in preds:
+            segments = self._segments(sample, score_thr)
+            size, classes = sample.ori_shape[:2], self.meta['classes']
+            prediction = as_prediction(segments, size, classes, num_things, with_masks=self.task == 'instance')
+            found.append({**prediction, 'class_scores': sample.class_scores})
+        return found
+
+    def visualize(
+        self, inputs: Sequence[np.ndarray], preds: Sequence[DetDataSample], score_thr: float
+    ) -> list[np.ndarray]:
+        """Pictures (H, W, 3) uint8 RGB of frames, BGR; a track keeps its colour through a video."""
+        drawn = []
+        for pixels, sample in zip(inputs, preds, strict=True):
+            segments = [self._drawn(segment) for segment in reversed(self._segments(sample, score_thr))]
+            drawn.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), segments)))
+        return drawn
+
+    def _drawn(self, segment: FoundSegment) -> DrawnSegment:
+        name, colour = self.meta['classes'][segment.label], self.meta['palette'][segment.label]
+        if self.task == 'semantic' or segment.label >= self.num_things:
+            return DrawnSegment(segment.mask, name, colour, segment.score)
+        colour = self._colours.of(segment.id, segment.label)
+        return DrawnSegment(segment.mask, f'{name} #{segment.id}', colour, segment.score)
+
+    def _new_colours(self) -> 'TrackColours':
+        """For the tracks of a video: far from each other, or beside stuff in shades of their classes."""
+        return TrackColours(None if self.task == 'instance' else self.meta['palette'])
+
+    def _segments(self, sample: DetDataSample, score_thr: float) -> list[FoundSegment]:
+        """What was found in a frame; instances best first, from ``score_thr`` on."""
+        if self.task == 'semantic':
+            labels = sample.pred_sem_seg.sem_seg[0].numpy()
+            return [FoundSegment(label, label, None, labels == label) for label in np.unique(labels).tolist()]
+        if self.task == 'panoptic':
+            codes = sample.pred_panoptic_seg.sem_seg[0].numpy()
+            return [
+                FoundSegment(
+                    s['id'] or self.head.num_queries + 1 + s['label'], s['label'], s['score'],
+                    codes == s['label'] + INSTANCE_OFFSET * s['id'],
+                )
+                for s in sample.panoptic_segments
+            ]  # fmt: skip
+        tracks = sample.pred_track_instances
+        best: dict[int, FoundSegment] = {}
+        columns = tracks.queries.tolist(), tracks.labels.tolist(), tracks.scores.tolist(), tracks.masks.numpy()
+        for query, label, score, mask in zip(*columns, strict=True):
+            if score >= score_thr and query not in best and mask.any():
+                best[query] = FoundSegment(query + 1, label, score, mask)
+        return list(best.values())
+
+
+class TrackColours:
+    """Colours of a video's tracks, given when they first appear.
+
+    Args:
+        palette: of classes, of which tracks get shades; None: tracks get colours that are far from each other.
+    """
+
+    NUM_DISTINCT = 24  # then the same again
+
+    def __init__(self, palette: Sequence[Colour] | None) -> None:
+        self._palette = palette
+        self._given: dict[int, Colour] = {}
+        self._counts: Counter[int] = Counter()
+
+    def of(self, id_: int, label: int) -> Colour:
+        """The colour of a track; ``label`` is its class, of which only the first counts."""
+        if id_ not in self._given:
+            if self._palette is None:
+                self._given[id_] = distinct_palette(self.NUM_DISTINCT)[len(self._given) % self.NUM_DISTINCT]
+            else:
+                self._given[id_] = shade(self._palette[label], self._counts[label])
+            self._counts[label] += 1
+        return self._given[id_]
