@@ -9,7 +9,8 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from mmengine.registry import MODELS
+from mmengine.registry import DATASETS, MODELS, DefaultScope
+from videomt.datasets.generate import write_youtube_vis
 
 from eomt_mm.apis import load_config
 from eomt_mm.apis.classes import config_meta
@@ -131,3 +132,23 @@ def test_toy_is_small() -> None:
     model = built(path)
     assert sum(parameter.numel() for parameter in model.parameters()) < 4e6
     assert len(config_meta(loaded(path))['classes']) == model.panoptic_head.num_classes
+
+
+def test_own_videos_of_the_readme(tmp_path: Path) -> None:
+    """The README's config is for its classes; generated videos with other names come through it."""
+    readme = (CONFIGS.parent / 'README.md').read_text()
+    text = readme.split('```python\n')[1].split('```')[0]
+    path = tmp_path / 'streets.py'
+    path.write_text(text.replace("'./", f"'{CONFIGS}/"))
+    cfg = load_config(path)
+    assert cfg.model.panoptic_head.num_things_classes == 3
+    assert cfg.train_dataloader.dataset.data_root == cfg.val_dataloader.dataset.data_root == 'data/streets/'
+
+    root = write_youtube_vis(tmp_path / 'videos', num_videos=2, num_frames=6, size=(48, 64))
+    names = ['turtle', 'train', 'shark', 'frog']
+    cfg = load_config(path, {'metainfo.classes': names}, root)
+    assert cfg.model.panoptic_head.num_things_classes == 4
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
+    assert list(train.metainfo['classes']) == names
+    assert train[0]['inputs'].shape[:2] == (5, 3) and len(val[0]['data_samples']) == 6
