@@ -197,10 +197,10 @@ def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    assert targets == ['help', 'setup', 'test', 'test-slow', 'lint', 'docs', 'demo', 'clean']
+    assert targets == ['help', 'setup', 'test', 'test-slow', 'lint', 'docs', 'demo', 'demo-video', 'clean']
 
 
-@pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo'])
+@pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo', 'demo-video'])
 def test_each_target_installs_first(target: str, tmp_path: Path) -> None:
     done = make('-n', target, f'VENV={tmp_path / "venv"}')
     assert 'pip' in done.stdout.partition('tests')[0] and '-e ' in done.stdout
