@@ -218,23 +218,35 @@ def test_setup_refuses_an_unfit_python(tmp_path: Path, body: str, message: str) 
     assert not (tmp_path / 'venv').exists()
 
 
+IMAGES = 'demo: PQ 61.3 on 4 held-out images, pictures in {folder}'
+VIDEOS = 'demo: AP 36.1 on 2 held-out videos, tracks in {folder}/a.mp4'
+
+
 @pytest.mark.parametrize(
-    ('last_line', 'passes'),
+    ('last_lines', 'passes'),
     [
-        ('demo: PQ 61.3 on 4 held-out images, pictures in {folder}', True),
-        ('demo: PQ nan on 4 held-out images, pictures in {folder}', False),
-        ('demo: PQ 61.3 on 4 held-out images, pictures in {folder}/missing', False),
-        ('Segmentation fault', False),
+        ((IMAGES, VIDEOS), True),
+        (('demo: PQ nan on 4 held-out images, pictures in {folder}', VIDEOS), False),
+        (('demo: PQ 61.3 on 4 held-out images, pictures in {folder}/missing', VIDEOS), False),
+        (('Segmentation fault', VIDEOS), False),
+        ((IMAGES, 'demo: AP nan on 2 held-out videos, tracks in {folder}/a.mp4'), False),
+        ((IMAGES, 'demo: AP 36.1 on 2 held-out videos, tracks in {folder}/missing.mp4'), False),
     ],
 )
-def test_ci_checks_the_last_line_of_the_demo(tmp_path: Path, last_line: str, passes: bool) -> None:
+def test_ci_checks_the_last_lines_of_the_demos(tmp_path: Path, last_lines: tuple[str, str], passes: bool) -> None:
     (tmp_path / 'a.png').touch()
-    line = last_line.format(folder=tmp_path)
-    script(tmp_path / 'make', f'echo "$1" >> {tmp_path}/calls\n[[ $1 != demo ]] || echo "{line}"')
+    (tmp_path / 'a.mp4').write_text('not empty')
+    lines = [line.format(folder=tmp_path) for line in last_lines]
+    answers = ''.join(
+        f'\n[[ $1 != {target} ]] || echo "{line}"' for target, line in zip(('demo', 'demo-video'), lines, strict=True)
+    )
+    script(tmp_path / 'make', f'echo "$1" >> {tmp_path}/calls{answers}')
     env = os.environ | {'PATH': f'{tmp_path}{os.pathsep}{os.environ["PATH"]}'}
     done = subprocess.run([ROOT / '.ci' / 'run'], env=env, capture_output=True, text=True)
     assert (done.returncode == 0) is passes, done.stderr
-    assert (tmp_path / 'calls').read_text().split() == ['lint', 'docs', 'test', 'demo']
+    calls = (tmp_path / 'calls').read_text().split()
+    first_fails = last_lines[0] != IMAGES
+    assert calls == ['lint', 'docs', 'test', 'demo', *([] if first_fails else ['demo-video'])]
 
 
 def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
