@@ -21,7 +21,7 @@ from markdown.extensions.toc import slugify
 from eomt_mm.apis.config_names import find_config
 
 README = ROOT / 'README.md'
-NAMED = [README, *PAGES]
+NAMED = [README, *PAGES, ROOT / 'projects' / 'videomt' / 'README.md']
 BIN = Path(sys.executable).parent
 
 

@@ -229,7 +229,7 @@ def test_configs_are_found_by_name(tmp_path: Path) -> None:
     'name, hint',
     [
         ('eomt_dinov2-l_12e_coco-panoptic-650', 'did you mean eomt_dinov2-l_12e_coco-panoptic-640'),
-        ('zzz', r'there are \d+ in configs/eomt'),
+        ('zzz', r'\d+ are in configs/eomt'),
         ('elsewhere/eomt_dinov2-l_12e_coco-panoptic-640.py', 'did you mean'),
     ],
 )

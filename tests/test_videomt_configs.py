@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from videomt.datasets.generate import write_youtube_vis
 
 from eomt_mm.apis import load_config
 from eomt_mm.apis.classes import config_meta
+from eomt_mm.apis.config_names import find_config
 from eomt_mm.engine.schedule import two_stage_factor
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'projects' / 'videomt' / 'configs'
@@ -152,3 +154,26 @@ def test_own_videos_of_the_readme(tmp_path: Path) -> None:
         train, val = (DATASETS.build(cfg[f'{split}_dataloader'].dataset) for split in ('train', 'val'))
     assert list(train.metainfo['classes']) == names
     assert train[0]['inputs'].shape[:2] == (5, 3) and len(val[0]['data_samples']) == 6
+
+
+def test_an_input_size_that_is_none_is_refused() -> None:
+    with pytest.raises(ValueError, match='img_size=320: .* come in any: override the scales'):
+        load_config(PATHS[0], {'img_size': 320})
+
+
+def test_configs_are_found_by_name() -> None:
+    assert [find_config(path.stem) for path in PATHS] == PATHS
+
+
+def test_another_root_moves_the_videos() -> None:
+    cfg = load_config(CONFIGS / 'videomt_dinov2-l_160k_ytvis2022-448.py', data_root='/videos/')
+    assert cfg.val_dataloader.dataset.data_root == cfg.test_dataloader.dataset.data_root == '/videos/'
+    assert cfg.train_dataloader.dataset.datasets[0].data_root == 'data/ytvis_2021/'
+    cfg = load_config(CONFIGS / 'videomt_dinov2-l_160k_ytvis2021-448.py', data_root='/videos/')
+    roots = [dataset.data_root for dataset in cfg.train_dataloader.dataset.datasets]
+    assert [cfg.val_dataloader.dataset.data_root, *roots] == ['/videos/', '/videos/', 'data/coco/']
+
+
+def test_a_plan_is_drawn(tool: Callable, tmp_path: Path) -> None:
+    tool('analysis/plot_curves.py', '--plan', LEAVES[0], '--out', tmp_path / 'plan.png')
+    assert (tmp_path / 'plan.png').stat().st_size

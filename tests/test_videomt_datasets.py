@@ -342,4 +342,4 @@ def test_config_fragments_load_generated_data(
     short, (height, width) = min(batch['inputs'][0].shape[2:]), SIZE
     expected = {'ovis': 544, 'vipseg': 720, 'vspw': 720, 'shapes_vis': 96}.get(name, 448)
     assert short == expected and batch['inputs'][0].shape[3] == round(expected * width / height)
-    assert batch['data_samples'][0][0].gt_instances.masks.masks.shape[1:] == SIZE  # at the file's size
+    assert batch['data_samples'][0][0].gt_instances.masks.to_ndarray().shape[1:] == SIZE  # at the file's size

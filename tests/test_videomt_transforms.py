@@ -8,7 +8,8 @@ import videomt.datasets  # noqa: F401  registers
 from mmdet.structures.mask import BitmapMasks
 from mmengine.dataset import Compose
 from mmengine.registry import init_default_scope
-from videomt.datasets.transforms import PackClip, RotateIntoClip
+from videomt.datasets.run_lengths import CompressMasks
+from videomt.datasets.transforms import PackClip, RotateIntoClip, _stacked
 
 SIZE = (40, 60)
 # The published augmentation, for small pictures.
@@ -219,3 +220,26 @@ def test_pack_names_a_video_of_several_sizes() -> None:
     results['img'][1] = results['img'][1][:-1]
     with pytest.raises(ValueError, match=r'frames of video v have sizes \[\(39, 60\), \(40, 60\)\]'):
         PackClip()(results)
+
+
+@pytest.mark.parametrize('count', [0, 1, 3])
+def test_compressed_masks_are_read_as_dense_ones(count: int) -> None:
+    masks = np.random.default_rng(0).integers(0, 2, (count, *SIZE), dtype=np.uint8)
+    dense = BitmapMasks(list(masks), *SIZE)
+    found = CompressMasks().transform(dict(gt_masks=dense))['gt_masks']
+    chosen = np.arange(count)[::-1][:2]
+    assert len(found) == count and len(found[chosen]) == min(count, 2)
+    np.testing.assert_array_equal(found.to_ndarray(), masks)
+    np.testing.assert_array_equal(found[chosen].to_ndarray(), dense[chosen].to_ndarray())
+    assert found.to_ndarray().dtype == np.uint8
+
+
+def test_frames_without_masks_pass_compression() -> None:
+    assert CompressMasks().transform(dict(img=1)) == dict(img=1)
+
+
+def test_packing_gives_frames_up_as_it_copies_them() -> None:
+    images = [np.full((4, 6, 3), number, np.uint8)[:, ::-1] for number in range(3)]  # as flips leave them
+    clip = _stacked(images)
+    assert images == [None] * 3
+    assert clip.shape == (3, 3, 4, 6) and [int(frame.max()) for frame in clip] == [0, 1, 2]

@@ -27,12 +27,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--video', action='store_true', help='VidEoMT on videos')
     parser.add_argument('--max-iters', type=int, help='length of the training; default: as in the config')
     parser.add_argument('--num-train', type=int, help='training images or videos; default: 400, with --video 200')
-    parser.add_argument(
-        '--num-val',
-        type=int,
-        default=40,
-        help='held-out images; of videos half of --num-train',
-    )
+    parser.add_argument('--num-val', type=int, default=40, help='held-out images; of videos half of --num-train')
     parser.add_argument('--work-dir', type=Path, help='folder of everything written; default: work_dirs/demo[_video]')
     args = parser.parse_args()
     args.num_train = args.num_train or (200 if args.video else 400)
@@ -93,7 +88,8 @@ def video_demo(args: argparse.Namespace) -> None:
     frames, found = film / 'valid' / 'JPEGImages', args.work_dir / 'found'
     run(ROOT / 'tools/demo.py', frames, VIDEO_CONFIG, checkpoint, '--out-dir', found)
     (video,) = (found / 'vis').glob('*.mp4')
-    print(f'demo: AP {newest_metrics(test)["vis/AP"]:.1f} on {args.num_train // 2} held-out videos, tracks in {video}')
+    held_out = max(1, args.num_train // 2)  # as the generator has it
+    print(f'demo: AP {newest_metrics(test)["vis/AP"]:.1f} on {held_out} held-out videos, tracks in {video}')
 
 
 def main() -> None:

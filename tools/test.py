@@ -63,9 +63,7 @@ def write_results(cfg: Config, folder: str, format_only: bool) -> None:
     if not writing:
         kinds = [metric['type'] for metric in evaluators(cfg)]
         wanted = '--out with --format-only' if format_only else '--out'
-        raise ValueError(
-            f'{wanted}: the metrics {kinds} write no result files; eomt_mm.InstanceAP, PanopticQuality, SemanticIoU do'
-        )
+        raise ValueError(f'{wanted}: the metrics {kinds} write no result files; take one with out_dir')
     for metric in writing:
         metric.update(place_of_results(cfg, metric, folder))
     if format_only:

@@ -12,13 +12,12 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-import eomt_mm
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
+from eomt_mm.apis.config_names import PROJECTS
 from eomt_mm.datasets.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size', 'metainfo', 'runner_type', 'sharding')
-PROJECTS = Path(eomt_mm.__file__).parent.parent / 'projects'  # of a checkout
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -45,7 +44,8 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: ``img_size`` is stated in different ways, or the head's classes are not those of the data.
+        ValueError: ``img_size`` is stated in different ways, or overridden where there is none, or the head's classes
+            are not those of the data.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
@@ -53,6 +53,11 @@ def load_config(
     _make_imports_findable(Path(path))
     cfg = Config.fromfile(path)
     options = dict(cfg_options or {})
+    if 'img_size' in options and 'img_size' not in cfg:
+        raise ValueError(
+            f'img_size={options["img_size"]}: {path} has no input size, its images come in any: override the '
+            f'scales in its pipelines'
+        )
     if data_root is not None:
         options['data_root'] = str(data_root)
     _warn_unread(cfg, options)

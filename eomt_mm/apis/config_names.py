@@ -5,6 +5,8 @@ from pathlib import Path
 
 import eomt_mm
 
+PROJECTS = Path(eomt_mm.__file__).parent.parent / 'projects'  # of a checkout; an installed package has none
+
 
 def find_config(config: str | Path) -> Path:
     """The file of a config.
@@ -19,12 +21,12 @@ def find_config(config: str | Path) -> Path:
     path = Path(config).expanduser()
     if path.is_file():
         return path
-    known = {file.stem: file for file in shipped_configs()}
+    known = {file.stem: file for file in [*shipped_configs(), *project_configs()]}
     name = path.name.removesuffix('.py')
     if name in known and path.parent == Path():
         return known[name]
     close = difflib.get_close_matches(name, known, n=3)
-    hint = f'; did you mean {" or ".join(close)}?' if close else f'; there are {len(known)} in configs/eomt'
+    hint = f'; did you mean {" or ".join(close)}?' if close else f'; {len(known)} are in configs/eomt and projects'
     raise FileNotFoundError(f"config '{config}' is no file, nor the name of a config{hint}")
 
 
@@ -36,3 +38,8 @@ def shipped_configs() -> list[Path]:
         if folder.is_dir():
             return sorted(file for file in folder.glob('*/*.py') if file.parent.name != '_base_')
     return []
+
+
+def project_configs() -> list[Path]:
+    """The configs of the projects of a checkout, without fragments; an installed package has none."""
+    return sorted(path for path in PROJECTS.glob('*/configs/**/*.py') if '_base_' not in path.parts)

@@ -16,5 +16,5 @@ def build_side(spec: Spec) -> Side:
     if not is_video(cfg):
         return Side(spec)
     if not is_ours(cfg):
-        raise ValueError(f"{cfg.model.type} is a host's model for videos: of these only VidEoMT is timed")
+        raise ValueError(f"{cfg.model.type} is a host's model for videos: of these only eomt_mm's own are timed")
     return VideoSide(spec)

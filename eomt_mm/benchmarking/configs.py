@@ -9,9 +9,8 @@ from typing import Any
 
 from mmengine.config import Config
 
-import eomt_mm
 from eomt_mm.apis.config import load_config
-from eomt_mm.apis.config_names import shipped_configs
+from eomt_mm.apis.config_names import project_configs, shipped_configs
 
 HOSTS = ('mmdet', 'mmseg')
 FRAME_BY_FRAME = 'TransformBroadcaster'  # mmcv's step that takes the frames of a video through steps of its own
@@ -25,12 +24,6 @@ def host_configs(host: str) -> list[Path]:
     assert spec is not None and spec.origin is not None, host  # ``import eomt_mm.apis`` demands both hosts
     folder = Path(spec.origin).parent / '.mim' / 'configs'
     return sorted(path for path in folder.glob('*/**/*.py') if '_base_' not in path.parts)
-
-
-def project_configs() -> list[Path]:
-    """The configs of the projects of a checkout; an installed package has none."""
-    folder = Path(eomt_mm.__file__).parent.parent / 'projects'
-    return sorted(path for path in folder.glob('*/configs/**/*.py') if '_base_' not in path.parts)
 
 
 def find_config(name: str) -> Path:

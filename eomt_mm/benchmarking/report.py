@@ -135,8 +135,8 @@ def write_json(path: Path, env: dict[str, Any], results: Sequence[Result]) -> No
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Bars of images per second with the quartiles, labelled with the speed-up; beside them, by number, time over
-    operations."""
+    """Bars of images or frames per second with the quartiles, labelled with the speed-up; beside them, by number, time
+    over operations."""
     names = [f'{two_lines(result.name)}  ({k})' for k, result in enumerate(results, 1)]
     colours = [BLUE if result.spec.config == results[0].spec.config else ORANGE for result in results]
     height = 1.6 + 0.55 * len(results)

@@ -17,7 +17,10 @@ FRAME_RESULTS = RESULTS | dict(instance='pred_track_instances')
 
 
 class VideoSide(Side):
-    """A built VidEoMT; a call takes the spec's frames as one clip.
+    """A built side of videos; a call takes the spec's frames as one clip.
+
+    Its model has ``stream(frames, state)``, which gives predictions and the next state, and ``window_size``, the number
+    of frames that go together through its first blocks in evaluation.
 
     In the model stage they come in the spec's windows. In the full stage each frame's result is there before the next
     frame is read, or with ``whole_video`` all results in the end. A training step is one on the clip.

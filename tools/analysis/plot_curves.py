@@ -19,7 +19,7 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
-from eomt_mm.engine.mask_annealing import MaskAnnealingHook, find_head
+from eomt_mm.engine.mask_annealing import find_head
 from eomt_mm.engine.schedule import TwoStagePolyLR, two_stage_factor
 from eomt_mm.models.masked_attention import annealed_keep_prob
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
@@ -61,16 +61,18 @@ def read_scalars(work_dir: Path) -> Scalars:
 def plan(cfg: Config) -> Scalars:
     """Learning rates and keep probabilities of a config's schedule, with nothing trained, loaded or downloaded.
 
+    A config without annealing, such as a video model's, has rates only.
+
     Raises:
         ValueError: the config has no EoMT schedule.
     """
     total = cfg.get('train_cfg', {}).get('max_iters')
     schedulers = [s for s in cfg.get('param_scheduler', []) if s['type'] == 'eomt_mm.TwoStagePolyLR']
     hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] == 'eomt_mm.MaskAnnealingHook']
-    if not total or len(schedulers) != 1 or len(hooks) != 1:
+    if not total or len(schedulers) != 1 or len(hooks) > 1:
         raise ValueError(
             f'--plan {cfg.filename}: train_cfg.max_iters={total}, {len(schedulers)} TwoStagePolyLR, {len(hooks)} '
-            'MaskAnnealingHook; it takes a config of a training, with one of each'
+            'MaskAnnealingHook; it takes a config of a training, with one schedule and at most one annealing'
         )
     steps = np.unique(np.linspace(0, total, min(total + 1, PLAN_POINTS), dtype=int)).tolist()
     rate = cfg.optim_wrapper.optimizer.lr
@@ -82,11 +84,11 @@ def plan(cfg: Config) -> Scalars:
             two_stage_factor(s, schedule.total, schedule.warmup_steps, in_backbone, schedule.power) for s in steps
         ]
         scalars[name] = [(step, rate * factor) for step, factor in zip(steps, factors, strict=True)]
-    annealing: MaskAnnealingHook = HOOKS.build(hooks[0])
-    with torch.device('meta'):
-        num_blocks = find_head(MODELS.build(cfg.model)).num_blocks
-    for b, (start, end) in enumerate(annealing.annealing_steps(num_blocks, total)):
-        scalars[f'mask_prob_{b}'] = [(s, annealed_keep_prob(s, start, end, annealing.power)) for s in steps]
+    for annealing in map(HOOKS.build, hooks):
+        with torch.device('meta'):
+            num_blocks = find_head(MODELS.build(cfg.model)).num_blocks
+        for b, (start, end) in enumerate(annealing.annealing_steps(num_blocks, total)):
+            scalars[f'mask_prob_{b}'] = [(s, annealed_keep_prob(s, start, end, annealing.power)) for s in steps]
     return scalars
 
 

@@ -29,6 +29,8 @@ class ClipCriterion(Criterion):
         kwargs: see :class:`~eomt_mm.models.criterion.Criterion`.
     """
 
+    matcher: FirstAppearanceMatcher
+
     def __init__(
         self,
         num_classes: int,
@@ -63,8 +65,7 @@ class ClipCriterion(Criterion):
             in_last = [target.shown[-1].to(target.labels.device) for target in targets]
             cost_labels = [torch.where(i, own, self.num_classes) for i, own in zip(in_last, labels, strict=True)]
             labels = [torch.where(i, own, self.num_classes - 1) for i, own in zip(in_last, labels, strict=True)]
-        matcher: Any = self.matcher
-        matches = matcher.match_clips(classes, masks, targets, cost_labels)
+        matches = self.matcher.match_clips(classes, masks, targets, cost_labels)
         frames = [
             dict(labels=frame_labels, masks=inside)
             for own, target in zip(labels, targets, strict=True)

@@ -7,7 +7,7 @@ were chosen by their classes, so memory does not grow with the video but by the 
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -19,12 +19,19 @@ from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
 from eomt_mm.models.geometry import Padding, resize
 from eomt_mm.models.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
-from videomt.mask_store import MaskStore
 
 TASKS = ('instance', 'panoptic', 'semantic')
 WHOLE_VIDEO, RUNNING_MEAN = 'mean of all frames', 'mean of the frames so far'
 
-Masks = Tensor | MaskStore  # (T, Q, h, w), read as masks[t, queries]
+
+class Masks(Protocol):
+    """Mask logits (T, Q, h, w): a tensor, or what is read like one, such as a `MaskStore`."""
+
+    def __len__(self) -> int:
+        """Number T of frames."""
+
+    def __getitem__(self, place: tuple[int, Tensor], /) -> Tensor:
+        """Logits (N, h, w) of a frame and of queries (N,)."""
 
 
 @dataclass(frozen=True)
@@ -191,8 +198,8 @@ def add_predictions(
 
     'instance': ``pred_track_instances`` with ``instances_id``, ``queries``, ``labels``, ``scores``, ``bboxes`` (N, 4)
     in pixels x1, y1, x2, y2, and ``masks`` (N, H, W) bool or N run lengths. 'panoptic': ``pred_panoptic_seg.sem_seg``
-    (1, H, W) int32, see :func:`panoptic_frames`. 'semantic': ``pred_sem_seg.sem_seg`` (1, H, W) uint8, or int32 from
-    257 classes on.
+    (1, H, W) int32, see :func:`panoptic_frames`, and the metadata of :func:`add_segments`. 'semantic':
+    ``pred_sem_seg.sem_seg`` (1, H, W) uint8, or int32 from 257 classes on.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
@@ -214,10 +221,30 @@ def add_predictions(
     elif rules.task == 'panoptic':
         for sample, ids in zip(samples, panoptic_frames(class_logits, masks, geometry, rules), strict=True):
             sample.pred_panoptic_seg = PixelData(sem_seg=ids[None])
+            add_segments(class_logits, sample)
     else:
         dtype = torch.uint8 if class_logits.shape[-1] <= 257 else torch.int32
         for sample, labels in zip(samples, semantic_frames(class_logits, masks, geometry), strict=True):
             sample.pred_sem_seg = PixelData(sem_seg=labels[None].to(dtype))
+
+
+def add_segments(class_logits: Tensor, sample: DetDataSample) -> None:
+    """Adds the metadata ``panoptic_segments``, as images have them: id, label and score of the segments in the map.
+
+    Of stuff, whose id is 0, the score is that of the best query.
+
+    Args:
+        class_logits: (Q, K + 1), averaged over frames.
+        sample: with ``pred_panoptic_seg``.
+    """
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    segments = []
+    for code in sample.pred_panoptic_seg.sem_seg.unique().tolist():
+        id_, label = divmod(code, INSTANCE_OFFSET)
+        if label < class_logits.shape[-1] - 1:
+            score = scores[id_ - 1] if id_ else scores[labels == label].max()
+            segments.append(dict(id=id_, label=label, score=float(score)))
+    sample.set_metainfo(dict(panoptic_segments=segments))
 
 
 def _common_geometry(samples: Sequence[DetDataSample], num_frames: int) -> Padding:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import mmcv
 import numpy as np
@@ -12,8 +12,8 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 from eomt_mm.models.geometry import pad_bottom_right
+from eomt_mm.models.preprocessors import IMAGENET_MEAN, IMAGENET_STD
 from videomt.mask_store import MaskStore
 from videomt.network import videomt_forward
 from videomt.postprocess import (
@@ -21,6 +21,7 @@ from videomt.postprocess import (
     WHOLE_VIDEO,
     Rules,
     add_predictions,
+    add_segments,
     frame_geometry,
     panoptic_frames,
     predict_video,
@@ -87,15 +88,12 @@ class OnlineVideo:
 
         Args:
             images: (t, 3, H, W), normalised and padded.
-            samples: of the frames; get the predictions, and in panoptic segmentation the names of
-                :func:`add_segments`.
+            samples: of the frames; get the predictions.
         """
         (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
         for classes, masks, sample in zip(class_logits, mask_logits, samples, strict=True):
             mean_logits = self._class_scores.update(classes)
             add_predictions(mean_logits, masks[None], [sample], self.rules, RUNNING_MEAN)
-            if self.rules.task == 'panoptic':
-                add_segments(mean_logits, sample)
         return list(samples)
 
 
@@ -152,7 +150,7 @@ class StoredVideo:
             return
         for number, sample in enumerate(samples):
             found, masks = sample.new(), _StoredFrame(self.masks, number)
-            add_predictions(mean_logits, cast(MaskStore, masks), [found], rules, WHOLE_VIDEO)
+            add_predictions(mean_logits, masks, [found], rules, WHOLE_VIDEO)
             yield found
 
 
@@ -168,25 +166,6 @@ class _StoredFrame:
 
     def __getitem__(self, place: tuple[int, Tensor]) -> Tensor:
         return self.store[self.number, place[1]]
-
-
-def add_segments(class_logits: Tensor, sample: DetDataSample) -> None:
-    """Adds the metadata ``panoptic_segments``, as images have them: id, label and score of the segments in the map.
-
-    Of stuff, whose id is 0, the score is that of the best query.
-
-    Args:
-        class_logits: (Q, K + 1), averaged over frames.
-        sample: with ``pred_panoptic_seg``.
-    """
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    segments = []
-    for code in sample.pred_panoptic_seg.sem_seg.unique().tolist():
-        id_, label = divmod(code, INSTANCE_OFFSET)
-        if label < class_logits.shape[-1] - 1:
-            score = scores[id_ - 1] if id_ else scores[labels == label].max()
-            segments.append(dict(id=id_, label=label, score=float(score)))
-    sample.set_metainfo(dict(panoptic_segments=segments))
 
 
 @torch.no_grad()
@@ -253,8 +232,8 @@ class VideoSegmenter:
         rules: Rules,
         short_side: int = 480,
         max_long_side: int = 1333,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         self.video = OnlineVideo(model, rules)
         self.scale = (max_long_side, short_side)

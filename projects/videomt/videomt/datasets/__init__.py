@@ -2,4 +2,14 @@
 
 import eomt_mm  # noqa: F401  isort: skip  makes the hosts importable
 
-from videomt.datasets import clips, coco_clips, loading, mixing, transforms, vipseg, vspw, youtube_vis  # noqa: F401
+from videomt.datasets import (  # noqa: F401
+    clips,
+    coco_clips,
+    loading,
+    mixing,
+    run_lengths,
+    transforms,
+    vipseg,
+    vspw,
+    youtube_vis,
+)

@@ -5,9 +5,11 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackTrackInputs, RandomCrop
 from mmdet.structures.mask import BitmapMasks
+from torch import Tensor
 
 from eomt_mm.registry import TRANSFORMS
 
@@ -141,8 +143,19 @@ class PackClip(PackTrackInputs):
             )
         if self.needs_target and not _has_target(results):
             return None
+        clip = _stacked(results.pop('img'))
         packed: Results = super().transform(results)
-        return packed
+        return {**packed, 'inputs': clip}
+
+
+def _stacked(images: list[Any]) -> Tensor:
+    """Frames (H, W, 3) as a clip (T, 3, H, W); each is given up once copied, or a long video would be there twice."""
+    height, width = images[0].shape[:2]
+    clip = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
+    for place in range(len(images)):
+        clip[place] = torch.from_numpy(np.ascontiguousarray(images[place])).permute(2, 0, 1)  # flipped ones are not
+        images[place] = None
+    return clip
 
 
 def _has_target(results: Results) -> bool:

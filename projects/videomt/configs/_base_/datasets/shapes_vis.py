@@ -31,6 +31,7 @@ test_pipeline = [
             dict(type='eomt_mm.LoadImage'),
             dict(type='ResizeShortestEdge', scale=96, max_size=224, backend='pillow'),
             dict(type='eomt_mm.LoadTracks', with_crowds=True),
+            dict(type='eomt_mm.CompressMasks'),
         ],
     ),
     dict(type='eomt_mm.PackClip'),

@@ -31,6 +31,7 @@ test_pipeline = [
             dict(type='ResizeShortestEdge', scale=720, max_size=1333, backend='pillow'),
             # After resizing: the ground truth stays at the file's size.
             dict(type='eomt_mm.LoadVIPSegTracks'),
+            dict(type='eomt_mm.CompressMasks'),
         ],
     ),
     dict(type='eomt_mm.PackClip'),

@@ -57,6 +57,7 @@ def evaluate_at(short_side):
                 dict(type='eomt_mm.LoadImage'),
                 dict(type='ResizeShortestEdge', scale=short_side, max_size=1333, backend='pillow'),
                 dict(type='eomt_mm.LoadTracks', with_crowds=True),
+                dict(type='eomt_mm.CompressMasks'),
             ],
         ),
         dict(type='eomt_mm.PackClip'),
