@@ -77,8 +77,11 @@ def test_curves_of_what(arguments: list[str], tool: Callable) -> None:
 
 def test_no_plan_without_a_schedule() -> None:
     cfg = load_config(CONFIGS['panoptic'])
-    cfg.custom_hooks = []
-    with pytest.raises(ValueError, match='0 MaskAnnealingHook'):
+    cfg.custom_hooks = 2 * list(cfg.custom_hooks)
+    with pytest.raises(ValueError, match='2 MaskAnnealingHook'):
+        module('plot_curves.py')['plan'](cfg)
+    cfg.param_scheduler = []
+    with pytest.raises(ValueError, match='0 TwoStagePolyLR'):
         module('plot_curves.py')['plan'](cfg)
 
 

@@ -59,7 +59,7 @@ def test_folder_is_read_with_its_sub_folders_in_order(tmp_path: Path) -> None:
 def test_numbers_in_names_are_numbers(tmp_path: Path) -> None:
     for name in ('f10.jpg', 'f9.jpg', 'f010.png', 'b2/1.jpg', 'b10/0.jpg', 'f.jpg'):
         write(tmp_path / name)
-    assert names_of(tmp_path) == ['b2/1', 'b10/0', 'f', 'f9', 'f010', 'f10']
+    assert names_of(tmp_path) == ['f', 'f9', 'f010', 'f10', 'b2/1', 'b10/0']  # folder by folder
     assert names_of(str(tmp_path / 'f?*.jpg')) == ['f9', 'f10']
 
 

@@ -174,6 +174,19 @@ def test_another_root_moves_the_videos() -> None:
     assert [cfg.val_dataloader.dataset.data_root, *roots] == ['/videos/', '/videos/', 'data/coco/']
 
 
+def test_a_config_on_ones_own_config_keeps_the_root(tmp_path: Path) -> None:
+    own = (CONFIGS / '_base_' / 'recipes' / 'own_vis.py').as_posix()
+    (tmp_path / 'streets.py').write_text(
+        f"_base_ = ['{own}', '{CONFIGS}/_base_/backbones/dinov2_small.py', '{CONFIGS}/_base_/schedules/40k.py']\n"
+        "model = dict(backbone=_base_.backbone)\ndata_root = 'data/streets/'\nmetainfo = dict(classes=('car',))\n"
+    )
+    (tmp_path / 'longer.py').write_text("_base_ = ['streets.py']\ntrain_cfg = dict(max_iters=80000)\n")
+    for name in ('streets', 'longer'):
+        cfg = load_config(tmp_path / f'{name}.py')
+        roots = {cfg[f'{split}_dataloader'].dataset.data_root for split in ('train', 'val', 'test')}
+        assert roots == {cfg.data_root} == {'data/streets/'}
+
+
 def test_a_plan_is_drawn(tool: Callable, tmp_path: Path) -> None:
     tool('analysis/plot_curves.py', '--plan', LEAVES[0], '--out', tmp_path / 'plan.png')
     assert (tmp_path / 'plan.png').stat().st_size

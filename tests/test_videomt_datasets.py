@@ -46,7 +46,7 @@ def pipeline(loader: str, **arguments: Any) -> list[dict[str, Any]]:
 def track_set(roots: dict[str, Path], name: str = 'youtube_vis', **kwargs: Any) -> Any:
     kind, ann_file, folder = {
         'youtube_vis': (YouTubeVIS2019, 'train.json', 'train/JPEGImages'),
-        'ovis': (OVIS, 'annotations_train.json', 'train'),
+        'ovis': (OVIS, 'annotations/annotations_train.json', 'train'),
     }[name]
     given = dict(ann_file=ann_file, data_prefix=dict(img=folder), pipeline=pipeline('LoadTracks'), test_mode=True)
     return kind(data_root=str(roots[name]), **{**given, **kwargs})
@@ -316,12 +316,6 @@ def test_config_fragments_load_generated_data(
     if name in ('ytvis2021', 'ytvis2022'):  # their categories
         root = generate.write_youtube_vis(tmp_path / 'tree', num_videos=2, num_frames=FRAMES, size=SIZE, version='2021')
         (root / 'gt_long.json').symlink_to(root / 'valid.json')
-    if tree == 'ovis':
-        root = tmp_path / 'ovis'
-        root.mkdir()
-        for entry in roots['ovis'].iterdir():
-            (root / entry.name).symlink_to(entry)
-        (root / 'annotations').symlink_to(roots['ovis'])
     init_default_scope('mmdet')
     train = cfg.train_dataloader.dataset
     for part in train.get('datasets', [train]):

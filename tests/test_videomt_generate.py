@@ -94,7 +94,7 @@ def test_refuses_a_folder_in_use_and_leaves_nothing_half_written(
     [
         ('youtube_vis', 'train.json', 'train/JPEGImages'),
         ('youtube_vis', 'valid.json', 'valid/JPEGImages'),
-        ('ovis', 'annotations_train.json', 'train'),
+        ('ovis', 'annotations/annotations_train.json', 'train'),
     ],
 )
 def test_instances_are_the_things_of_the_films(name: str, ann_file: str, folder: str, tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_vspw_values_are_the_classes_and_both_kinds_of_void(tmp_path: Path) -> N
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     generate.main(['ovis', str(tmp_path / 'root'), '--num-videos', '1', '--num-frames', '1', '--size', '32', '48'])
     assert capsys.readouterr().out.strip() == str(tmp_path / 'root')
-    assert (tmp_path / 'root' / 'annotations_valid.json').is_file()
+    assert (tmp_path / 'root' / 'annotations' / 'annotations_valid.json').is_file()
 
 
 def test_classes_are_complete() -> None:

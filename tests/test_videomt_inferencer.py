@@ -341,3 +341,25 @@ def test_demo(tool: Callable, tmp_path: Path, capsys: pytest.CaptureFixture) -> 
     assert sorted(file.name for file in (tmp_path / 'out/vis').iterdir()) == ['a.mp4', 'b.mp4']
     with pytest.raises(SystemExit, match='demo: fps=0.0: frames per second'):
         tool('demo.py', folder, *model, '--out-dir', tmp_path / 'out', '--fps', 0)
+
+
+def test_folders_are_videos_whatever_the_names_of_their_files(tmp_path: Path) -> None:
+    files = ['a.jpg', 'b/0.jpg', 'b/1.jpg', 'c.jpg', '1/2.jpg', '01/1.jpg', '1/10.jpg', '01/3.jpg']
+    for name in files:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    videos = as_videos(find_sources(str(tmp_path)))
+    found = [
+        [frame.path.relative_to(tmp_path).as_posix() for frame in video.frames() if frame.path] for video in videos
+    ]
+    assert found == [['a.jpg', 'c.jpg'], ['01/1.jpg', '01/3.jpg'], ['1/2.jpg', '1/10.jpg'], ['b/0.jpg', 'b/1.jpg']]
+
+
+def test_a_broken_video_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / 'broken.mp4').write_bytes(b'nothing')
+    unreadable: list[Path] = []
+    with pytest.warns(UserWarning, match='broken.mp4 cannot be read'):
+        assert find_sources(str(tmp_path), suffixes=('.mp4',), unreadable=unreadable) == []
+    assert unreadable == [tmp_path / 'broken.mp4']
+    with pytest.raises(ValueError, match=r'broken.mp4 cannot be read'):
+        find_sources(str(tmp_path), suffixes=('.mp4',))

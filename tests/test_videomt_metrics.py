@@ -23,7 +23,7 @@ from eomt_mm.registry import DATASETS
 
 FILES = {
     'youtube_vis': dict(type='YouTubeVIS2019', ann_file='train.json', data_prefix=dict(img='train/JPEGImages')),
-    'ovis': dict(type='OVIS', ann_file='annotations_train.json', data_prefix=dict(img='train')),
+    'ovis': dict(type='OVIS', ann_file='annotations/annotations_train.json', data_prefix=dict(img='train')),
     'vipseg': dict(
         type='VIPSeg',
         ann_file='panoptic_gt_VIPSeg_train.json',

@@ -109,20 +109,38 @@ def _settle_root(cfg: Config, path: Path) -> None:
 
 
 def _inherited_roots(path: Path) -> list[str | None]:
-    """``data_root`` of a config file itself and of its bases; [None] where neither states one."""
-    roots = [Config.fromfile(file).get('data_root') for file in [path, *_bases(path)]]
-    return list(dict.fromkeys(root for root in roots if root is not None)) or [None]
+    """Roots that the data sets of a config may state, its own and its ancestors'; [None] where nobody states one.
+
+    A file that states ``data_root`` and uses it has put its data sets there: what its bases state is settled.
+    """
+    found: dict[str, None] = {}
+    waiting = [path]
+    while waiting:
+        tree = ast.parse((file := waiting.pop(0)).read_text())
+        stated = _assigned(tree).get('data_root')
+        if isinstance(stated, ast.Constant) and isinstance(stated.value, str):
+            found[stated.value] = None
+        uses = any(isinstance(node, ast.Name) and node.id == 'data_root' and isinstance(node.ctx, ast.Load)
+                   for node in ast.walk(tree))  # fmt: skip
+        if stated is None or not uses:
+            waiting += [base for base in _bases(file) if base.is_file()]
+    return list(found) or [None]
 
 
-def _bases(path: Path) -> list[Path]:
-    """Files that a config file names as its ``_base_``."""
-    stated = {
+def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
+    """What a file assigns to names at its top."""
+    return {
         target.id: node.value
-        for node in ast.parse(path.read_text()).body
+        for node in tree.body
         if isinstance(node, ast.Assign)
         for target in node.targets
         if isinstance(target, ast.Name)
     }
+
+
+def _bases(path: Path) -> list[Path]:
+    """Files that a config file names as its ``_base_``."""
+    stated = _assigned(ast.parse(path.read_text()))
     bases = ast.literal_eval(stated['_base_']) if '_base_' in stated else []
     return [path.parent / base for base in ([bases] if isinstance(bases, str) else bases) if '::' not in base]
 

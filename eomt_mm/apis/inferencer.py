@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -181,9 +182,13 @@ class EoMTInferencer(ImageLoading):
         out = Path(out_dir).expanduser() if out_dir else None
         names = Names(self._num_unnamed)
         ignored = [out / PICTURES, out / PREDICTIONS] if out else []
-        sources = self._find_sources(inputs, channel_order, names, ignored, fps)
-        self._num_unnamed = names.number
         self.skipped: list[Path] = []
+        find = partial(
+            find_sources, inputs, channel_order, names, ignored,
+            unreadable=self.skipped if on_error == 'skip' else None,
+        )  # fmt: skip
+        sources = self._find_sources(find, fps)
+        self._num_unnamed = names.number
         request = Request(
             batch_size=batch_size,
             on_error=on_error,
@@ -228,11 +233,9 @@ class EoMTInferencer(ImageLoading):
                     video = image.video.name if image.video and self.follows_videos else None
                     yield Result(image.name, given, picture if request.return_vis else None, video)
 
-    def _find_sources(
-        self, inputs: Any, channel_order: str, names: Names, ignored: Sequence[Path], fps: float | None
-    ) -> Sequence[Source]:
-        """What was given, in the order of the results."""
-        return find_sources(inputs, channel_order, names, ignored)
+    def _find_sources(self, find: Callable[..., list[Source]], fps: float | None) -> Sequence[Source]:
+        """What was given, in the order of the results; ``find`` is ``find_sources`` with its other arguments."""
+        return find()
 
     def _prediction_files(self, folder: Path, whole_video: bool) -> PredictionFiles:
         """What writes the results."""

@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -124,17 +125,19 @@ def find_sources(
     names: Names | None = None,
     ignored: Sequence[Path] = (),
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
+    unreadable: list[Path] | None = None,
 ) -> list[Source]:
     """Lists what was given, checked as far as it goes without reading images.
 
     Args:
-        inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, in the order of
-            names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4, alpha is dropped),
-            uint8; PIL image, which is turned as its EXIF entry says; or a list of these.
+        inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, folder by folder
+            in the order of names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4,
+            alpha is dropped), uint8; PIL image, which is turned as its EXIF entry says; or a list of these.
         channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
         names: of the images; None: new ones.
         ignored: folders whose images are left out of others.
         suffixes: of the files that folders are searched for.
+        unreadable: takes videos that cannot be read, which a warning names; None: they are errors.
 
     Raises:
         FileNotFoundError: there is no such file, or no such file in a folder.
@@ -150,7 +153,8 @@ def find_sources(
     sources: list[Source] = []
     for one in given:
         if isinstance(one, str | os.PathLike):
-            sources += _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored], suffixes)
+            files = _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored], suffixes)
+            sources += [source for file, name in files if (source := _from_file(file, name, unreadable)) is not None]
         else:
             sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
     return sources
@@ -171,22 +175,32 @@ def count_images(sources: Iterable[Source]) -> int | None:
     return sum(counts) if all(counts) else None
 
 
-def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Source]:
+def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]:
+    """Files that a path or pattern stands for, and their names."""
     if '://' in given:
         raise ValueError(f"input '{given}': addresses are not read; download the file and give its path")
     path = Path(given).expanduser()
     if path.is_dir():
         found = _files_below(path, ignored, suffixes)
-        return [_from_file(file, names.unique(file.relative_to(path).with_suffix('').as_posix())) for file in found]
+        return [(file, names.unique(file.relative_to(path).with_suffix('').as_posix())) for file in found]
     files = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     files = sorted((file for file in files if not file.is_dir()), key=_in_order)
     if not files:
         raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
-    return [_from_file(file, names.unique(file.stem)) for file in files]
+    return [(file, names.unique(file.stem)) for file in files]
 
 
-def _from_file(path: Path, name: str) -> Source:
-    return Video.open(name, path) if path.suffix.lower() in VIDEO_SUFFIXES else ImageInput(name, path)
+def _from_file(path: Path, name: str, unreadable: list[Path] | None) -> Source | None:
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        return ImageInput(name, path)
+    try:
+        return Video.open(name, path)
+    except ValueError as error:
+        if unreadable is None:
+            raise
+        warnings.warn(f'skipped: {error}', stacklevel=2)
+        unreadable.append(path)
+        return None
 
 
 def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
@@ -209,10 +223,13 @@ def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str])
     return wanted
 
 
-def _in_order(path: Path) -> tuple[list[list[tuple[str, int]]], Path]:
-    """A key that sorts names with numbers by those: frame9 before frame10."""
-    parts = [re.findall('([^0-9]*)([0-9]*)', part) for part in path.with_suffix('').parts]
-    return [[(text, int(digits or 0)) for text, digits in part] for part in parts], path
+def _in_order(path: Path) -> tuple[Any, ...]:
+    """A key that sorts folder by folder, and names with numbers by those: frame9 before frame10."""
+    folder, name = (
+        [[(text, int(digits or 0)) for text, digits in re.findall('([^0-9]*)([0-9]*)', part)] for part in parts]
+        for parts in (path.parent.parts, [path.stem])
+    )
+    return folder, path.parent, name, path
 
 
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:

@@ -40,10 +40,16 @@ def check_fit(
     if refused:
         parts.append(f"{len(refused)} of the model's {len(expected)} weights missing:\n{_listed(refused)}")
     found = '\nand '.join(parts)
+    resampled = (
+        '. Positions of another img_size are resampled by tools/convert_checkpoint.py SRC DST --config CONFIG '
+        '(video models: convert_videomt.py)'
+        if any(line.partition(':')[0].endswith('pos_embed') for line in differing)
+        else ''
+    )
     raise ValueError(
         f'checkpoint {source} does not fit the model. It has {found}\n'
         f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start another '
-        f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False'
+        f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False{resampled}'
     )
 
 

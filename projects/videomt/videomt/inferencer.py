@@ -14,7 +14,7 @@ from torch import Tensor
 from eomt_mm.apis.image_loading import Loaded
 from eomt_mm.apis.inferencer import EoMTInferencer, Predicted
 from eomt_mm.apis.inferencer_request import Request
-from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Names, Source, Video, find_sources
+from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Source, Video
 from eomt_mm.apis.results import FoundSegment, Prediction, as_prediction
 from eomt_mm.apis.sequences import as_videos
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
@@ -63,10 +63,8 @@ class VideoInferencer(EoMTInferencer):
         super().__init__(*args, **kwargs)
         self._colours = self._new_colours()
 
-    def _find_sources(
-        self, inputs: Any, channel_order: str, names: Names, ignored: Sequence[Path], fps: float | None
-    ) -> list[Video]:
-        return as_videos(find_sources(inputs, channel_order, names, ignored, (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), fps)
+    def _find_sources(self, find: Callable[..., list[Source]], fps: float | None) -> list[Video]:
+        return as_videos(find(suffixes=(*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), fps)
 
     def _prediction_files(self, folder: Path, whole_video: bool) -> TrackFiles:
         info = dict(class_scores=WHOLE_VIDEO if whole_video else RUNNING_MEAN)
@@ -131,7 +129,7 @@ class VideoInferencer(EoMTInferencer):
             if pixels.shape[:2] != size:
                 raise ValueError(
                     f'frame {image.name} is {pixels.shape[:2]}, those before it {size} (height, width): a video has '
-                    f'one size; give images that do not belong together one by one'
+                    f'one size: resize or remove the frame; give images that do not belong together one by one'
                 )
             name = image.name if image.video is None else image.video.name
             yield (image, pixels), {**item, 'video_id': name, 'frame_id': number, 'img_id': number}

@@ -85,7 +85,8 @@ def write_youtube_vis(
 def write_ovis(
     root: PathLike, num_videos: int = 4, num_frames: int = 6, size: tuple[int, int] = (64, 96), seed: int = 0
 ) -> Path:
-    """Writes a tree like OVIS: ``{train,valid}/<video>/img_<7 digits>.jpg``, ``annotations_{train,valid}.json``.
+    """Writes a tree like OVIS: ``{train,valid}/<video>/img_<7 digits>.jpg`` and
+    ``annotations/annotations_{train,valid}.json``.
 
     As YouTube-VIS with 25 categories, of which ``OVIS_SHAPES`` occur, and compressed run lengths.
 
@@ -96,7 +97,8 @@ def write_ovis(
         split = {'val': 'valid'}.get(split, split)
         names = INSTANCE_CLASSES['ovis']
         content = instances_json(folder / split, films, names, OVIS_SHAPES, 'img_{:07d}.jpg', compressed)
-        (folder / f'annotations_{split}.json').write_text(json.dumps(content))
+        (folder / 'annotations').mkdir(exist_ok=True)
+        (folder / 'annotations' / f'annotations_{split}.json').write_text(json.dumps(content))
 
     return _write(write_split, root, num_videos, num_frames, size, seed)
 

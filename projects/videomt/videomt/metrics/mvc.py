@@ -14,7 +14,7 @@ from eomt_mm.datasets.panoptic_png import write_aside
 from eomt_mm.registry import METRICS
 from videomt.metrics.panoptic_results import frame_file
 from videomt.metrics.stq import mean_iou
-from videomt.metrics.video_metric import FrameTruth, VideoMetric, frame_truth, segment_map
+from videomt.metrics.video_metric import FrameTruth, VideoMetric, frame_truth, segment_map, tell_of_short_videos
 
 
 @dataclass
@@ -157,6 +157,7 @@ class VideoConsistency(VideoMetric):
             clips = clips + of_length if self.as_published else of_length
             known = [clip for clip in clips if not np.isnan(clip)]
             metrics[f'mVC{length}'] = 100 * float(np.mean(known)) if known else float('nan')
+        tell_of_short_videos(metrics, 'mVC', self.clip_lengths)
         confusion = sum((confusion for confusion, _ in videos.values()), np.zeros((1, 1), np.int64))
         return {**metrics, 'mIoU': 100 * mean_iou(confusion)}
 

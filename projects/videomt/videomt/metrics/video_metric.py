@@ -1,5 +1,6 @@
 """What metrics of videos share: frames become videos, videos of all processes meet, ground truth is read."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from mmdet.structures import DetDataSample
 from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
 
 class FrameTruth(NamedTuple):
@@ -93,6 +95,17 @@ class VideoMetric(BaseMetric):
         """Of a video that came more than once the longest record counts."""
         by_id = {id_: record for id_, _, record in sorted(results, key=lambda result: result[1])}
         return self.average(dict(sorted(by_id.items(), key=lambda item: (isinstance(item[0], str), item[0]))))
+
+
+def tell_of_short_videos(metrics: Mapping[str, float], prefix: str, lengths: Sequence[int]) -> None:
+    """Warns where a metric over clips (``prefix`` and their length) is NaN: no video is as long."""
+    missing = [length for length in lengths if np.isnan(metrics[f'{prefix}{length}'])]
+    if missing:
+        print_log(
+            f'NaN: {", ".join(f"{prefix}{length}" for length in missing)}; no video has so many annotated frames',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def things_of(meta: Mapping[str, Any] | None) -> dict[int, bool]:

@@ -10,7 +10,7 @@ from eomt_mm.evaluation.pq_counting import count_segments, summarise
 from eomt_mm.registry import METRICS
 from videomt.metrics.overlaps import Overlaps
 from videomt.metrics.panoptic_results import PanopticResults, VideoFiles
-from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, things_of
+from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, tell_of_short_videos, things_of
 
 Counts = tuple[Overlaps, VideoFiles]
 
@@ -110,6 +110,7 @@ class VideoPanopticQuality(VideoMetric):
             averages, _ = summarise(rows, things)
             for group, suffix in (('All', ''), ('Things', '_th'), ('Stuff', '_st')):
                 metrics[f'VPQ{length}{suffix}'] = 100 * averages[group]['pq']
+        tell_of_short_videos(metrics, 'VPQ', self.tube_lengths)
         means = {
             f'VPQ{suffix}': float(np.mean([metrics[f'VPQ{length}{suffix}'] for length in self.tube_lengths]))
             for suffix in ('', '_th', '_st')
