@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from eomt_mm.datasets.shapes import SHAPES_METAINFO
 
 Models = dict[str, EoMTInferencer]
 NAMES = {task: f'{task}: config' for task in CONFIGS}
-needs_gradio = pytest.mark.skipif(find_spec('gradio') is None, reason="no gradio: pip install 'eomt_mm[web]'")
 
 
 @pytest.fixture(scope='module')
@@ -134,7 +132,6 @@ def test_file_that_is_no_image(content: bytes, models: Models, tmp_path: Path) -
     assert str(tmp_path) not in str(caught.value) and '\n' not in str(caught.value)
 
 
-@needs_gradio
 def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> None:
     from eomt_mm.apis.web import HINT, Page
 
@@ -153,7 +150,6 @@ def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> N
     assert list(shown.values()) == [[True, True], [True, False], [False, False]]
 
 
-@needs_gradio
 def test_port_that_is_taken(models: Models) -> None:
     from eomt_mm.apis.web import build_page, launch
 
@@ -172,7 +168,6 @@ def test_port_that_is_taken(models: Models) -> None:
         (['nowhere.py', 'b.pth'], "config 'nowhere.py' is no file"),
     ],
 )
-@needs_gradio
 def test_refused_in_one_line(
     arguments: list[str], message: str, tool: Callable[..., None], capsys: pytest.CaptureFixture
 ) -> None:
@@ -233,7 +228,6 @@ def browser(tmp_path: Path) -> Iterator[Any]:
 
 
 @pytest.mark.slow
-@needs_gradio
 def test_page_in_a_browser(browser: Any, address: str, photo: Path, tmp_path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
