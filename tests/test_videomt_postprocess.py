@@ -11,13 +11,13 @@ from videomt.postprocess import (
     add_predictions,
     choose_tracks,
     instance_frames,
-    mask_boxes,
     panoptic_frames,
     predict_video,
     semantic_frames,
 )
 
 from eomt_mm.models.geometry import Padding, resize
+from eomt_mm.models.heads import boxes_of_masks
 
 T, Q, K = 3, 5, 4
 GEOMETRY = Padding(ori_size=(20, 30), resized_size=(40, 60), input_size=(64, 64))
@@ -202,7 +202,7 @@ class TestSamples:
     def test_boxes_include_the_last_pixel_and_are_zero_without_one(self):
         masks = torch.zeros(2, 6, 8, dtype=torch.bool)
         masks[1, 2:4, 3:8] = True
-        assert mask_boxes(masks).tolist() == [[0, 0, 0, 0], [3, 2, 8, 4]]
+        assert boxes_of_masks(masks).tolist() == [[0, 0, 0, 0], [3, 2, 8, 4]]
 
     def test_refuses_what_does_not_fit(self):
         class_logits, masks = random_logits()

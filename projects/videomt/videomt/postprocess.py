@@ -18,6 +18,7 @@ from torch import Tensor
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
 from eomt_mm.models.geometry import Padding, resize
+from eomt_mm.models.heads import boxes_of_masks
 from eomt_mm.models.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
 
 TASKS = ('instance', 'panoptic', 'semantic')
@@ -263,16 +264,6 @@ def _as_instances(tracks: Tracks, masks: Tensor, rle: bool) -> InstanceData:
         queries=tracks.queries,
         labels=tracks.labels,
         scores=tracks.scores,
-        bboxes=mask_boxes(masks),
+        bboxes=boxes_of_masks(masks),
         masks=encode_masks(masks.cpu().numpy()) if rle else masks,
     )
-
-
-def mask_boxes(masks: Tensor) -> Tensor:
-    """Boxes (N, 4) x1, y1, x2, y2, the last pixel included, of masks (N, H, W) bool; zeros where there is none."""
-    sides = []
-    for line in (masks.any(1), masks.any(2)):  # (N, W), (N, H)
-        bits = line.to(torch.uint8)
-        sides.append((bits.argmax(1), line.shape[1] - bits.flip(1).argmax(1)))
-    (left, right), (top, bottom) = sides
-    return torch.stack([left, top, right, bottom], 1).float() * masks.any(2).any(1)[:, None]
