@@ -187,6 +187,18 @@ def test_a_config_on_ones_own_config_keeps_the_root(tmp_path: Path) -> None:
         assert roots == {cfg.data_root} == {'data/streets/'}
 
 
+def test_a_root_that_is_computed_is_moved(tmp_path: Path) -> None:
+    own = (CONFIGS / '_base_' / 'recipes' / 'own_vis.py').as_posix()
+    (tmp_path / 'base.py').write_text(
+        f"_base_ = ['{own}', '{CONFIGS}/_base_/backbones/dinov2_small.py', '{CONFIGS}/_base_/schedules/40k.py']\n"
+        "model = dict(backbone=_base_.backbone)\nmetainfo = dict(classes=('car',))\n"
+        "data_root = '/'.join(['data', 'computed', ''])\ntrain_dataloader = dict(dataset=dict(data_root=data_root))\n"
+    )
+    (tmp_path / 'leaf.py').write_text("_base_ = ['base.py']\n")
+    cfg = load_config(tmp_path / 'leaf.py', data_root='/videos/')
+    assert cfg.train_dataloader.dataset.data_root == '/videos/'
+
+
 def test_a_plan_is_drawn(tool: Callable, tmp_path: Path) -> None:
     tool('analysis/plot_curves.py', '--plan', LEAVES[0], '--out', tmp_path / 'plan.png')
     assert (tmp_path / 'plan.png').stat().st_size

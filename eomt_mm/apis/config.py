@@ -117,12 +117,12 @@ def _inherited_roots(path: Path) -> list[str | None]:
     waiting = [path]
     while waiting:
         tree = ast.parse((file := waiting.pop(0)).read_text())
-        stated = _assigned(tree).get('data_root')
-        if isinstance(stated, ast.Constant) and isinstance(stated.value, str):
-            found[stated.value] = None
+        states = 'data_root' in _assigned(tree)
+        if states and (root := Config.fromfile(file).get('data_root')) is not None:
+            found[root] = None
         uses = any(isinstance(node, ast.Name) and node.id == 'data_root' and isinstance(node.ctx, ast.Load)
                    for node in ast.walk(tree))  # fmt: skip
-        if stated is None or not uses:
+        if not (states and uses):
             waiting += [base for base in _bases(file) if base.is_file()]
     return list(found) or [None]
 
