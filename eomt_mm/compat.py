@@ -7,6 +7,7 @@ import importlib.util
 import pkgutil
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -116,6 +117,19 @@ def allow_checkpoint_globals() -> None:
     torch.serialization.add_safe_globals(
         [HistoryBuffer, np.ndarray, np.dtype, *numbers, *named, (_history_statistic, 'builtins.getattr')]
     )
+
+
+def load_addresses_safely() -> None:
+    """Makes mmengine read checkpoints from addresses as weights only; a second call changes nothing.
+
+    ``torch.hub`` unpickles a downloaded file without limits unless told otherwise, whatever torch's version, and
+    mmengine does not tell it: an address could run code. Every scheme of mmengine that downloads (http, https,
+    torchvision, open-mmlab, mmcls) goes through this one function.
+    """
+    from mmengine.runner import checkpoint
+    from torch.hub import load_state_dict_from_url
+
+    checkpoint.load_url = partial(load_state_dict_from_url, weights_only=True)
 
 
 def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:

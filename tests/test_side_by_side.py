@@ -25,7 +25,7 @@ def growth_of_64_megabytes() -> int:
 
 
 def test_peak_growth_sees_what_is_freed_again() -> None:
-    """In a fresh process: this one may serve the call from memory that earlier tests freed and that is still resident."""
+    """In a fresh process: in this one, which has run other tests, a growth of 0 was read at times."""
     assert 60e6 < in_fresh_process(growth_of_64_megabytes) < 100e6
 
 

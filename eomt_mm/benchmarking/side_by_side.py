@@ -70,8 +70,8 @@ def resident(field: str) -> int:
 def peak_growth(call: Call) -> int:
     """Bytes by which one call raises the resident set of this process at most (Linux).
 
-    Call it by :func:`in_fresh_process`, after a small problem. In a process that has done other work a call may be served
-    from memory that was freed and is still resident: the growth is then too small, down to 0.
+    Call it by :func:`in_fresh_process`, after a small problem: in processes that had done other work (a test suite, on
+    Linux 6.18) growths of 0 were read.
     """
     Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
     before = resident('VmRSS')
