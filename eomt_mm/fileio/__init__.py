@@ -1,0 +1,1 @@
+"""Reading of files that nobody vouches for: sizes and checksums are checked before anything is decoded. No host."""

@@ -1,0 +1,129 @@
+"""Sizes of image files from their headers, with the checks that the formats allow; nothing is decoded.
+
+PNG: https://www.w3.org/TR/png-3 (chunks 5.3, checksums 5.4). JPEG: ITU-T T.81, Annex B. TIFF: revision 6.0, section 2.
+WebP: RFC 9649.
+"""
+
+import io
+import re
+import struct
+import zlib
+
+from PIL import Image
+
+Size = tuple[int, int]  # (width, height) in pixels
+
+PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+# Formats whose headers Pillow reads. Others that it knows run interpreters (EPS) or are no photographs.
+PILLOW_FORMATS = ('BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF')
+# What follows FF is a marker, except a stuffed 00, a restart (D0 to D7) and a fill byte (B.1.1.2, B.1.1.5).
+JPEG_MARKER = re.compile(rb'\xff([^\x00\xd0-\xd7\xff])')
+# Frame headers: C0 to CF without DHT, JPG and DAC (table B.1).
+JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+JPEG_STANDALONE = frozenset({0x01, 0xD8})  # TEM and SOI have no length
+JPEG_SCAN, JPEG_END = 0xDA, 0xD9
+TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
+
+
+def image_size(content: bytes) -> Size:
+    """Reads the size that a file states.
+
+    Args:
+        content: of the whole file. Of a PNG every checksum is compared, of a JPEG the end is looked for.
+
+    Returns:
+        (width, height) in pixels.
+
+    Raises:
+        ValueError: the format is unknown, the header damaged, the file truncated, or a checksum does not match.
+    """
+    try:
+        if content.startswith(PNG_SIGNATURE):
+            return _png_size(content)
+        if content.startswith(b'\xff\xd8'):
+            return _jpeg_size(content)
+        if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+            return _tiff_size(content)
+        if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
+            return _webp_size(content)
+    except (struct.error, IndexError) as error:
+        raise ValueError('the header is truncated') from error
+    return _pillow_size(content)
+
+
+def _png_size(content: bytes) -> Size:
+    view, place, kind = memoryview(content), len(PNG_SIGNATURE), b''
+    if content[12:16] != b'IHDR':
+        raise ValueError('the PNG does not begin with its header')
+    while kind != b'IEND':
+        if place + 12 > len(content):
+            raise ValueError('the PNG is truncated')
+        length, kind = struct.unpack_from('>I4s', content, place)
+        end = place + 8 + length
+        if end + 4 > len(content):
+            raise ValueError(f'the PNG is truncated in its part {kind!r}')
+        if zlib.crc32(view[place + 4 : end]) != struct.unpack_from('>I', content, end)[0]:
+            raise ValueError(f'the checksum of the PNG part {kind!r} does not match')
+        place = end + 4
+    width, height = struct.unpack_from('>II', content, 16)
+    return width, height
+
+
+def _jpeg_size(content: bytes) -> Size:
+    place, size = 2, None
+    while found := JPEG_MARKER.search(content, place):
+        marker, place = found[1][0], found.end()
+        if marker == JPEG_END:
+            break
+        if marker in JPEG_STANDALONE:
+            continue
+        if marker in JPEG_FRAMES:  # decoders refuse a second one
+            height, width = struct.unpack_from('>HH', content, place + 3)
+            size = size or (width, height)
+        place += struct.unpack_from('>H', content, place)[0]
+        # Data follow the header of a scan. Cameras append bytes: only then the end is searched through them.
+        if marker == JPEG_SCAN and content.find(b'\xff\xd9', max(place, len(content) - 64)) >= 0:
+            break
+    else:
+        raise ValueError('the JPEG is truncated')
+    if size is None:
+        raise ValueError('the JPEG has no frame header')
+    return size
+
+
+def _tiff_size(content: bytes) -> Size:
+    order = '<' if content[:1] == b'I' else '>'
+    is_big = b'+' in content[:4]
+    (place,) = struct.unpack_from(f'{order}{"Q" if is_big else "I"}', content, 8 if is_big else 4)
+    (count,) = struct.unpack_from(f'{order}{"Q" if is_big else "H"}', content, place)
+    start, step, offset = (place + 8, 20, 12) if is_big else (place + 2, 12, 8)
+    sides = {}
+    for entry in range(start, min(start + count * step, len(content)), step):
+        tag, kind = struct.unpack_from(f'{order}HH', content, entry)
+        if tag in (TIFF_WIDTH, TIFF_HEIGHT):
+            (sides[tag],) = struct.unpack_from(f'{order}{"H" if kind == 3 else "I"}', content, entry + offset)
+    if len(sides) < 2:
+        raise ValueError('the TIFF states no size')
+    return sides[TIFF_WIDTH], sides[TIFF_HEIGHT]
+
+
+def _webp_size(content: bytes) -> Size:
+    kind = content[12:16]
+    if kind == b'VP8X':  # 24 bits each, less one
+        return int.from_bytes(content[24:27], 'little') + 1, int.from_bytes(content[27:30], 'little') + 1
+    if kind == b'VP8L':  # 14 bits each, less one
+        (bits,) = struct.unpack_from('<I', content, 21)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    width, height = struct.unpack_from('<HH', content, 26)  # 14 bits each, and 2 of scale
+    return width & 0x3FFF, height & 0x3FFF
+
+
+def _pillow_size(content: bytes) -> Size:
+    try:
+        with Image.open(io.BytesIO(content), formats=PILLOW_FORMATS) as image:
+            return image.size
+    except Image.UnidentifiedImageError as error:
+        raise ValueError(f'{len(content)} bytes of no known image format') from error
+    # Pillow raises whatever its parsers do.
+    except Exception as error:
+        raise ValueError(str(error) or type(error).__name__) from error

@@ -1,0 +1,134 @@
+"""The one way from the content of an image file to its pixels: a limit of their number, then checks, then decoding.
+
+A file of 100 KB can decode to gigabytes, so the size is read from the header first. OpenCV ignores the checksums of PNG
+files and fills truncated JPEG files with grey in some versions; here such files are errors that name them.
+"""
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+from PIL import Image, ImageFile
+
+from eomt_mm.fileio.image_headers import image_size
+
+# An image of the largest common cameras (108 million pixels) passes. It takes 360 MB decoded, and up to 80 bytes a
+# pixel, 10 GB, until its panoptic prediction is drawn.
+MAX_PIXELS = 120_000_000
+VARIABLE = 'EOMT_MM_MAX_PIXELS'
+
+
+def pixel_limit() -> int:
+    """The largest number of pixels of an image file: the environment variable EOMT_MM_MAX_PIXELS, or `MAX_PIXELS`.
+
+    Raises:
+        ValueError: the variable is no number above 0.
+    """
+    stated = os.environ.get(VARIABLE)
+    if not stated:
+        return MAX_PIXELS
+    if not stated.isdecimal() or int(stated) == 0:
+        raise ValueError(f'{VARIABLE}={stated}: a whole number of pixels above 0, such as {MAX_PIXELS}')
+    return int(stated)
+
+
+def check_pixels(width: int, height: int, name: str, limit: int | None = None) -> None:
+    """Compares the size of an image with the limit.
+
+    Args:
+        width, height: in pixels.
+        name: of the image, for the message: 'image a/b.jpg'.
+        limit: number of pixels; None: `pixel_limit()`.
+
+    Raises:
+        ValueError: there are more, or none.
+    """
+    limit = pixel_limit() if limit is None else limit
+    if width < 1 or height < 1:
+        raise ValueError(f'{name} has {width} x {height} pixels: replace the file')
+    if width * height > limit:
+        raise ValueError(
+            f'{name} has {width} x {height} pixels, {width * height / 1e6:.1f} million; the limit is '
+            f'{limit / 1e6:g} million: shrink or cut it, or raise max_pixels of the loading transform or the '
+            f'environment variable {VARIABLE}'
+        )
+
+
+def check_image(content: bytes, name: str, limit: int | None = None, fix: str = 'replace the file') -> tuple[int, int]:
+    """Checks an image file without decoding it: size, completeness and, where the format has them, checksums.
+
+    Args:
+        content: of the whole file.
+        name: of the image, for messages.
+        limit: number of pixels; None: `pixel_limit()`.
+        fix: end of the message for a damaged file.
+
+    Returns:
+        (width, height) in pixels, as the header states them.
+
+    Raises:
+        ValueError: the file is damaged, of no known format, or too large.
+    """
+    try:
+        with _checking_pillow():
+            width, height = image_size(content)
+    except ValueError as error:
+        raise ValueError(f'{name} cannot be decoded ({error}): {fix}') from error
+    check_pixels(width, height, name, limit)
+    return width, height
+
+
+def decode_image(
+    content: bytes,
+    name: str,
+    decode: Callable[[bytes], np.ndarray | None],
+    limit: int | None = None,
+    fix: str = 'replace the file',
+) -> np.ndarray:
+    """Checks an image file as `check_image` does, then decodes it.
+
+    Args:
+        content, name, limit, fix: as of `check_image`.
+        decode: gives the pixels of a file's content; may raise anything, or return None as OpenCV does.
+
+    Returns:
+        what ``decode`` returns.
+
+    Raises:
+        ValueError: as `check_image`, or ``decode`` failed.
+    """
+    check_image(content, name, limit, fix)
+    try:
+        with _checking_pillow():
+            pixels = decode(content)
+    # Decoders raise whatever their libraries do.
+    except Exception as error:
+        raise ValueError(f'{name} cannot be decoded ({error}): {fix}') from error
+    if pixels is None:
+        raise ValueError(f'{name} cannot be decoded ({len(content)} bytes): {fix}')
+    return pixels
+
+
+@contextmanager
+def _checking_pillow() -> Iterator[None]:
+    """Pillow without its own limit, which `check_pixels` replaces, and without passing truncated files."""
+    global _num_checking, _settings
+    with _lock:
+        if _num_checking == 0:
+            _settings = Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES
+            Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = None, False
+        _num_checking += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _num_checking -= 1
+            if _num_checking == 0:
+                Image.MAX_IMAGE_PIXELS, ImageFile.LOAD_TRUNCATED_IMAGES = _settings
+
+
+_lock = threading.Lock()
+_num_checking = 0
+_settings: tuple[int | None, bool] = (None, False)
