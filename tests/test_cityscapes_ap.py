@@ -511,10 +511,10 @@ def test_truth_that_is_missing_damaged_or_something_else(tmp_path: Path) -> None
     path = Path(one['seg_map_path'])
     content = path.read_bytes()
     for broken, message in (
-        (content[:-20], 'is damaged'),
+        (content[:-20], 'cannot be decoded'),
         (content[:20], 'not a 16-bit grey PNG'),
         (b'', 'not a 16-bit grey PNG'),
-        (content[:50] + bytes(20) + content[70:], 'is damaged'),
+        (content[:50] + bytes(20) + content[70:], 'cannot be decoded'),
     ):
         path.write_bytes(broken)
         with pytest.raises(ValueError, match=message):

@@ -158,7 +158,7 @@ def test_unreadable_file(make: Make, tmp_path: Path) -> None:
     cv2.imwrite(str(tmp_path / 'a.png'), noise(20, 20))
     (tmp_path / 'b.jpg').write_text('no image')
     cv2.imwrite(str(tmp_path / 'c.png'), noise(20, 20))
-    with pytest.raises(ValueError, match='b.jpg .* cannot be decoded'):
+    with pytest.raises(ValueError, match='b.jpg cannot be decoded'):
         make('semantic')(tmp_path)
     with pytest.warns(UserWarning, match='skipped: image .*b.jpg'):
         found = make('semantic')(tmp_path, batch_size=3, on_error='skip')

@@ -1,5 +1,6 @@
 """What users give for inference: files, folders, patterns, arrays, PIL images, videos; and names of the results."""
 
+import io
 from pathlib import Path
 
 import cv2
@@ -137,13 +138,19 @@ def test_every_form_of_an_image_gives_the_same_pixels() -> None:
         assert np.array_equal(pixels_of(given), grey)
 
 
-def test_pil_images_are_turned_like_files(tmp_path: Path) -> None:
+def test_pil_images_are_turned_and_checked_like_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     image = Image.fromarray(IMAGE)
     exif = image.getexif()
     exif[0x0112] = 6  # turned by 90 degrees
     image.save(tmp_path / 'a.png', exif=exif)
     with Image.open(tmp_path / 'a.png') as turned:
         assert np.array_equal(pixels_of(turned), cv2.imread(str(tmp_path / 'a.png')))
+    with monkeypatch.context() as limited, pytest.raises(ValueError, match='PIL image has .* pixels'):
+        limited.setenv('EOMT_MM_MAX_PIXELS', '5')
+        pixels_of(Image.new('RGB', (2, 3)))
+    whole = (tmp_path / 'a.png').read_bytes()
+    with pytest.raises(ValueError, match='PIL image .* cannot be decoded'):
+        pixels_of(Image.open(io.BytesIO(whole[:-40])))
         assert pixels_of(turned).shape == (12, 8, 3)
 
 

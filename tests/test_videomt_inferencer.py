@@ -268,7 +268,7 @@ def test_unreadable_frames_are_left_out(whole: bool, make: Make, tmp_path: Path)
     assert make('instance').skipped == [folder / '1.png', tmp_path / 'b' / '0.png']
     pairs = zip(found['predictions'], expected['predictions'], strict=True)
     assert all((one['segmentation'] != other['segmentation']).mean() < 0.01 for one, other in pairs)
-    with pytest.raises(ValueError, match='1.png .* cannot be decoded'):
+    with pytest.raises(ValueError, match='1.png cannot be decoded'):
         make('instance')(folder, whole_video=whole)
 
 

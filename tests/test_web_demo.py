@@ -140,7 +140,7 @@ def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> N
     (tmp_path / '<bad>.png').write_text('no image')
     *nothing, message, no_table = page.segment(str(tmp_path / '<bad>.png'), NAMES['panoptic'], 0.5, 0.5, 0.5)
     assert nothing == [None, None] and no_table == ''
-    assert 'image &lt;bad&gt;.png (8 bytes) cannot be decoded' in message
+    assert 'image &lt;bad&gt;.png cannot be decoded (8 bytes' in message
     found, drawn, status, listed = page.segment(str(photo), NAMES['panoptic'], 0.0, 0.0, 0.0)
     assert found is not None and drawn is not None and 'model and post-processing' in status and '<table>' in listed
     redrawn = page.redrawn(found, 1.0)
@@ -258,4 +258,4 @@ def test_page_in_a_browser(browser: Any, address: str, photo: Path, tmp_path: Pa
     browser.find_element('css selector', '#image input[type=file]').send_keys(str(bad))
     wait_for('#image img')
     button.click()
-    assert 'image bad.png (8 bytes) cannot be decoded' in wait_for('#status .error').text
+    assert 'image bad.png cannot be decoded (8 bytes' in wait_for('#status .error').text

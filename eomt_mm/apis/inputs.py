@@ -14,6 +14,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from eomt_mm.fileio.images import check_pixels
+
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 CHANNEL_ORDERS = ('bgr', 'rgb')
@@ -41,15 +43,17 @@ class Video:
         """Reads what the file says of itself.
 
         Raises:
-            ValueError: OpenCV cannot read it.
+            ValueError: OpenCV cannot read it, or its frames have too many pixels.
         """
         capture = cv2.VideoCapture(str(path))
         try:
             if not capture.isOpened():
                 raise ValueError(f'video {path} cannot be read: convert it, for instance with ffmpeg to H.264 in .mp4')
             fps, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+            width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         finally:
             capture.release()
+        check_pixels(max(1, int(width)), max(1, int(height)), f'video {path}')  # below 1: the file does not tell
         return cls(name, path, fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(count)))
 
     def frames(self) -> Iterator['ImageInput']:
@@ -235,7 +239,8 @@ def _in_order(path: Path) -> tuple[Any, ...]:
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
     """What gives the pixels of an array or a PIL image as BGR; converts only when called."""
     if isinstance(image, Image.Image):
-        return lambda: np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1].copy()
+        check_pixels(image.width, image.height, 'PIL image')
+        return partial(_pixels_of, image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3) or PIL images')
     if image.dtype != np.uint8:
@@ -248,3 +253,12 @@ def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
         return lambda: np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
     step = 1 if channel_order == 'bgr' else -1
     return lambda: np.ascontiguousarray(image[..., :3][..., ::step])
+
+
+def _pixels_of(image: Image.Image) -> np.ndarray:
+    """(H, W, 3), uint8, BGR, of a PIL image, which is turned as its EXIF entry says."""
+    try:
+        return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1].copy()
+    # PIL decodes only now, and raises whatever its codecs do.
+    except (OSError, SyntaxError, ValueError) as error:
+        raise ValueError(f'PIL image {getattr(image, "filename", "")} cannot be decoded ({error})') from error

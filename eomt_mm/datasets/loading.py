@@ -1,6 +1,5 @@
 """Loading transforms whose errors name the file; the one for panoptic segments is new, the others are the hosts'."""
 
-import io
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -11,10 +10,10 @@ from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.datasets.transforms import LoadAnnotations as LoadDetectionAnnotations
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotations
-from PIL import Image
 
 from eomt_mm.datasets.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import EXIF_REMEDY, MapSegment, check_size, image_size, store_segments
+from eomt_mm.fileio.images import decode_image
 from eomt_mm.registry import TRANSFORMS
 
 VOID = 255  # mmseg's ignore_index
@@ -22,20 +21,25 @@ VOID = 255  # mmseg's ignore_index
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """mmcv's loading of an image, with one clear error for a file that is missing, damaged or truncated.
+    """mmcv's loading of an image, with one clear error for a file that is missing, damaged, truncated or too large.
 
     Adds img (H, W, 3), uint8 in BGR order unless the arguments (the parent's) say otherwise, img_shape and ori_shape
     (height, width).
 
+    Args:
+        max_pixels: of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or 120 million.
+        args, kwargs: the parent's.
+
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded completely.
+        ValueError: the file cannot be decoded completely, or has more pixels.
     """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_pixels: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if self.file_client_args is not None:
             raise ValueError(f'file_client_args={self.file_client_args} is deprecated in mmcv: use backend_args')
+        self.max_pixels = max_pixels
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
         """Loads ``results['img_path']``; None for a bad file if ``ignore_empty``."""
@@ -54,25 +58,13 @@ class LoadImage(LoadImageFromFile):
             content = fileio.get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'image {path} does not exist: check data_root and data_prefix["img"]') from error
-        try:
-            _check_complete(content)
-            image = mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
-        # Backends raise whatever their libraries do.
-        except Exception as error:
-            raise ValueError(f'image {path} cannot be decoded ({error}): replace or remove the file') from error
-        # OpenCV answers with None, not with an error, where it cannot decode.
-        if image is None:
-            raise ValueError(f'image {path} ({len(content)} bytes) cannot be decoded: replace or remove the file')
-        return image
+        return decode_image(content, f'image {path}', self._decode, self.max_pixels, 'replace or remove the file')
 
+    def _decode(self, content: bytes) -> np.ndarray | None:
+        return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
 
-def _check_complete(content: bytes) -> None:
-    """Raises OSError for a truncated JPEG, whose missing rows some OpenCV versions fill with grey in silence."""
-    # Costs nothing for a regular file; one whose end marker is not where it belongs may still be whole (bytes
-    # appended by cameras), so it is decoded once more by a library that tells.
-    if content[:2] == b'\xff\xd8' and b'\xff\xd9' not in content[-64:]:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
+    def __repr__(self) -> str:
+        return f'{super().__repr__()[:-1]}, max_pixels={self.max_pixels})'
 
 
 @TRANSFORMS.register_module()
@@ -84,17 +76,19 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
     Args:
         label_ids: value in the files of each class, in the order of the data set's own classes (before it chooses among
             them by ``metainfo``); every other value is void. None: the values are the labels.
+        max_pixels: see :class:`LoadImage`.
         kwargs: the parent's. ``reduce_zero_label``, here or in the data set, does not go with ``label_ids``: leave the
             value 0 out of them instead.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded, has several channels, another size than the image or, without
-            ``label_ids``, values above 255; or the arguments contradict each other or the data set.
+        ValueError: the file cannot be decoded or is too large, has several channels, another size than the image or,
+            without ``label_ids``, values above 255; or the arguments contradict each other or the data set.
     """
 
-    def __init__(self, label_ids: Sequence[int] | None = None, **kwargs: Any) -> None:
+    def __init__(self, label_ids: Sequence[int] | None = None, max_pixels: int | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.max_pixels = max_pixels
         self.label_ids = None if label_ids is None else tuple(label_ids)
         if self.label_ids is not None:
             self._labels = _label_table(self.label_ids)
@@ -119,13 +113,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
             content = fileio.get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path} does not exist: check data_prefix["seg_map_path"]') from error
-        try:
-            values = mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
-            if values is None:  # OpenCV's answer
-                raise ValueError(f'{len(content)} bytes that are no image')
-        # Backends raise whatever their libraries do.
-        except Exception as error:
-            raise ValueError(f'label map {path} cannot be decoded ({error}): replace the file') from error
+        values = decode_image(content, f'label map {path}', self._decode, self.max_pixels)
         if values.ndim == 3 and values.shape[2] == 1:
             values = values[..., 0]
         if values.ndim != 2 or values.dtype.kind not in 'biu':
@@ -134,6 +122,9 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
                 'needed; where its colours stand for classes, convert it first'
             )
         return np.asarray(values)
+
+    def _decode(self, content: bytes) -> np.ndarray | None:
+        return mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
 
     def _reduces(self, results: dict[str, Any]) -> bool:
         reduces: bool = results['reduce_zero_label']
@@ -164,7 +155,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
 
     def __repr__(self) -> str:
-        return f'{super().__repr__()[:-1]}, label_ids={self.label_ids})'
+        return f'{super().__repr__()[:-1]}, label_ids={self.label_ids}, max_pixels={self.max_pixels})'
 
 
 def _label_table(label_ids: Sequence[int]) -> np.ndarray:

@@ -10,6 +10,7 @@ from mmengine import fileio
 from PIL import Image
 
 from eomt_mm.datasets.panoptic_png import relabel_segments, run_starts
+from eomt_mm.fileio.images import decode_image
 
 Results = dict[str, Any]
 EXIF_REMEDY = (
@@ -114,19 +115,21 @@ def read_map(path: str, modes: Collection[str], meaning: str, backend_args: dict
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no complete PNG of one of these modes.
+        ValueError: the file is no complete PNG of one of these modes, or has too many pixels.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'annotation {path} does not exist: check data_root and data_prefix') from error
-    try:
+    kind = ('', '')
+
+    def decode(content: bytes) -> np.ndarray:
+        nonlocal kind
         with Image.open(io.BytesIO(content)) as image:
-            kind = image.format, image.mode
-            values = np.asarray(image)
-    # Pillow raises OSError, SyntaxError or ValueError, depending on what is broken.
-    except Exception as error:
-        raise ValueError(f'annotation {path} cannot be decoded ({error}): replace the file') from error
+            kind = str(image.format), image.mode
+            return np.asarray(image)
+
+    values = decode_image(content, f'annotation {path}', decode)
     if kind[0] != 'PNG' or kind[1] not in modes:
         raise ValueError(
             f'annotation {path} is a {kind[0]} file of mode {kind[1]}: {meaning} needed; check data_prefix and suffixes'

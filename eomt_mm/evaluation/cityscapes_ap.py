@@ -13,8 +13,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.datasets.panoptic_png import PNG_SIGNATURE, write_aside
+from eomt_mm.datasets.panoptic_png import write_aside
 from eomt_mm.evaluation.cityscapes_counting import as_array, as_bool, average_precisions, match_image
+from eomt_mm.fileio.image_headers import PNG_SIGNATURE
+from eomt_mm.fileio.images import as_stored, decode_image
 from eomt_mm.registry import METRICS
 
 # The table in cityscapesscripts/helpers/labels.py: labels with "hasInstances" that are not "ignoreInEval".
@@ -217,14 +219,7 @@ def _decode_ids(content: bytes, path: str) -> np.ndarray:
     # Bytes 24 and 25 are depth and colour type, 0 for grey (PNG specification, section 11.2.1).
     if not content.startswith(PNG_SIGNATURE) or content[24:26] != b'\x10\x00':
         raise ValueError(f'{path} is not a 16-bit grey PNG: give *_gtFine_instanceIds.png, not labelIds or colours')
-    try:
-        ids = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        ids = None
-    # Some OpenCV versions fill up what is missing with black, that is with void, and only print a warning.
-    if ids is None or b'IEND' not in content:
-        raise ValueError(f'ground truth {path} is damaged ({len(content)} bytes): download it again')
-    return ids
+    return decode_image(content, f'ground truth {path}', as_stored, fix='download it again')
 
 
 def _stem(sample: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+import cv2
 import numpy as np
 from PIL import Image, ImageFile
 
@@ -51,8 +52,8 @@ def check_pixels(width: int, height: int, name: str, limit: int | None = None) -
     if width * height > limit:
         raise ValueError(
             f'{name} has {width} x {height} pixels, {width * height / 1e6:.1f} million; the limit is '
-            f'{limit / 1e6:g} million: shrink or cut it, or raise max_pixels of the loading transform or the '
-            f'environment variable {VARIABLE}'
+            f'{limit / 1e6:g} million: shrink or cut it, or raise the environment variable {VARIABLE}, or '
+            'max_pixels of LoadImage or LoadSemanticMap'
         )
 
 
@@ -109,6 +110,11 @@ def decode_image(
     if pixels is None:
         raise ValueError(f'{name} cannot be decoded ({len(content)} bytes): {fix}')
     return pixels
+
+
+def as_stored(content: bytes) -> np.ndarray | None:
+    """Decodes by OpenCV without converting: (H, W) or (H, W, channels), colours in BGR order; None where it cannot."""
+    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 @contextmanager
