@@ -132,6 +132,29 @@ def load_addresses_safely() -> None:
     checkpoint.load_url = partial(load_state_dict_from_url, weights_only=True)
 
 
+def load_images_checked() -> None:
+    """Makes ``type='LoadImageFromFile'`` in pipelines of mmdet and mmseg our `LoadImage`, a subclass of mmcv's.
+
+    The hosts' inferencers look for that very name and build it anew. With it, evaluation and inferencers name damaged
+    files and limit pixels as training does. A second call changes nothing.
+    """
+    from mmdet.registry import TRANSFORMS as mmdet_transforms
+    from mmseg.registry import TRANSFORMS as mmseg_transforms
+
+    for registry in (mmdet_transforms, mmseg_transforms):
+        registry.register_module('LoadImageFromFile', module=_load_image_from_file, force=True)
+
+
+def _load_image_from_file(**arguments: Any) -> Any:
+    if arguments.get('file_client_args') is not None:  # deprecated; stock configs of old may have it
+        from mmcv.transforms import LoadImageFromFile
+
+        return LoadImageFromFile(**arguments)
+    from eomt_mm.datasets.loading import LoadImage
+
+    return LoadImage(**arguments)
+
+
 def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
     """``getattr`` as mmengine's checkpoints use it: they name the methods ``HistoryBuffer.min`` and so on.
 

@@ -26,6 +26,7 @@ from eomt_mm.engine import atomic_files  # noqa: E402, F401  local files are wri
 
 compat.allow_checkpoint_globals()
 compat.load_addresses_safely()
+compat.load_images_checked()
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -73,6 +74,35 @@ def test_functional_apis(image: np.ndarray) -> None:
         assert inference_detector(init_model(small('panoptic')), image).pred_panoptic_seg.sem_seg.shape == (1, 50, 70)
     with DefaultScope.overwrite_default_scope('mmseg'):
         assert inference_model(init_model(small('semantic')), image).pred_sem_seg.shape == (50, 70)
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_truncated_images_are_named(task: str, tmp_path: Path, image: np.ndarray) -> None:
+    """By evaluation and by the hosts' inferencers as by training."""
+    path = tmp_path / 'a.jpg'
+    path.write_bytes(cv2.imencode('.jpg', image)[1].tobytes()[:-40])
+    cfg, files = small(task), saved(task, tmp_path)
+    host = 'mmseg' if task == 'semantic' else 'mmdet'
+    with DefaultScope.overwrite_default_scope(host):
+        runs: list[Any] = [lambda: Compose(cfg.test_pipeline)(dict(img_path=str(path)))]
+        if task == 'semantic':
+            runs += [lambda: inference_model(init_model(cfg), str(path))]
+            runs += [lambda: MMSegInferencer(*files, device='cpu')(str(path))]
+        else:
+            runs += [lambda: inference_detector(init_model(cfg), str(path))]
+            runs += [lambda: DetInferencer(*files, device='cpu', show_progress=False)(str(path))]
+        for run in runs:
+            with pytest.raises(ValueError, match='image .*a.jpg cannot be decoded .the JPEG is truncated'):
+                run()
+
+
+def test_stock_pipelines_still_load(tmp_path: Path, image: np.ndarray) -> None:
+    cv2.imwrite(str(tmp_path / 'a.png'), image)
+    for host in ('mmdet', 'mmseg'):
+        with DefaultScope.overwrite_default_scope(host):
+            for arguments in ({}, dict(backend_args=None), dict(file_client_args=dict(backend='disk'))):
+                step = Compose([dict(type='LoadImageFromFile', **arguments)])
+                assert np.array_equal(step(dict(img_path=str(tmp_path / 'a.png')))['img'], image)
 
 
 def test_semantic_test_time_augmentation(image: np.ndarray) -> None:
