@@ -149,6 +149,73 @@ def test_other_compression_is_named(tmp_path: Path, method: int, name: str) -> N
         open_archive(str(tmp_path / 'a.zip')).read('b.bin')
 
 
+def declare(path: Path, field: int, value: int) -> None:
+    """Sets a 32-bit field of the first entry of the directory: 20 packed size, 24 size."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b'PK\1\2') + field
+    content[start : start + 4] = struct.pack('<I', value)
+    path.write_bytes(content)
+
+
+def test_inflating_stops_at_the_declared_size(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'b.bin': bytes(1 << 26)})
+    declare(path, 24, 100)
+    sizes = []
+    with pytest.raises(ValueError, match='a.zip: member b.bin is damaged .it holds more than the 100 bytes'):
+        for piece in open_archive(str(path)).chunks('b.bin'):
+            sizes.append(len(piece))
+    assert sum(sizes) <= 100
+    write_zip(path, {'b.bin': bytes(1 << 26)})
+    assert max(map(len, open_archive(str(path)).chunks('b.bin'))) <= zip_archive.CHUNK
+    assert open_archive(str(path)).read('b.bin') == bytes(1 << 26)
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_declared_sizes_beyond_the_file(tmp_path: Path, method: int) -> None:
+    path = tmp_path / 'a.zip'
+    for field, message in ((20, 'damaged'), (24, 'declares 4295 MB in [0-9]+ bytes, more than 100 to 1')):
+        write_zip(path, {'b.bin': CONTENT[:500]}, method)
+        declare(path, field, (1 << 32) - 2)
+        with pytest.raises(ValueError, match=f'a.zip: member b.bin .*{message}'):
+            open_archive(str(path)).read('b.bin')
+
+
+@pytest.mark.parametrize(
+    ('name', 'reason'),
+    [
+        ('//x.jpg', 'is absolute'),
+        ('/etc/passwd', 'is absolute'),
+        ('a//x.jpg', 'has an empty folder'),
+        ('../x.jpg', 'leads out of the zip'),
+        ('a/../../x.jpg', 'leads out of the zip'),
+        ('a/' * 9000 + 'x.jpg', 'lies 9000 folders deep'),
+        ('a\0.jpg', 'holds a NUL'),
+    ],
+)
+def test_dangerous_names_of_members_are_refused(tmp_path: Path, name: str, reason: str) -> None:
+    path = tmp_path / 'a.zip'
+    if '\0' in name:  # zipfile does not write it
+        write_zip(path, {name.replace('\0', '#'): CONTENT})
+        path.write_bytes(path.read_bytes().replace(b'a#.jpg', b'a\0.jpg'))
+    else:
+        write_zip(path, {name: CONTENT})
+    with pytest.raises(ValueError, match=f'a.zip: the name of member .* {reason}.*: download it again'):
+        open_archive(str(path))
+
+
+def test_damaged_name_does_not_give_another_files_content(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'1.png': b'first', '3.png': b'third', 'ü.png': CONTENT})
+    content = path.read_bytes()
+    start = content.rindex(b'3.png')
+    path.write_bytes(content[:start] + b'1' + content[start + 1 :])  # one bit of the directory
+    archive = open_archive(str(path))
+    with pytest.raises(ValueError, match="member 1.png is damaged .it is named b'3.png' where its content is"):
+        archive.read('1.png')
+    assert archive.read('ü.png') == CONTENT
+
+
 def test_folders_of_a_zip(tmp_path: Path) -> None:
     write_zip(tmp_path / 'a.zip', {'b/c/d.txt': b'1', 'b/e.txt': b'2', 'f.txt': b'3', 'b/empty/': b''})
     folders = open_archive(str(tmp_path / 'a.zip')).folders
@@ -287,6 +354,14 @@ def test_damaged_nested_zip_is_named(tmp_path: Path) -> None:
     (tmp_path / 'b.zip').write_bytes(content)
     with pytest.raises(ValueError, match='b.zip: member annotations/masks.zip is damaged'):
         list(open_archive(str(tmp_path / 'b.zip')).places('annotations/masks/b.png'))
+
+
+def test_nested_zip_that_inflates_beyond_its_size_is_named(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'masks.zip': bytes(1 << 26)})
+    declare(path, 24, 100)
+    with pytest.raises(ValueError, match='a.zip: member masks.zip is damaged .it holds more than the 100 bytes'):
+        list(open_archive(str(path)).places('masks/b.png'))
 
 
 def test_no_room_for_a_nested_zip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

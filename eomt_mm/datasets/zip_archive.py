@@ -13,17 +13,22 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.logging import print_log
 
 REMEDY = 'download it again, or unzip it'
 CHUNK = 1 << 20
+# Deeper folders than any data set has; walking them takes one Python call each.
+MAX_DEPTH = 100
+# Beyond this size in bytes, and so much larger than packed, a member is neither image nor json: those pack 20 to 1.
+BOMB_SIZE, BOMB_RATIO = 1 << 28, 100
 # APPNOTE.TXT, 4.3.7: signature and size of what precedes a member's name, extra field and content.
 LOCAL_HEADER = b'PK\3\4'
 LOCAL_HEADER_SIZE = 30
+UTF8, CP437 = 'utf-8', 'cp437'  # of names: appendix D
 METHODS = {9: 'Deflate64', 12: 'bzip2', 14: 'LZMA', 93: 'Zstandard', 95: 'XZ'}  # 4.4.5, for messages
 
 
@@ -36,6 +41,7 @@ class Member(NamedTuple):
     crc: int
     method: int  # as in zipfile
     is_encrypted: bool
+    encoding: str  # of its name; '' where another field of the zip gives the name
 
 
 class Children(NamedTuple):
@@ -92,11 +98,11 @@ class _PartFile(io.RawIOBase):
         self._position = position
         return position
 
-    def readinto(self, buffer: Any) -> int:
-        content = self._part.read(self._position, len(buffer))
-        buffer[: len(content)] = content
+    def read(self, size: int = -1) -> bytes:
+        """Not by ``readinto``: that takes room for as many bytes as a damaged directory asks for."""
+        content = self._part.read(self._position, self._part.size if size < 0 else size)
         self._position += len(content)
-        return len(content)
+        return content
 
 
 class Archive:
@@ -161,28 +167,35 @@ class Archive:
         return b''.join(self.chunks(name))
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Content of a member piece by piece.
+        """Content of a member in pieces of at most `CHUNK` bytes, together no more than its declared size.
 
         Raises:
-            ValueError: it is damaged, encrypted, or compressed by another method than deflate.
+            ValueError: it is damaged, encrypted, compressed by another method than deflate, or a bomb.
         """
         member = self.members[name]
         self._check_readable(name, member)
-        inflate = zlib.decompressobj(-zlib.MAX_WBITS) if member.method == zipfile.ZIP_DEFLATED else None
-        start = self._content_offset(name, member)
+        pieces = self._packed(name, member)
         crc = size = 0
-        for done in range(0, member.packed_size, CHUNK):
-            content = self._part.read(start + done, min(CHUNK, member.packed_size - done))
-            if inflate:
-                try:
-                    content = inflate.decompress(content)
-                except zlib.error as error:
-                    raise self._damaged(name, str(error)) from error
-            crc = zlib.crc32(content, crc)
-            size += len(content)
-            yield content
+        try:
+            for content in inflated(pieces) if member.method == zipfile.ZIP_DEFLATED else pieces:
+                size += len(content)
+                if size > member.size:
+                    raise self._damaged(name, f'it holds more than the {member.size} bytes that it declares')
+                crc = zlib.crc32(content, crc)
+                yield content
+        except zlib.error as error:
+            raise self._damaged(name, str(error)) from error
         if (size, crc) != (member.size, member.crc):
             raise self._damaged(name, f'{size} bytes of {member.size}, checksum {crc:08x} instead of {member.crc:08x}')
+
+    def _packed(self, name: str, member: Member) -> Iterator[bytes]:
+        """Bytes of a member as they are in the zip."""
+        start = self._content_offset(name, member)
+        for done in range(0, member.packed_size, CHUNK):
+            content = self._part.read(start + done, min(CHUNK, member.packed_size - done))
+            if not content:  # the file was cut off since its directory was read
+                return
+            yield content
 
     def _check_readable(self, name: str, member: Member) -> None:
         if member.is_encrypted:
@@ -193,13 +206,24 @@ class Archive:
                 f'{self.path}: member {name} is compressed by method {member.method} ({method}), only stored and '
                 'deflated ones can be read in place: unzip it'
             )
+        if member.size > max(BOMB_SIZE, BOMB_RATIO * member.packed_size):
+            raise ValueError(
+                f'{self.path}: member {name} declares {member.size / 1e6:.0f} MB in {member.packed_size} bytes, more '
+                f'than {BOMB_RATIO} to 1: {REMEDY}'
+            )
+        if member.packed_size > self._part.size:
+            raise self._damaged(name, f'{member.packed_size} bytes in a file of {self._part.size}')
 
     def _content_offset(self, name: str, member: Member) -> int:
         header = self._part.read(member.offset, LOCAL_HEADER_SIZE)
         if len(header) < LOCAL_HEADER_SIZE or not header.startswith(LOCAL_HEADER):
             raise self._damaged(name, 'its header is not where the directory says')
         # Lengths of name and extra field; the directory's own copy of the extra field may differ.
-        return member.offset + LOCAL_HEADER_SIZE + sum(struct.unpack('<HH', header[26:30]))
+        lengths = struct.unpack('<HH', header[26:30])
+        found = self._part.read(member.offset + LOCAL_HEADER_SIZE, lengths[0])
+        if member.encoding and found != name.encode(member.encoding, 'replace'):
+            raise self._damaged(name, f'it is named {found!r:.100} where its content is')
+        return member.offset + LOCAL_HEADER_SIZE + sum(lengths)
 
     def _damaged(self, name: str, reason: str) -> ValueError:
         return ValueError(f'{self.path}: member {name} is damaged ({reason}): {REMEDY}')
@@ -235,6 +259,23 @@ class Archive:
                     'a folder with more room',
                 ) from error
             return Part(Descriptor(os.dup(file.fileno())), 0, member.size)
+
+
+def inflated(pieces: Iterable[bytes]) -> Iterator[bytes]:
+    """Inflates raw deflate data, in pieces of at most `CHUNK` bytes however well they are packed.
+
+    Raises:
+        zlib.error: the data are damaged.
+    """
+    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+    for piece in pieces:
+        packed, content = piece, None
+        while packed or content is None or len(content) == CHUNK:
+            content = inflate.decompress(packed, CHUNK)
+            packed = inflate.unconsumed_tail
+            yield content
+        if inflate.eof:
+            return
 
 
 def is_zip_name(name: str) -> bool:
@@ -282,19 +323,36 @@ def _read_index(path: str, part: Part) -> dict[str, Member]:
     # zipfile raises whatever its codecs and structs do.
     except Exception as error:
         raise ValueError(f'{path} is not a complete zip file ({error}): {REMEDY}') from error
-    return {
-        entry.filename: Member(
+    members = {}
+    for entry in entries:
+        if entry.filename.startswith('__MACOSX/') or entry.filename.endswith('.DS_Store'):  # what macOS adds
+            continue
+        _check_name(path, entry.orig_filename)  # not yet cut at a NUL
+        members[entry.filename] = Member(
             entry.header_offset,
             entry.compress_size,
             entry.file_size,
             entry.CRC,
             entry.compress_type,
             bool(entry.flag_bits & 1),
+            encoding='' if entry.filename != entry.orig_filename else UTF8 if entry.flag_bits & 0x800 else CP437,
         )
-        for entry in entries
-        # what macOS adds
-        if not entry.filename.startswith('__MACOSX/') and not entry.filename.endswith('.DS_Store')
-    }
+    return members
+
+
+def _check_name(path: str, name: str) -> None:
+    parts = name.removesuffix('/').split('/')
+    reason = ''
+    if '\0' in name:
+        reason = 'holds a NUL'
+    elif '' in parts:
+        reason = 'is absolute or has an empty folder'
+    elif '..' in parts:
+        reason = 'leads out of the zip'
+    elif len(parts) > MAX_DEPTH:
+        reason = f'lies {len(parts) - 1} folders deep, more than {MAX_DEPTH - 1}'
+    if reason:
+        raise ValueError(f'{path}: the name of member {name[:100]!r} {reason}: {REMEDY}')
 
 
 def _index_folders(names: dict[str, Member]) -> dict[str, Children]:
