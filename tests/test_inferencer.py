@@ -218,14 +218,18 @@ def test_random_weights_are_warned_about_and_overrides_reach_the_model() -> None
 def test_mixed_precision_reaches_the_network_only(tmp_path: Path) -> None:
     inferencer = EoMTInferencer(*saved_model('semantic', tmp_path), amp_dtype='bfloat16', device='cpu')
     types = set()
-    predict = inferencer.head.predict
+    predict = inferencer.head.predict_inputs
 
-    def watched(predictions, samples):  # type: ignore[no-untyped-def]
-        types.update(logits.dtype for part in predictions for logits in part)
-        assert not torch.is_autocast_enabled('cpu')
-        return predict(predictions, samples)
+    def watched(network, inputs, samples):  # type: ignore[no-untyped-def]
+        def watched_network(windows):  # type: ignore[no-untyped-def]
+            predictions = network(windows)
+            types.update(logits.dtype for part in predictions for logits in part)
+            assert not torch.is_autocast_enabled('cpu')
+            return predictions
 
-    inferencer.head.predict = watched  # type: ignore[method-assign]
+        return predict(watched_network, inputs, samples)
+
+    inferencer.head.predict_inputs = watched  # type: ignore[method-assign]
     (found,) = inferencer(noise(50, 70), return_datasamples=True)['predictions']
     assert torch.bfloat16 in types
     assert found.seg_logits.data.dtype == torch.float32

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
 from eomt_mm.models import postprocess
-from eomt_mm.models.geometry import Padding, Size, Windows, resize
+from eomt_mm.models.geometry import Padding, Size, resize
 from eomt_mm.models.postprocess import (
     Segment,
     ToImage,
@@ -19,7 +19,6 @@ from eomt_mm.models.postprocess import (
     max_of_parts,
     panoptic_prediction,
     resized_strips,
-    semantic_labels,
     semantic_scores,
 )
 
@@ -347,16 +346,6 @@ def test_strips_do_not_change_semantic_scores(monkeypatch: pytest.MonkeyPatch) -
     masks = resize(mask_logits, (64, 96)).sigmoid()
     expected = torch.einsum('bqk,bqhw->bkhw', class_logits.softmax(-1)[..., :-1], masks)
     torch.testing.assert_close(scores, expected, rtol=1e-6, atol=1e-6)
-
-
-@pytest.mark.parametrize('at_once', [1, 2, 100])
-def test_semantic_labels_are_the_best_of_all_scores(at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    geometry = Windows(ori_size=(50, 91), resized_size=(32, 58), input_size=(32, 32))
-    class_logits, mask_logits = torch.randn(2, 20, K + 1), 5 * torch.randn(2, 20, 8, 8)
-    expected = geometry.invert(semantic_scores(class_logits, mask_logits, (32, 32))).argmax(0)
-    monkeypatch.setattr(postprocess, 'MAPS_AT_ONCE', at_once)
-    labels = semantic_labels(class_logits, mask_logits, (32, 32), geometry.invert)
-    assert torch.equal(labels, expected) and len(labels.unique()) > 2
 
 
 def test_boxes_are_tight_and_zero_for_empty_masks() -> None:

@@ -255,11 +255,13 @@ class EoMTInferencer(ImageLoading):
     def forward(self, inputs: dict[str, Any], **settings: Any) -> list[Sample]:
         """Samples with predictions, on the CPU; ``settings`` are attributes of the head for this batch."""
         data = self.model.data_preprocessor(inputs, training=False)
-        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            predictions = self.model.extract_feat(data['inputs'])
         with changed(self.head, settings):
-            samples = self.head.predict(predictions, data['data_samples'])
+            samples = self.head.predict_inputs(self._network, data['inputs'], data['data_samples'])
         return [sample.cpu() for sample in samples]
+
+    def _network(self, inputs: torch.Tensor) -> Any:
+        with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
+            return self.model.extract_feat(inputs)
 
     def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Sample], score_thr: float) -> list[np.ndarray]:
         """Pictures (H, W, 3) uint8 RGB of samples over their images, BGR."""

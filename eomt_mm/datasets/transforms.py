@@ -67,17 +67,30 @@ class ResizeToInput(BaseTransform):
         img_size: side or (height, width) of the model's input.
         fit: 'inside' (f = min(H/h, W/w): instance, panoptic) or 'cover' (f = max(H/h, W/w): semantic, whose windows
             lie along the long side).
+        max_aspect: with 'cover', ratio of the image's sides up to which it is resized. A strip of 2000 x 3 pixels would
+            become one of 341,333 x 512, with gigabytes of scores.
+
+    Raises:
+        ValueError: of an image that is longer, or of wrong arguments.
     """
 
-    def __init__(self, img_size: int | Sequence[int], fit: str) -> None:
+    def __init__(self, img_size: int | Sequence[int], fit: str, max_aspect: float = 20) -> None:
         if fit not in ('inside', 'cover'):
             raise ValueError(f"fit='{fit}': 'inside' (instance, panoptic) or 'cover' (semantic)")
+        if not max_aspect >= 1:
+            raise ValueError(f'max_aspect={max_aspect}: at least 1, which only squares have')
+        self.max_aspect = max_aspect
         self.img_size = _as_size(img_size)
         self.fit = fit
 
     def transform(self, results: Results) -> Results:
         """Reads and writes ``img``; writes ``img_shape``, ``scale_factor`` (w, h) and ``keep_ratio``."""
         h, w = results['img'].shape[:2]
+        if self.fit == 'cover' and max(h, w) > self.max_aspect * min(h, w):
+            raise ValueError(
+                f'image {results.get("img_path")} has {w} x {h} pixels, more than {self.max_aspect:g} to 1, and its '
+                f'short side is resized to {min(self.img_size)}: cut it, or raise max_aspect of ResizeToInput'
+            )
         ratios = self.img_size[0] / h, self.img_size[1] / w
         factor = min(ratios) if self.fit == 'inside' else max(ratios)
         size = max(1, round(h * factor)), max(1, round(w * factor))

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +96,7 @@ class Windows:
     resized_size: Size
     input_size: Size
 
-    @property
+    @cached_property
     def corners(self) -> list[tuple[int, int]]:
         """Top and left of each window, row by row."""
         tops, lefts = (window_starts(n, size) for n, size in zip(self.resized_size, self.input_size, strict=True))
@@ -119,14 +120,30 @@ class Windows:
 
     def invert(self, maps: Tensor) -> Tensor:
         """Maps (num_inputs, K, *input_size) to (K, *ori_size): sum, division by coverage, resize."""
+        if len(maps) != self.num_inputs:
+            raise ValueError(f'{len(maps)} maps of {self.num_inputs} windows')
+        sums = self.empty_sums(maps)
+        self.add(sums, maps)
+        return self.average(sums)
+
+    def empty_sums(self, maps: Tensor) -> Tensor:
+        """Zeros (K, h, w) to add maps (n, K, *input_size) to; of the resized size, or the window's where larger."""
+        return maps.new_zeros(maps.shape[1], *self._padded_size)
+
+    def add(self, sums: Tensor, maps: Tensor, first: int = 0) -> None:
+        """Adds maps (n, K, *input_size) of the windows from number ``first`` on to sums (K, h, w)."""
         h, w = self.input_size
-        total = maps.new_zeros(maps.shape[1], *self._padded_size)
-        coverage = maps.new_zeros(self._padded_size)
-        for window, (top, left) in zip(maps, self.corners, strict=True):
-            total[:, top : top + h, left : left + w] += window
+        for window, (top, left) in zip(maps, self.corners[first:], strict=False):
+            sums[:, top : top + h, left : left + w] += window
+
+    def average(self, sums: Tensor) -> Tensor:
+        """Sums (K, h, w), which are changed, to (K, *ori_size): division by coverage, resize."""
+        h, w = self.input_size
+        coverage = sums.new_zeros(self._padded_size)
+        for top, left in self.corners:
             coverage[top : top + h, left : left + w] += 1
         h, w = self.resized_size
-        return resize((total / coverage)[:, :h, :w], self.ori_size)
+        return resize(sums.div_(coverage)[:, :h, :w], self.ori_size)
 
 
 def window_starts(length: int, window: int) -> list[int]:

@@ -1,6 +1,6 @@
 """The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -20,8 +20,6 @@ from eomt_mm.models.postprocess import (
     ToImage,
     instance_prediction,
     panoptic_prediction,
-    semantic_labels,
-    semantic_scores,
 )
 from eomt_mm.models.targets import (
     Target,
@@ -31,6 +29,7 @@ from eomt_mm.models.targets import (
     seg_sample_target,
     with_valid,
 )
+from eomt_mm.models.window_scores import semantic_predictions
 from eomt_mm.registry import MODELS
 
 DET_TASKS = ('panoptic', 'instance')
@@ -86,6 +85,10 @@ class HostHead(EoMTHead):
         """Adds the prediction of the final layer."""
         raise NotImplementedError
 
+    def predict_inputs(self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[Any]) -> list[Any]:
+        """What :meth:`predict` adds, for inputs (N, 3, H, W) that ``network`` has not yet seen."""
+        return self.predict(network(inputs), samples)
+
     def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[Any]) -> None:
         """Adds the prediction of one layer, as far as metrics read it."""
         self.predict(([class_logits], [mask_logits]), samples)
@@ -116,15 +119,27 @@ class EoMTSegHead(HostHead):
         num_classes: number of classes.
         ignore_index: label of void pixels.
         keep_scores: leave the class scores in the predictions (mmseg's test-time augmentation merges them).
+        window_batch: how many windows go through the network at once; more where a batch has more images. An image of
+            more windows takes several forward passes, so that its memory does not grow with their number.
         **kwargs: see :class:`HostHead`.
     """
 
     align_corners = False  # mmseg's tools ask for it
 
-    def __init__(self, num_classes: int, ignore_index: int = 255, keep_scores: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        keep_scores: bool = True,
+        window_batch: int = 8,
+        **kwargs: Any,
+    ) -> None:
+        if window_batch < 1:
+            raise ValueError(f'window_batch={window_batch}: at least 1 window goes through the network at once')
         super().__init__(num_classes=num_classes, **kwargs)
         self.ignore_index = ignore_index
         self.keep_scores = keep_scores
+        self.window_batch = window_batch
         self.out_channels = num_classes
 
     def target(self, sample: SegDataSample) -> Target:
@@ -140,26 +155,26 @@ class EoMTSegHead(HostHead):
             predictions: the windows of all images, one after the other.
             samples: with ``geometry``.
         """
-        self.add_layer_predictions(predictions, samples)
-        self._add_semantic(predictions[0][-1], predictions[1][-1], samples, self.keep_scores)
+        return self._add_semantic([predictions], samples)
+
+    def predict_inputs(
+        self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[SegDataSample]
+    ) -> list[SegDataSample]:
+        """The same of inputs (N, 3, H, W), in chunks: at least ``window_batch`` windows, or one for each image."""
+        return self._add_semantic(map(network, inputs.split(max(self.window_batch, len(samples)))), samples)
+
+    def _add_semantic(self, chunks: Iterable[Predictions], samples: list[SegDataSample]) -> list[SegDataSample]:
+        geometries = [sample.geometry for sample in samples]
+        found = semantic_predictions(chunks, geometries, self.keep_scores)
+        for sample, layers in zip(samples, found, strict=True):
+            *earlier, (labels, scores) = layers
+            sample.pred_sem_seg = PixelData(data=unflip(labels, sample)[None])
+            if scores is not None:
+                sample.seg_logits = PixelData(data=unflip(scores, sample))
+            if earlier:
+                fields = [dict(pred_sem_seg=dict(data=unflip(labels, sample)[None])) for labels, _ in earlier]
+                sample.set_field(fields, 'layer_predictions')
         return samples
-
-    def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[SegDataSample]) -> None:
-        self._add_semantic(class_logits, mask_logits, samples, keep_scores=False)
-
-    def _add_semantic(
-        self, class_logits: Tensor, mask_logits: Tensor, samples: list[SegDataSample], keep_scores: bool
-    ) -> None:
-        counts = [sample.geometry.num_inputs for sample in samples]
-        for sample, classes, masks in zip(samples, class_logits.split(counts), mask_logits.split(counts), strict=True):
-            geometry = sample.geometry
-            if keep_scores:
-                scores = unflip(geometry.invert(semantic_scores(classes, masks, geometry.input_size)), sample)
-                sample.seg_logits = PixelData(data=scores)
-                labels = scores.argmax(0)
-            else:
-                labels = unflip(semantic_labels(classes, masks, geometry.input_size, geometry.invert), sample)
-            sample.pred_sem_seg = PixelData(data=labels[None])
 
 
 @MODELS.register_module()

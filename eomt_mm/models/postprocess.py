@@ -66,20 +66,6 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
     return scores
 
 
-def semantic_labels(class_logits: Tensor, mask_logits: Tensor, size: Size, to_image: ToImage) -> Tensor:
-    """The class of largest score of every pixel of the image, without the image's scores of all classes at once.
-
-    Args:
-        class_logits, mask_logits, size: see :func:`semantic_scores`.
-        to_image: brings scores (B, k, *size) of any k classes to the image's size, (k, H, W).
-
-    Returns:
-        (H, W) int64.
-    """
-    parts = semantic_scores(class_logits, mask_logits, size).split(MAPS_AT_ONCE, dim=1)
-    return max_of_parts(to_image(part) for part in parts)[1]
-
-
 def instance_prediction(
     class_logits: Tensor, mask_logits: Tensor, to_image: ToImage, max_per_image: int = 100
 ) -> Instances:

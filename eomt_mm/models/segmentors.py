@@ -82,7 +82,7 @@ class EoMTSegmentor(BaseSegmentor):
         """Samples with ``pred_sem_seg``; inputs and samples as the preprocessor makes them."""
         if data_samples is None:
             data_samples = self.data_preprocessor.whole_inputs(inputs)
-        return self.decode_head.predict(self.extract_feat(inputs), data_samples)
+        return self.decode_head.predict_inputs(self.extract_feat, inputs, data_samples)
 
 
 @MODELS.register_module()
@@ -130,4 +130,4 @@ class EoMTDetector(BaseDetector):
         """
         if batch_data_samples is None:
             batch_data_samples = self.data_preprocessor.whole_inputs(batch_inputs)
-        return self.panoptic_head.predict(self.extract_feat(batch_inputs), batch_data_samples)
+        return self.panoptic_head.predict_inputs(self.extract_feat, batch_inputs, batch_data_samples)
