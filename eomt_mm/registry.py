@@ -25,7 +25,7 @@ from eomt_mm.datasets import zip_backend  # noqa: E402, F401  paths zip://... fo
 from eomt_mm.engine import atomic_files  # noqa: E402, F401  local files are written whole or not at all
 
 compat.allow_checkpoint_globals()
-compat.load_addresses_safely()
+compat.read_checkpoints_safely()
 compat.load_images_checked()
 
 

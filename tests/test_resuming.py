@@ -136,7 +136,8 @@ def test_folder_of_a_sharded_checkpoint(work_dir: Path, said: list[str]) -> None
 
 def test_named_checkpoint_is_checked(work_dir: Path) -> None:
     check_whole(work_dir / 'iter_2000.pth')
-    check_whole('https://example.org/iter_2000.pth')
+    with pytest.raises(ValueError, match="'s3://bucket/iter_2000.pth': addresses of checkpoints begin with"):
+        check_whole('s3://bucket/iter_2000.pth')
     cut(work_dir / 'iter_2000.pth', 0.5)
     with pytest.raises(ValueError, match=r'iter_2000\.pth is cut short .* last whole one there is .*iter_1000\.pth'):
         check_whole(work_dir / 'iter_2000.pth')

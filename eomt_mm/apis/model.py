@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.apis.config import load_config
+from eomt_mm.checkpoints.addresses import hub_address, scheme_of
 from eomt_mm.checkpoints.class_order import class_order_for
-from eomt_mm.checkpoints.files import hub_address, read_names, written_aside
+from eomt_mm.checkpoints.files import local_path, read_names, written_aside
 from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, OWN_BACKBONE, Readable
 from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
 
@@ -99,48 +100,43 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
 
     Args:
         cfg: of the model; the converted file goes to ``cfg.work_dir``.
-        source: file, folder, ``hf://owner/name[@revision]`` or its page, or an address that mmengine reads.
+        source: file, folder, ``hf://owner/name[@revision]`` or its page, or an ``http(s)://`` address.
         class_head: False leaves the class predictor of other formats out, for other classes; 'auto' where their number
             differs.
 
     Returns:
-        path or address.
+        path.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: its weights are not this model's.
+        ConnectionError: the download failed.
+        ValueError: its weights are not this model's, or it is refused by the reader.
     """
-    source = hub_address(str(source))
-    if source.rstrip('/').endswith(('.pth', '.dcp')) or ('://' in source and not source.startswith('hf:')):
-        check_checkpoint(source)
-        if '://' in source or _is_as_the_runner_reads(Path(source), cfg):
-            return source
+    address = hub_address(str(source))
+    path = Path(address) if scheme_of(address) == 'hf' else local_path(address)
+    if scheme_of(address) != 'hf':
+        if not path.exists():
+            raise FileNotFoundError(f'checkpoint {path} does not exist: give a .pth file that training saved')
+        if path.suffix == '.dcp' or (path.suffix == '.pth' and _is_as_the_runner_reads(path, cfg)):
+            return str(path)
     with torch.device('meta'):  # names and shapes are enough
         expected = MODELS.build(cfg.model).state_dict()
-    state, report = import_for(cfg, source, expected, class_head)
+    state, report = import_for(cfg, address, expected, class_head)
     print(report.text())
-    name = source.removeprefix('hf://').strip('/.').replace('/', '--')
-    target = Path(cfg.work_dir) / 'imported' / f'{name.removesuffix(".pth")}.pth'
-    with written_aside(target) as path:
-        torch.save(dict(state_dict=state, meta=dict(dataset_meta=config_meta(cfg))), path)
+    name = path.name if scheme_of(address).startswith('http') else address.removeprefix('hf://')
+    name = name.strip('/.').replace('/', '--').removesuffix('.pth')
+    target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'
+    with written_aside(target) as aside:
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=config_meta(cfg))), aside)
     return str(target)
 
 
 def _is_as_the_runner_reads(path: Path, cfg: Config) -> bool:
-    """Whether a file is ours with the model's head, or one that nobody knows, which the runner then judges."""
-    if path.suffix != '.pth' or cfg.get('resume'):
+    """Whether a ``.pth`` is ours with the model's head, or of no known format, which the runner then compares."""
+    if cfg.get('resume'):
         return True
-    try:
-        names = read_names(path)
-    except ValueError:
-        return True
+    names = read_names(path)
     known = _readable(cfg).find(names)
     if known is OWN:
         return any(name.startswith(f'{head}.') for head in HEADS if head in cfg.model for name in names)
     return known is None or known is OWN_BACKBONE
-
-
-def check_checkpoint(path: str | Path) -> None:
-    """Raises FileNotFoundError where a local checkpoint does not exist; addresses (``https://...``) pass."""
-    if '://' not in str(path) and not Path(path).exists():
-        raise FileNotFoundError(f'checkpoint {path} does not exist: give a .pth file that training saved')

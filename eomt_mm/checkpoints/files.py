@@ -5,26 +5,23 @@ import os
 import re
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from eomt_mm.checkpoints.addresses import cache_path, download, fetch, hub_address, scheme_of
+from eomt_mm.checkpoints.torch_files import check_tensor, read_torch
+
 State = dict[str, Tensor]
 
-HUB = re.compile(r'hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?')
-HUB_PAGE = re.compile(
-    r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:resolve|blob|tree)/(?P<revision>[\w.-]+).*)?/?(?:[?#].*)?'
-)
-HUB_FILES = ['*.json', '*.safetensors', 'pytorch_model.bin']
 # In a folder the first of these counts. safetensors first: Hugging Face's own format is never a delta.
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
 NESTED = ('state_dict', 'model')
@@ -54,8 +51,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 
     Args:
         source: ``.safetensors``, or any name that ``torch.load`` reads; a folder with one of ``FOLDER_FILES``; or
-            ``hf://owner/name[@revision]`` (or its page's address), which is downloaded once and then found in the
-            hub's cache.
+            an address, see :func:`local_path`.
 
     Returns:
         weights on the CPU.
@@ -65,8 +61,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         ConnectionError: the download failed.
         ValueError: the file is damaged, holds no weights, or would execute code.
     """
-    address = hub_address(str(source))
-    path = download(address) if address.startswith('hf:') else Path(source)
+    path = local_path(source)
     if not path.exists():
         raise FileNotFoundError(
             f'checkpoint {path} does not exist: give a file, a folder of Hugging Face, or hf://owner/name[@revision]'
@@ -81,7 +76,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     elif path.suffix == '.safetensors':
         saved = _read_safetensors(path)
     else:
-        saved = _read_torch(path)
+        saved = read_torch(path)
     meta = saved.get('meta') if isinstance(saved, Mapping) else None
     return Checkpoint(_flat(saved, path), str(path), config, dict(meta) if isinstance(meta, Mapping) else {})
 
@@ -92,43 +87,33 @@ def read_names(path: Path) -> list[str]:
     Raises:
         ValueError: the file is damaged, holds no weights, or would execute code.
     """
-    return list(_flat(_read_torch(path, mmap=zipfile.is_zipfile(path)), path))  # older files are no zip archives
+    return list(_flat(read_torch(path, mmap=True), path))
 
 
-def hub_address(source: str) -> str:
-    """``https://huggingface.co/owner/name[/resolve/revision/...]`` as ``hf://owner/name[@revision]``; others as is.
+def local_path(source: str | Path) -> Path:
+    """Path of a checkpoint; what lies at an address is downloaded first, once.
 
-    All released files have one name, so a cache by file names would mix them up; the hub's own cache does not.
-    """
-    found = HUB_PAGE.fullmatch(source)
-    if not found:
-        return source
-    revision = found['revision']
-    return f'hf://{found["repo"]}' + (f'@{revision}' if revision not in (None, 'main') else '')
-
-
-def download(address: str) -> Path:
-    """Folder of ``hf://owner/name[@revision]`` in the hub's cache, filled where needed.
-
-    ``HF_HUB_OFFLINE=1`` (read by huggingface_hub) keeps it to the cache.
+    Args:
+        source: path, ``hf://owner/name[@revision]``, a page of the hub, or ``http(s)://``. A file at an address is kept
+            below ``torch.hub.get_dir()`` by its whole address.
 
     Raises:
-        ValueError: for an address of another form.
-        ConnectionError: in one line, with the hub's reason.
+        ConnectionError: the download failed; nothing is left of it.
+        ValueError: for addresses of other schemes.
     """
-    found = HUB.fullmatch(address)
-    if not found:
-        raise ValueError(f"checkpoint '{address}': an address of the hub has the form hf://owner/name[@revision]")
-    try:
-        return Path(
-            huggingface_hub.snapshot_download(found['repo'], revision=found['revision'], allow_patterns=HUB_FILES)
-        )
-    except Exception as error:  # the hub's own classes and those of whatever transport it uses
-        reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
-        raise ConnectionError(
-            f"checkpoint '{address}' could not be downloaded: {reason}. Check the name and the network; gated models "
-            f'need `hf auth login`; a folder that was downloaded elsewhere can be given as a path'
-        ) from error
+    address = hub_address(source) if isinstance(source, str) else source
+    scheme = scheme_of(address)
+    if not scheme:
+        return Path(address)
+    if scheme == 'hf':
+        return download(str(address))
+    target = cache_path(str(address))
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f'{target}.lock'):  # processes of one run
+        if not target.exists():
+            with written_aside(target) as aside:
+                fetch(str(address), aside)
+    return target
 
 
 def _file_of_folder(folder: Path) -> Path:
@@ -154,10 +139,15 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> State:
+    if not path.is_file():
+        raise ValueError(f'{path} is no regular file: give a file of weights')
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        state = load_file(path)
+    except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # unknown types
         raise ValueError(f'{path} is no complete safetensors file ({error}): download it again') from error
+    for name, value in state.items():
+        check_tensor(value, name, path)
+    return state
 
 
 def _read_shards(index: Path) -> State:
@@ -175,24 +165,6 @@ def _read_shards(index: Path) -> State:
     if lacking:
         raise ValueError(f'{index} names weights that no shard holds: {", ".join(lacking)}. Download the folder again')
     return state
-
-
-def _read_torch(path: Path, mmap: bool = False) -> Any:
-    try:
-        return torch.load(path, map_location='cpu', weights_only=True, mmap=mmap)
-    except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
-        reason = ' '.join(str(error).split())
-        if 'weights_only' in reason or 'Unsupported' in reason:
-            found = re.search(r'(?:GLOBAL|global) (\S+)', reason)
-            what = f' (it refers to {found[1]})' if found else ''
-            raise ValueError(
-                f'{path} holds more than weights{what}, and reading that could execute code. Where you trust it, load '
-                f'it yourself and save its state_dict alone with torch.save'
-            ) from error
-        raise ValueError(
-            f'{path} is no file of weights that torch reads ({type(error).__name__}: {reason[:200]}). '
-            f'Give a .safetensors file, or a whole .pth, .bin or .ckpt file'
-        ) from error
 
 
 def _flat(saved: Any, path: Path) -> State:

@@ -3,11 +3,12 @@
 import logging
 import os
 import re
-import zipfile
-import zlib
 from pathlib import Path
 
 from mmengine.logging import print_log
+
+from eomt_mm.checkpoints.files import local_path
+from eomt_mm.checkpoints.torch_files import zip_damage
 
 POINTER = 'last_checkpoint'  # mmengine's: a file in the work dir that names the newest checkpoint
 CHECKPOINT_NAME = re.compile(r'(iter|epoch)_(\d+)\.(pth|dcp)')
@@ -43,14 +44,13 @@ def check_whole(path: str | Path) -> None:
     """Checks a checkpoint that is named to be resumed.
 
     Args:
-        path: file or folder; addresses (``https://...``) pass.
+        path: file, folder or ``http(s)://`` address.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is damaged; names the last whole one beside it.
     """
-    if '://' in str(path):
-        return
+    path = local_path(path)
     text = damage(path)
     if text is None:
         return
@@ -73,17 +73,11 @@ def damage(path: str | Path) -> str | None:
         found = next(((file, text) for file in files if (text := damage(file))), None)
         return f'holds {found[0].relative_to(path)}, which {found[1]}' if found else None if files else 'is empty'
     try:
-        with zipfile.ZipFile(path) as archive:
-            member = archive.testzip()
+        return zip_damage(path)
     except FileNotFoundError:
         return 'does not exist'
     except OSError as error:  # of the disk, or a place outside the file
         return f'cannot be read ({error.strerror})'
-    except (zipfile.BadZipFile, EOFError) as error:
-        return f'is cut short or damaged ({error})'
-    except (NotImplementedError, RuntimeError, ValueError, zlib.error) as error:  # flipped flags, methods, offsets
-        return f'is damaged ({error})'
-    return None if member is None else f'is damaged (bad checksum of {member})'
 
 
 def _newest_first(work_dir: Path) -> list[Path]:

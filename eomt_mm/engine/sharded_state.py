@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.checkpoints.torch_files import read_torch
+from eomt_mm.engine.folder_reader import LimitedReader
 
 try:
     from torch.distributed.tensor import DTensor, distribute_tensor
@@ -146,7 +148,7 @@ def read_folder(folder: str) -> dict[str, Any]:
     """
     if not (Path(folder) / REST).is_file():
         raise FileNotFoundError(f'checkpoint {folder} does not exist, or is no folder that ShardedRunner wrote')
-    rest = torch.load(Path(folder) / REST, map_location='cpu')
+    rest = read_torch(Path(folder) / REST)
     return dict(rest, state_dict=folder_tensors(folder, 'state_dict'))
 
 
@@ -182,7 +184,7 @@ def put_in_place(aside: Path, folder: Path) -> None:
 
 def folder_tensors(folder: str | Path, kind: str) -> dict[str, Tensor]:
     """Names and 'meta' tensors below ``kind`` ('state_dict' or 'optimizer') in a checkpoint folder."""
-    metadata = dcp.FileSystemReader(str(folder)).read_metadata().state_dict_metadata
+    metadata = LimitedReader(folder).read_metadata().state_dict_metadata
     return {
         name.removeprefix(f'{kind}.'): torch.empty(entry.size, dtype=entry.properties.dtype, device='meta')
         for name, entry in metadata.items()
@@ -194,13 +196,13 @@ def merge_folder(folder: str | Path, target: str | Path) -> None:
     """Writes the weights of a checkpoint folder as a ``.pth`` for every other tool; needs no process group.
 
     Args:
-        folder: ``.dcp``, written by :class:`ShardedRunner`. Its metadata are a pickle: open only your own.
+        folder: ``.dcp``, written by :class:`ShardedRunner`.
         target: file; replaced where it exists.
     """
     state = {
         name: torch.empty_like(value, device='cpu') for name, value in folder_tensors(folder, 'state_dict').items()
     }
-    dcp.load(dict(state_dict=state), checkpoint_id=str(folder), no_dist=True)
-    rest = torch.load(Path(folder) / REST, map_location='cpu')
+    dcp.load(dict(state_dict=state), storage_reader=LimitedReader(folder), no_dist=True)
+    rest = read_torch(Path(folder) / REST)
     with written_aside(target) as path:
         torch.save(dict(meta=rest['meta'], state_dict=state, message_hub=rest['message_hub']), path)

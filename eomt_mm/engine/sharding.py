@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
+from eomt_mm.engine.folder_reader import LimitedReader
 from eomt_mm.engine.sharded_state import (
     REST,
     copy_from_main_process,
@@ -228,7 +229,7 @@ class ShardedRunner(Runner):
         self._compare(saved, own, filename, strict)
         targets = {name: value for name, value in own.items() if name in saved}
         if is_folder(filename):
-            dcp.load(dict(state_dict=targets), checkpoint_id=str(filename), no_dist=not self.distributed)
+            dcp.load(dict(state_dict=targets), storage_reader=LimitedReader(filename), no_dist=not self.distributed)
         else:
             copy_from_main_process(saved, targets)
         self._has_loaded = True
@@ -262,7 +263,7 @@ class ShardedRunner(Runner):
             return None
         if is_folder(filename):
             state = get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer)['state']  # allocates it
-            dcp.load(dict(optimizer=state), checkpoint_id=str(filename), no_dist=not self.distributed)
+            dcp.load(dict(optimizer=state), storage_reader=LimitedReader(filename), no_dist=not self.distributed)
             saved['state'] = self.optim_wrapper.state_dict()['state']
         else:
             saved = shard_optimizer_state(saved, self.optim_wrapper.optimizer)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from eomt_mm.checkpoints.addresses import scheme_of
 from eomt_mm.models.masked_attention import QueryRowsMask
 
 
@@ -43,8 +44,9 @@ class TimmViT(nn.Module):
         patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
         pretrained: load timm's weights for ``model_name``. Happens in :meth:`init_weights`, that is, at the start of
             training only; building never touches the network.
-        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``,
-            instead of timm's download; positions and patch kernels are resampled. Loaded like ``pretrained``.
+        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``
+            or an ``http(s)://`` address, instead of timm's download; positions and patch kernels are resampled. Loaded
+            like ``pretrained``.
         drop_path_rate: stochastic depth, 0 as published.
         frozen_stages: what keeps its weights. -1: nothing; 0: the embeddings; n: the first n blocks too; depth: all,
             the final norm included. Frozen parameters have no gradient and no optimiser state; frozen blocks drop
@@ -77,10 +79,10 @@ class TimmViT(nn.Module):
                 f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists them, "
                 f'EoMT uses vit_(small|base|large|giant)_patch14_reg4_dinov2'
             )
-        if weights is not None and not weights.startswith('hf://') and not Path(weights).exists():
+        if weights is not None and not scheme_of(weights) and not Path(weights).exists():
             raise FileNotFoundError(
                 f"backbone weights='{weights}' do not exist; give a file or folder of timm, Meta or Hugging Face, or "
-                f'hf://owner/name'
+                f'hf://owner/name or http(s)://'
             )
         if patch_size is not None:
             model_kwargs['patch_size'] = patch_size

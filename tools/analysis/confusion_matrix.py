@@ -19,16 +19,19 @@ from eomt_mm.apis.config import load_config  # isort: skip
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
-from mmengine.fileio import load
 from mmengine.registry import DATASETS, init_default_scope
 from tqdm import tqdm
 
 from eomt_mm.apis.classes import config_meta
+from eomt_mm.checkpoints.pickles import NUMBERS, read_pickle
 from eomt_mm.datasets.panoptic_png import write_aside
 from eomt_mm.datasets.segment_maps import read_map
+from eomt_mm.models import geometry
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 VOID = 255
+# Samples hold, beside maps and plain values, how an image became the network's input.
+DUMPED = {**NUMBERS, **{(geometry.__name__, kind.__name__): kind for kind in (geometry.Padding, geometry.Windows)}}
 
 Maps = tuple[np.ndarray, np.ndarray]  # ground truth and prediction (H, W), class indices
 
@@ -67,9 +70,9 @@ def maps_of_dump(path: Path) -> Iterator[Maps]:
     """Maps of a pickle of samples.
 
     Raises:
-        ValueError: they are not those of a semantic test with ground truth.
+        ValueError: they are not those of a semantic test with ground truth, or the pickle holds anything else.
     """
-    for sample in tqdm(load(str(path)), desc='images', unit=''):
+    for sample in tqdm(read_pickle(path, DUMPED), desc='images', unit=''):
         if 'gt_sem_seg' not in sample or 'pred_sem_seg' not in sample:
             raise ValueError(f'{path} has samples with {sorted(sample)}: pred_sem_seg and gt_sem_seg are needed')
         yield sample['gt_sem_seg']['data'][0].numpy(), sample['pred_sem_seg']['data'][0].numpy()

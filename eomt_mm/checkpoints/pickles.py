@@ -1,0 +1,76 @@
+"""Pickles of numbers: an unpickler that knows their classes and no other, so that nothing in a file is executed."""
+
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch._utils import _rebuild_tensor_v2
+
+Allowed = Mapping[tuple[str, str], Any]
+
+
+def _load_storage(content: bytes) -> Any:
+    """As torch's function of this name, which reads without limits."""
+    return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
+
+
+def _numbers() -> dict[tuple[str, str], Any]:
+    """What plain pickles of tensors and arrays refer to, under the names of numpy 1 and 2."""
+    rebuild = dict(_reconstruct=np.zeros(0).__reduce__()[0], scalar=np.float64(0).__reduce__()[0])
+    arrays = {
+        (f'numpy.{core}.multiarray', name): value for core in ('core', '_core') for name, value in rebuild.items()
+    }
+    return {
+        **arrays,
+        ('numpy', 'ndarray'): np.ndarray,
+        ('numpy', 'dtype'): np.dtype,
+        ('collections', 'OrderedDict'): OrderedDict,
+        ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor_v2,
+        ('torch.storage', '_load_from_bytes'): _load_storage,
+    }
+
+
+NUMBERS: Allowed = _numbers()
+
+
+class _Unpickler(pickle.Unpickler):
+    def __init__(self, file: BinaryIO, allowed: Allowed) -> None:
+        super().__init__(file)
+        self._allowed = allowed
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self._allowed:
+            return self._allowed[module, name]
+        value = getattr(torch, name, None) if module == 'torch' else None
+        if isinstance(value, torch.dtype):
+            return value
+        raise pickle.UnpicklingError(f'it refers to {module}.{name}, and reading that could execute code')
+
+
+def read_pickle(path: str | Path, allowed: Allowed = NUMBERS) -> Any:
+    """Reads a pickle that may hold plain values and what is allowed.
+
+    Args:
+        path: of the file.
+        allowed: by module and name, as pickles refer to them; besides, torch's data types.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: in one line: it is damaged, or holds anything else.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError(f'{path} is no regular file')
+    try:
+        with path.open('rb') as file:
+            return _Unpickler(file, allowed).load()
+    except OSError:
+        raise
+    except Exception as error:  # pickle raises whatever its parts do
+        reason = ' '.join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f'{path} cannot be read ({reason}): write it again, from files that you trust') from error
