@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eomt_mm.checkpoints.addresses import cache_path, download, fetch, hub_address, scheme_of
-from eomt_mm.checkpoints.torch_files import check_tensor, read_torch
+from eomt_mm.checkpoints.torch_files import check_tensor, file_fault, read_torch
 
 State = dict[str, Tensor]
 
@@ -99,7 +99,7 @@ def local_path(source: str | Path) -> Path:
 
     Raises:
         ConnectionError: the download failed; nothing is left of it.
-        ValueError: for addresses of other schemes.
+        ValueError: the address is of another scheme, or leads to a file that is damaged or surely none of weights.
     """
     address = hub_address(source) if isinstance(source, str) else source
     scheme = scheme_of(address)
@@ -113,6 +113,9 @@ def local_path(source: str | Path) -> Path:
         if not target.exists():
             with written_aside(target) as aside:
                 fetch(str(address), aside)
+                if fault := file_fault(aside):
+                    raise ValueError(f"checkpoint '{address}' {fault}")
+            print(f"checkpoint '{address}' is kept as {target}")
     return target
 
 

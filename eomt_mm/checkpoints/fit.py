@@ -24,11 +24,16 @@ def check_fit(
     Raises:
         ValueError: listing shapes that differ and names that are missing.
     """
-    names = {name.removeprefix('module.'): value for name, value in saved.items()}
+    names = {str(name).removeprefix('module.'): value for name, value in saved.items() if isinstance(value, Tensor)}
     differing = [
         f'{name}: {tuple(names[name].shape)} in the file, {tuple(value.shape)} in the model'
         for name, value in expected.items()
         if name in names and names[name].shape != value.shape
+    ]
+    differing += [
+        f'{name}: {names[name].dtype} in the file, {value.dtype} in the model'
+        for name, value in expected.items()
+        if name in names and names[name].is_floating_point() != value.is_floating_point()
     ]
     missing = [name for name in expected if name not in names]
     refused = [] if allow_missing else missing
@@ -36,7 +41,7 @@ def check_fit(
         return missing
     parts = []
     if differing:
-        parts.append(f'{len(differing)} weights of another shape:\n{_listed(differing)}')
+        parts.append(f'{len(differing)} weights of another shape or kind:\n{_listed(differing)}')
     if refused:
         parts.append(f"{len(refused)} of the model's {len(expected)} weights missing:\n{_listed(refused)}")
     found = '\nand '.join(parts)

@@ -187,7 +187,7 @@ def detect(names: Names, path: str, readable: Readable = EOMT) -> Format:
 
 
 def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -> tuple[Format, Mapped]:
-    """Weights of any known format in our names; NaN and infinity are refused, except in what is ignored.
+    """Weights of any known format in our names; NaN, infinity and integers are refused, except in what is ignored.
 
     Args:
         state: the file's weights.
@@ -201,5 +201,9 @@ def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -
     prepared, notes = known.prepare(state)
     mapped = map_to_ours(prepared, known.rules(_any(state, '.gate_proj.')), known.ignored, path)
     mapped.notes += notes
+    integers = [name for name, value in mapped.weights.items() if not value.is_floating_point()]
+    if integers:
+        names, kind = ' + '.join(mapped.sources[integers[0]]), mapped.weights[integers[0]].dtype
+        raise ValueError(f"{path}: tensor '{names}' is of {kind}, and weights are floats: save it as torch.float32")
     check_finite(mapped.weights, path, lambda name: ' + '.join(mapped.sources[name]))
     return known, mapped

@@ -19,6 +19,13 @@ def _load_storage(content: bytes) -> Any:
     return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
 
 
+def _encode(text: str, encoding: str) -> bytes:
+    """``_codecs.encode`` as pickles of bytes use it; others would be looked up among all codecs."""
+    if encoding not in ('latin1', 'latin-1'):
+        raise pickle.UnpicklingError(f'bytes in the encoding {encoding!r}')
+    return text.encode('latin1')
+
+
 def _numbers() -> dict[tuple[str, str], Any]:
     """What plain pickles of tensors and arrays refer to, under the names of numpy 1 and 2."""
     rebuild = dict(_reconstruct=np.zeros(0).__reduce__()[0], scalar=np.float64(0).__reduce__()[0])
@@ -29,6 +36,7 @@ def _numbers() -> dict[tuple[str, str], Any]:
         **arrays,
         ('numpy', 'ndarray'): np.ndarray,
         ('numpy', 'dtype'): np.dtype,
+        ('_codecs', 'encode'): _encode,
         ('collections', 'OrderedDict'): OrderedDict,
         ('torch._utils', '_rebuild_tensor_v2'): _rebuild_tensor_v2,
         ('torch.storage', '_load_from_bytes'): _load_storage,

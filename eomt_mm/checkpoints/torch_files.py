@@ -42,13 +42,10 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f'checkpoint {path} does not exist')
-    found = other_kind(path)
-    if found:
-        raise ValueError(f'{path} {found}')
-    is_zip = zipfile.is_zipfile(path) or _start(path, 4) == ZIP_START
-    fault = zip_damage(path) if is_zip else None
+    fault = file_fault(path)
     if fault:
-        raise ValueError(f'{path} is no file of weights that torch reads: it {fault}. Download or copy it again')
+        raise ValueError(f'{path} {fault}')
+    is_zip = _start(path, 4) == ZIP_START
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
@@ -57,8 +54,11 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
     return content
 
 
-def other_kind(path: Path) -> str | None:
-    """What a file is that is surely none of ``torch.save``, and the fix, in words that follow its name."""
+def file_fault(path: Path) -> str | None:
+    """Why a file can be none of weights, and the fix, in words that follow its name; None where it may be.
+
+    Nothing is unpickled. Files of safetensors pass where they have that name.
+    """
     if not path.is_file():
         return 'is no regular file: give a file of weights'
     start = _start(path, 512)
@@ -70,9 +70,12 @@ def other_kind(path: Path) -> str | None:
         return 'is a web page: the download led to a page of the site, take the link to the file itself'
     if start.startswith(b'\x1f\x8b'):
         return 'is compressed by gzip: unpack it with gunzip'
+    if path.suffix == '.safetensors':
+        return None
     if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size:
         return 'is a file of safetensors: give it a name that ends in .safetensors'
-    return None
+    fault = zip_damage(path) if start.startswith(ZIP_START) or zipfile.is_zipfile(path) else None
+    return f'is no file of weights that torch reads: it {fault}. Download or copy it again' if fault else None
 
 
 def zip_damage(path: str | Path) -> str | None:
