@@ -93,6 +93,25 @@ def test_meta_of_our_files_is_kept(tmp_path: Path) -> None:
     assert read_checkpoint(tmp_path / 'x.pth').meta == dict(dataset_meta=dict(classes=('a',)))
 
 
+@pytest.mark.parametrize(
+    ('stated', 'message'),
+    [
+        (5, 'dataset_meta is a int, not a dict'),
+        ([1], 'dataset_meta is a list, not a dict'),
+        (dict(classes=5), r'dataset_meta\.classes is 5, not a list of names'),
+        (dict(classes=(1, 2)), r'dataset_meta\.classes is \(1, 2\), not a list of names'),
+        (dict(classes='a'), r"dataset_meta\.classes is 'a', not a list of names"),
+        (dict(classes=('a',), thing_classes=[None]), r'dataset_meta\.thing_classes is \[None\], not a list of names'),
+        (dict(palette='red'), r"dataset_meta\.palette is 'red', not a list of \(R, G, B\)"),
+        (dict(palette=[(1, 2, 256)]), r'dataset_meta\.palette is .*, not a list of \(R, G, B\)'),
+    ],
+)
+def test_meta_of_another_form_is_refused(tmp_path: Path, stated: Any, message: str) -> None:
+    torch.save(dict(meta=dict(dataset_meta=stated), state_dict=STATE), tmp_path / 'x.pth')
+    with pytest.raises(ValueError, match=rf'x\.pth: meta\.{message}'):
+        read_checkpoint(tmp_path / 'x.pth')
+
+
 def test_folder_without_weights_tells_what_is_there(tmp_path: Path) -> None:
     (tmp_path / 'other.bin').write_bytes(b'x')
     with pytest.raises(FileNotFoundError, match=r'model\.safetensors\.index\.json.*found other\.bin'):
@@ -111,7 +130,7 @@ def test_folder_prefers_safetensors_and_reads_config(tmp_path: Path) -> None:
         read_checkpoint(tmp_path)
 
 
-def write_shards(folder: Path, weight_map: dict[str, str]) -> None:
+def write_shards(folder: Path, weight_map: dict[str, Any]) -> None:
     save_file({'a.weight': STATE['a.weight']}, folder / 'one.safetensors')
     save_file({'b': STATE['b']}, folder / 'two.safetensors')
     (folder / 'model.safetensors.index.json').write_text(json.dumps(dict(weight_map=weight_map)))
@@ -129,10 +148,11 @@ def test_shards_join(tmp_path: Path) -> None:
         ({}, 'no weight_map'),
         ({'a.weight': 'three.safetensors'}, r'three\.safetensors, which is missing'),
         ({'a.weight': '../one.safetensors'}, 'lies elsewhere'),
+        ({'a.weight': ['one.safetensors']}, r"index\.json names the shard \['one.*'\], which is no file name"),
         ({'a.weight': 'one.safetensors', 'c': 'one.safetensors'}, 'no shard holds: c'),
     ],
 )
-def test_incomplete_shards_are_refused(tmp_path: Path, weight_map: dict[str, str], message: str) -> None:
+def test_incomplete_shards_are_refused(tmp_path: Path, weight_map: dict[str, Any], message: str) -> None:
     folder = tmp_path / 'inner'
     folder.mkdir()
     write_shards(tmp_path, {})

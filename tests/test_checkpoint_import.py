@@ -84,6 +84,12 @@ def test_own_backbone_alone_is_a_backbone(tmp_path: Path) -> None:
     assert equal(state, backbone) and not report.whole and 'panoptic_head.queries.weight' in report.missing
 
 
+def test_file_without_patch_embedding_is_named(tmp_path: Path) -> None:
+    state = {**dinov3().state_dict(), 'backbone.vit.patch_embed.proj.weight': torch.zeros(3)}
+    with pytest.raises(ValueError, match=r'x\.pth .*not the weights of a ViT'):
+        import_checkpoint(saved(state, tmp_path / 'x.pth'), dinov3().state_dict())
+
+
 def test_heads_of_one_host_serve_the_other(tmp_path: Path) -> None:
     source = saved(dinov2(head='panoptic_head').state_dict(), tmp_path / 'x.pth')
     state, _ = import_checkpoint(source, dinov2(head='decode_head').state_dict())

@@ -1,6 +1,7 @@
 """Models from configurations, and checkpoints of any known format for them."""
 
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -33,7 +34,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the checkpoint's weights are not this model's.
+        ValueError: the checkpoint's weights are not this model's, or it names another number of classes.
     """
     cfg = config if isinstance(config, Config) else load_config(config)
     model = MODELS.build(cfg.model)
@@ -48,8 +49,20 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
                 f'belong to model.backbone.weights'
             )
         load_state_dict(model, state)
-        model.dataset_meta = report.meta.get('dataset_meta') or model.dataset_meta
+        model.dataset_meta = _stated_meta(report) or model.dataset_meta
     return model.to(device).eval()
+
+
+def _stated_meta(report: ImportReport) -> dict[str, Any] | None:
+    """``dataset_meta`` of a checkpoint, if it names classes: as many as it has rows of."""
+    meta: dict[str, Any] = report.meta.get('dataset_meta') or {}
+    names, count = meta.get('classes'), report.description.num_classes
+    if names and count is not None and len(names) != count:
+        raise ValueError(
+            f'checkpoint {report.source} has names for {len(names)} classes, the model {count} classes: take the '
+            f'config that it was trained with, or remove dataset_meta from its meta'
+        )
+    return meta if names else None
 
 
 def import_for(

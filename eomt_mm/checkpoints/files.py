@@ -78,7 +78,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     else:
         saved = read_torch(path)
     meta = saved.get('meta') if isinstance(saved, Mapping) else None
-    return Checkpoint(_flat(saved, path), str(path), config, dict(meta) if isinstance(meta, Mapping) else {})
+    return Checkpoint(_flat(saved, path), str(path), config, _checked_meta(meta, path))
 
 
 def read_names(path: Path) -> list[str]:
@@ -157,6 +157,9 @@ def _read_shards(index: Path) -> State:
     shards = _read_json(index).get('weight_map')
     if not isinstance(shards, dict) or not shards:
         raise ValueError(f'{index} has no weight_map: download it again')
+    odd = next((name for name in shards.values() if not isinstance(name, str)), None)
+    if odd is not None:
+        raise ValueError(f'{index} names the shard {odd!r:.80}, which is no file name: download it again')
     state: State = {}
     for name in sorted(set(shards.values())):
         if Path(name).name != name:
@@ -190,6 +193,32 @@ def _flat(saved: Any, path: Path) -> State:
     if not state:
         raise ValueError(f'{path} holds no weights; its entries are {", ".join(map(str, list(saved)[:12])) or "none"}')
     return state
+
+
+def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
+    """``meta`` of a file, empty where it is none; names and colours of its classes are what they should be."""
+    if not isinstance(meta, Mapping):
+        return {}
+    stated = meta.get('dataset_meta') or {}
+    fix = 'give its state_dict alone, and the class names in the config'
+    if not isinstance(stated, Mapping):
+        raise ValueError(f'{path}: meta.dataset_meta is a {type(stated).__name__}, not a dict: {fix}')
+    for key in ('classes', 'thing_classes', 'stuff_classes'):
+        names = stated.get(key) or ()
+        if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f'{path}: meta.dataset_meta.{key} is {names!r:.80}, not a list of names: {fix}')
+    palette = stated.get('palette') or ()
+    if not isinstance(palette, list | tuple) or not all(_is_colour(colour) for colour in palette):
+        raise ValueError(f'{path}: meta.dataset_meta.palette is {palette!r:.80}, not a list of (R, G, B): {fix}')
+    return dict(meta)
+
+
+def _is_colour(value: Any) -> bool:
+    return (
+        isinstance(value, list | tuple)
+        and len(value) == 3
+        and all(isinstance(part, int) and 0 <= part < 256 for part in value)
+    )
 
 
 def check_free(target: str | Path, folder: bool = False) -> None:

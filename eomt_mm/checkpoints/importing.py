@@ -121,7 +121,10 @@ def import_checkpoint(
         )
     tell(STAGES[2])
     state, kind = _absolute(read, known, mapped, base, default_base, weights)
-    found = describe(state)
+    try:
+        found = describe(state)
+    except ValueError as error:
+        raise ValueError(f'{read.path} ({known.title}): {error}') from None
     size = read.config.get('image_size')
     if found.img_size is None and isinstance(size, int) and known.whole:
         found = replace(found, img_size=size)
