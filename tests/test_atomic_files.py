@@ -18,7 +18,8 @@ from mmengine.runner import save_checkpoint
 
 from eomt_mm.datasets.zip_backend import ZipBackend
 from eomt_mm.engine import atomic_files
-from eomt_mm.engine.atomic_files import AtomicLocalBackend, remove_unfinished
+from eomt_mm.engine.atomic_files import AtomicLocalBackend
+from eomt_mm.fileio.leftovers import remove_unfinished
 
 
 @contextmanager
@@ -179,12 +180,3 @@ def test_process_killed_before_the_rename_leaves_the_old_checkpoint(tmp_path: Pa
     assert left[0].startswith('.iter_1.pth.')
     remove_unfinished(tmp_path)
     assert os.listdir(tmp_path) == ['iter_1.pth']
-
-
-def test_only_parts_of_checkpoints_are_removed(tmp_path: Path) -> None:
-    kept = {'.results.json.12-0a1b2c3d.part', '.iter_1.dcp.part', 'iter_2.pth', '.iter_1.pth.part'}
-    for name in (*kept, '.iter_1.pth.12-0a1b2c3d.part'):
-        (tmp_path / name).touch()
-    remove_unfinished(tmp_path)
-    assert set(os.listdir(tmp_path)) == kept
-    remove_unfinished(tmp_path / 'nowhere')

@@ -151,7 +151,8 @@ def test_finished_run_is_not_validated_again(tmp_path: Path) -> None:
 
 
 def test_what_a_killed_run_left_is_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / '.iter_3.pth.99-0123abcd.part').touch()
+    for name in ('.iter_3.pth.4194305-0123abcd.part', '.last_checkpoint.4194305-0123abcd.part'):
+        (tmp_path / name).touch()
     make_runner(tmp_path).train()
     assert files(tmp_path) == ['best_score_iter_7.pth', 'iter_7.pth', 'last_checkpoint']
 

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from torch import Tensor
 
 from eomt_mm.checkpoints.addresses import cache_path, download, fetch, hub_address, scheme_of
 from eomt_mm.checkpoints.torch_files import check_tensor, file_fault, read_torch
+from eomt_mm.fileio.leftovers import part_of
 
 State = dict[str, Tensor]
 
@@ -249,7 +249,8 @@ def written_aside(target: str | Path, folder: bool = False) -> Iterator[Path]:
     target = Path(target)
     check_free(target, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
-    aside = Path(tempfile.mkdtemp(prefix=f'.{target.name}-', dir=target.parent))
+    aside = part_of(target)  # a killed process leaves it behind: the next training in this folder removes it
+    aside.mkdir()
     try:
         written = aside / target.name
         if folder:

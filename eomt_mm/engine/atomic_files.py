@@ -5,18 +5,13 @@ has neither the old content nor the new one.
 """
 
 import os
-import re
-import uuid
 from pathlib import Path
 
 from mmengine import fileio
 from mmengine.fileio import LocalBackend
 from mmengine.fileio.io import backend_instances
 
-# What is being written to NAME is in .NAME.PROCESS-RANDOM.part beside it; of a long NAME only the end, since file
-# systems allow 255 bytes.
-NAME_LENGTH = 40
-CHECKPOINT_PART = re.compile(r'\..*\.pth\.\d+-[0-9a-f]{8}\.part')
+from eomt_mm.fileio.leftovers import part_of
 
 
 class AtomicLocalBackend(LocalBackend):
@@ -35,7 +30,7 @@ class AtomicLocalBackend(LocalBackend):
         target = Path(os.path.realpath(filepath))
         if target.exists() and not target.is_file():
             return super().put(obj, filepath)
-        aside = target.with_name(f'.{target.name[-NAME_LENGTH:]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part')
+        aside = part_of(target)
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
             with open(aside, 'xb') as file:
@@ -52,13 +47,6 @@ class AtomicLocalBackend(LocalBackend):
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
         """Writes text, see :meth:`put`; ends of lines are the system's."""
         self.put(obj.replace('\n', os.linesep).encode(encoding), filepath)
-
-
-def remove_unfinished(folder: str | Path) -> None:
-    """Removes what killed processes left of checkpoints in ``folder``. No other run may be writing there."""
-    for entry in Path(folder).glob('.*.part'):
-        if CHECKPOINT_PART.fullmatch(entry.name) and entry.is_file():
-            entry.unlink()
 
 
 def replace_local_backend() -> None:

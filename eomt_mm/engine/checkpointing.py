@@ -13,8 +13,9 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from eomt_mm.engine.atomic_files import AtomicLocalBackend, remove_unfinished
+from eomt_mm.engine.atomic_files import AtomicLocalBackend
 from eomt_mm.engine.resuming import POINTER
+from eomt_mm.fileio.leftovers import remove_unfinished
 from eomt_mm.registry import HOOKS
 
 # Entries of the message hub, which checkpoints hold. mmengine's: the numbers of the checkpoints kept, the newest one.
@@ -80,8 +81,8 @@ class SafeCheckpointHook(CheckpointHook):
                 path = self._own([hub.get_info(keys[1])])[0]
                 self._set_best(runner, keys, path if self.file_backend.exists(path) else None)
         self._named = {path for _, path in self._best_paths(runner) if path}
-        if is_main_process() and isinstance(self.file_backend, LocalBackend):
-            self._attempt(runner, partial(remove_unfinished, self.out_dir))
+        if is_main_process():
+            self._attempt(runner, partial(self._remove_unfinished, runner))
         self._delete_outdated(runner)
         if self.by_epoch:  # where no epoch is left, the loop calls no other stage
             self._make_up_validation(runner)
@@ -283,6 +284,14 @@ class SafeCheckpointHook(CheckpointHook):
                 self._attempt(runner, partial(self.file_backend.remove, path))
             elif self.file_backend.isdir(path):
                 self._attempt(runner, partial(self.file_backend.rmtree, path))
+
+    def _remove_unfinished(self, runner: Any) -> None:
+        """Clears away what killed runs left of any file; logs, metrics and imported weights lie in subfolders."""
+        found = remove_unfinished(runner.work_dir, depth=2)
+        if isinstance(self.file_backend, LocalBackend):
+            found += remove_unfinished(self.out_dir)
+        if found:
+            runner.logger.info(f'removed {len(found)} unfinished files of killed processes, such as {found[0]}')
 
     def _delete_outdated(self, runner: Any) -> None:
         self._delete(runner, self._own(runner.message_hub.get_info(OUTDATED, [])))
