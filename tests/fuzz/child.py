@@ -14,9 +14,12 @@ import sys
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
+
+if TYPE_CHECKING:  # the keeper imports nothing heavy
+    from readers import Reader
 
 MEMORY = 3 << 29  # bytes of addresses beyond what the process has when it starts
 GROWTH = 1 << 30  # bytes that reading one input may really take
@@ -45,7 +48,7 @@ class Keeper:
     def __init__(self, reader: str, folder: Path) -> None:
         self.reader, self.folder = reader, folder
         self._server = multiprocessing.get_context('forkserver')
-        self._server.set_forkserver_preload(['readers'])
+        self._server.set_forkserver_preload(['canaries'])
         with pytest.MonkeyPatch.context() as patch:  # Python 3.11's server does not take over where modules are
             patch.setenv('PYTHONPATH', os.pathsep.join(filter(None, sys.path)))
             forkserver.ensure_running()
@@ -86,6 +89,7 @@ def work(connection: Connection, name: str, folder: str) -> None:
     """Answers until the other end is closed."""
     import cv2
     import torch
+    from canaries import CANARIES
     from readers import READERS
 
     torch.set_num_threads(1)
@@ -107,11 +111,11 @@ def work(connection: Connection, name: str, folder: str) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
         Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew
         before = _memory('VmRSS')
-        outcome = _outcome(READERS[name], Path(folder), damaged)
+        outcome = _outcome((READERS | CANARIES)[name], Path(folder), damaged)
         connection.send(outcome._replace(growth=_memory('VmHWM') - before))
 
 
-def _outcome(reader, folder: Path, damaged: str) -> Outcome:  # type: ignore[no-untyped-def]  # a readers.Reader
+def _outcome(reader: 'Reader', folder: Path, damaged: str) -> Outcome:
     from readers import leaves
 
     try:

@@ -6,12 +6,15 @@ images of three channels, masks of the image's size, labels within the classes, 
 """
 
 import os
+import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
+from canaries import CANARIES, VERDICTS
 from child import GROWTH, Keeper, Outcome
 from damage import MARK
 from readers import READERS, Reader
@@ -33,17 +36,25 @@ def table() -> Iterator[dict[str, Counter[str]]]:
 @pytest.mark.slow
 @pytest.mark.parametrize('name', READERS)
 def test_damaged_files(name: str, tmp_path: Path, table: dict[str, Counter[str]]) -> None:
-    failures = fuzz(READERS[name], tmp_path, READERS[name].count, table.setdefault(name, Counter()))
+    count = READERS[name].count
+    failures = fuzz(READERS[name], tmp_path, range(count), table.setdefault(name, Counter()))
     if failures:
-        pytest.fail('\n'.join([f'{len(failures)} of {READERS[name].count}', *failures]), pytrace=False)
+        pytest.fail('\n'.join([f'{len(failures)} of {count}', *failures]), pytrace=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('read', VERDICTS, ids=list(CANARIES))
+def test_harness_notices(read: Callable[..., Any], tmp_path: Path) -> None:
+    (failure,) = fuzz(CANARIES[read.__name__], tmp_path, range(1), Counter())
+    assert re.search(VERDICTS[read], failure)
 
 
 def test_the_inputs_are_a_thousand() -> None:
     assert sum(reader.count for reader in READERS.values()) >= 1000
 
 
-def fuzz(reader: Reader, folder: Path, count: int, counts: Counter[str]) -> list[str]:
-    """Reads ``count`` damaged files; adds to ``counts``, and says what failed: seed, file, damage, what happened."""
+def fuzz(reader: Reader, folder: Path, seeds: Iterable[int], counts: Counter[str]) -> list[str]:
+    """Reads a damaged file per seed; adds to ``counts``, and says what failed: seed, file, damage, what happened."""
     reader.build(folder)
     files = sorted(folder.glob(reader.files))
     whole = [path.read_bytes() for path in files]
@@ -52,7 +63,7 @@ def fuzz(reader: Reader, folder: Path, count: int, counts: Counter[str]) -> list
     assert expected.kind == 'result', expected
     failures = []
     try:
-        for seed in range(count):
+        for seed in seeds:
             rng = Random(f'{reader.name} {seed}')
             damage = rng.choice((reader.damages, reader.rewrites or reader.damages)[seed % 2])
             index = rng.randrange(len(files))
