@@ -125,8 +125,12 @@ def test_folder_prefers_safetensors_and_reads_config(tmp_path: Path) -> None:
     assert set(read.state) == {'from'} and read.config == dict(image_size=640)
     save_file(STATE, tmp_path / 'model.safetensors')
     assert set(read_checkpoint(tmp_path).state) == set(STATE)
-    (tmp_path / 'config.json').write_text('{')
-    with pytest.raises(ValueError, match=r'config\.json is no JSON'):
+    for text in ('{', '[' * 100_000):
+        (tmp_path / 'config.json').write_text(text)
+        with pytest.raises(ValueError, match=r'config\.json is no JSON'):
+            read_checkpoint(tmp_path)
+    (tmp_path / 'config.json').write_text('{"id2label": ["wall"]}')
+    with pytest.raises(ValueError, match=r'config\.json: id2label is a list, not an object'):
         read_checkpoint(tmp_path)
 
 

@@ -70,7 +70,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     if path.is_dir():
         folder, path = path, _file_of_folder(path)
         if (folder / 'config.json').is_file():
-            config = _read_json(folder / 'config.json')
+            config = _read_config(folder / 'config.json')
     if path.name.endswith('.index.json'):
         saved = _read_shards(path)
     elif path.suffix == '.safetensors':
@@ -131,10 +131,19 @@ def _file_of_folder(folder: Path) -> Path:
     )
 
 
+def _read_config(path: Path) -> dict[str, Any]:
+    """``config.json`` of a Hugging Face folder."""
+    config = _read_json(path)
+    names = config.get('id2label') or {}
+    if not isinstance(names, dict):
+        raise ValueError(f'{path}: id2label is a {type(names).__name__}, not an object: download it again')
+    return config
+
+
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # lists in lists in lists
         raise ValueError(f'{path} is no JSON ({error}): download it again') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not an object: download it again')
