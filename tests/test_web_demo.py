@@ -135,7 +135,7 @@ def test_file_that_is_no_image(content: bytes, models: Models, tmp_path: Path) -
 def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> None:
     from eomt_mm.apis.web import HINT, Page
 
-    page = Page(models)
+    page = Page(models, tmp_path)
     assert page.segment(None, NAMES['panoptic'], 0.5, 0.5, 0.5) == (None, None, HINT, '')
     (tmp_path / '<bad>.png').write_text('no image')
     *nothing, message, no_table = page.segment(str(tmp_path / '<bad>.png'), NAMES['panoptic'], 0.5, 0.5, 0.5)

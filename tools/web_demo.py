@@ -8,7 +8,8 @@ Examples:
 
 CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
 The page is served to this computer only, needs no internet, and reports nothing to anyone. From another computer:
-ssh -L 7860:localhost:7860 THIS_COMPUTER. What was uploaded is deleted at the end.
+ssh -L 7860:localhost:7860 THIS_COMPUTER; with another port there, 8080:localhost:7860, state it: --allow-host
+localhost:8080. What was uploaded is deleted at the end. docs/security.md states what the page allows.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from pathlib import Path
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.inputs import find_sources  # isort: skip
-from eomt_mm.apis.web_results import load_models
+from eomt_mm.apis.web_results import MAX_PIXELS, TIME_LIMIT, load_models
 
 MAX_SAMPLES = 40
 
@@ -32,10 +33,30 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--device', help='such as cpu or cuda:1; default: the GPU where there is one')
     parser.add_argument('--port', type=int, help='default: 7860, or the first free one after it')
     parser.add_argument('--samples', type=Path, help=f'folder of images to pick from, at most {MAX_SAMPLES}')
+    parser.add_argument(
+        '--allow-host', action='append', default=[], metavar='NAME:PORT',
+        help="another name and port by which browsers ask for the page, such as a tunnel's; may be repeated",
+    )  # fmt: skip
+    parser.add_argument('--max-pixels', type=positive, default=MAX_PIXELS, help='of an image; default: %(default)s')
+    parser.add_argument('--max-upload', type=positive, default=50, help='of a file, in MB; default: %(default)s')
+    parser.add_argument(
+        '--time-limit', type=positive, default=int(TIME_LIMIT), help='of an image, in seconds; default: %(default)s'
+    )
     args = parser.parse_args()
     if len(args.models) % 2:
         parser.error(f'{args.models[-1]} is left over: give pairs of a config and a checkpoint')
     return args
+
+
+def positive(text: str) -> int:
+    """A whole number above 0.
+
+    Raises:
+        argparse.ArgumentTypeError: it is none.
+    """
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"'{text}': a whole number above 0")
+    return int(text)
 
 
 def list_samples(folder: Path) -> list[Path]:
@@ -60,8 +81,8 @@ def main() -> None:
         try:
             samples = list_samples(args.samples) if args.samples else []
             models = load_models(list(zip(args.models[::2], args.models[1::2], strict=True)), args.device)
-            page = build_page(models, samples)
-            address = launch(page, args.port)
+            page = build_page(models, samples, args.max_pixels, args.time_limit)
+            address = launch(page, args.port, args.allow_host, args.max_upload * 2**20)
         except KeyboardInterrupt:
             sys.exit(130)
         except (OSError, TypeError, ValueError) as error:

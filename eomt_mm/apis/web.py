@@ -1,19 +1,33 @@
 """The page of tools/web_demo.py, made with gradio (extra [web]). Everything that it loads comes from its own server."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from gradio.utils import get_upload_folder
 from PIL import Image
+from starlette.middleware import Middleware
 
 from eomt_mm.apis.inferencer import EoMTInferencer
-from eomt_mm.apis.web_results import Found, find_segments, line, picture, table, thresholds
+from eomt_mm.apis.web_guard import REFUSED, Guard, check_payload, file_within
+from eomt_mm.apis.web_results import (
+    MAX_PIXELS,
+    TIME_LIMIT,
+    Found,
+    find_segments,
+    line,
+    picture,
+    table,
+    thresholds,
+)
 
 HINT = 'Choose an image, then press <b>Segment</b>.'
 OPACITY = 0.55
-SESSIONS = 8  # whose last result is kept in memory, to be drawn with another opacity
+SESSIONS = 4  # whose last result is kept in memory, to be drawn with another opacity; up to 400 MB each
+MAX_UPLOAD = 50 * 2**20  # bytes
+MAX_WAITING = 16  # requests in the queue
 CSS = """
 #segments table, #segments tr { border: 0; }
 #segments table { width: 100%; border-collapse: collapse; font-size: var(--text-md); }
@@ -31,10 +45,22 @@ class Page:
 
     Args:
         models: by the names that the page offers.
+        folder: of the uploads and samples; files elsewhere are refused.
+        max_pixels: of an image.
+        time_limit: of a request, in seconds.
     """
 
-    def __init__(self, models: Mapping[str, EoMTInferencer]) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, EoMTInferencer],
+        folder: str | Path,
+        max_pixels: int = MAX_PIXELS,
+        time_limit: float = TIME_LIMIT,
+    ) -> None:
         self.models = models
+        self.folder = folder
+        self.max_pixels = max_pixels
+        self.time_limit = time_limit
 
     def segment(
         self, path: str | None, model: str, score_thr: float, overlap_thr: float, opacity: float
@@ -43,8 +69,11 @@ class Page:
         if path is None:
             return self.cleared()
         try:
-            found = find_segments(self.models[model], path, score_thr, overlap_thr)
-        except ValueError as error:
+            found = find_segments(
+                self.models[model], file_within(self.folder, path), score_thr, overlap_thr, self.max_pixels,
+                self.time_limit,
+            )  # fmt: skip
+        except (TimeoutError, ValueError) as error:
             return None, None, f'<span class="error">{escape(str(error))}</span>', ''
         return found, picture(found, opacity), line(found), table(found)
 
@@ -65,15 +94,37 @@ class Page:
         return score, overlap
 
 
-def build_page(models: Mapping[str, EoMTInferencer], samples: Sequence[Path] = ()) -> gr.Blocks:
+class GuardedBlocks(gr.Blocks):
+    """Blocks that check the paths of every request, by whichever address it came, before gradio looks at them.
+
+    gradio downloads addresses and hashes files of inputs of every kind, sliders too.
+    """
+
+    async def preprocess_data(self, block_fn: Any, inputs: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            check_payload(inputs, get_upload_folder())
+        except ValueError as error:
+            raise gr.Error(REFUSED, print_exception=False) from error
+        return await super().preprocess_data(block_fn, inputs, *args, **kwargs)
+
+
+def build_page(
+    models: Mapping[str, EoMTInferencer],
+    samples: Sequence[Path] = (),
+    max_pixels: int = MAX_PIXELS,
+    time_limit: float = TIME_LIMIT,
+) -> gr.Blocks:
     """The page.
 
     Args:
         models: at least one, by the names that the page offers.
-        samples: images to pick from.
+        samples: images to pick from; copied to gradio's upload folder, which the environment variable GRADIO_TEMP_DIR
+            names.
+        max_pixels: of an image.
+        time_limit: of a request, in seconds; see :func:`~eomt_mm.apis.web_results.find_segments`.
     """
-    page, names = Page(models), list(models)
-    with gr.Blocks(title='EoMT', analytics_enabled=False) as blocks:
+    page, names = Page(models, get_upload_folder(), max_pixels, time_limit), list(models)
+    with GuardedBlocks(title='EoMT', analytics_enabled=False) as blocks:
         found = gr.State()
         gr.Markdown('## EoMT segmentation')
         with gr.Row():
@@ -107,26 +158,32 @@ def build_page(models: Mapping[str, EoMTInferencer], samples: Sequence[Path] = (
         gr.on([image.change, model.change], page.cleared, None, shown, **plain)
         opacity.release(page.redrawn, [found, opacity], result, **plain)
         model.change(page.sliders, model, [score, overlap], **plain)
-    return blocks
+    return blocks.queue(max_size=MAX_WAITING, api_open=False)
 
 
-def launch(page: gr.Blocks, port: int | None = None) -> str:
+def launch(
+    page: gr.Blocks, port: int | None = None, allowed_hosts: Collection[str] = (), max_upload: int = MAX_UPLOAD
+) -> str:
     """Serves the page on this computer only, in the background, and returns its address.
 
     Args:
         page: what :func:`build_page` made.
         port: None: 7860, or the first free one after it.
+        allowed_hosts: ``NAME:PORT`` by which browsers may ask for the page, beside its own port of 127.0.0.1 and
+            localhost.
+        max_upload: bytes of an uploaded file.
 
     Raises:
         OSError: the port cannot be used.
     """
+    guard = Middleware(Guard, Path(get_upload_folder()), max_upload, allowed_hosts)
     font = ('system-ui', 'sans-serif')  # no web font
     theme = gr.themes.Default(primary_hue='blue', font=font, font_mono=('monospace',))
     try:
         _, address, _ = page.launch(
-            server_name='127.0.0.1', server_port=port, prevent_thread_lock=True, quiet=True, show_error=True,
+            server_name='127.0.0.1', server_port=port, prevent_thread_lock=True, quiet=True, show_error=False,
             share=False, ssr_mode=False, run_history=False, footer_links=[], state_session_capacity=SESSIONS,
-            css=CSS, theme=theme,
+            css=CSS, theme=theme, max_file_size=max_upload, app_kwargs={'middleware': [guard]},
         )  # fmt: skip
     except OSError as error:
         wanted = 'the ports from 7860 to 7959 are' if port is None else f'port {port} is'

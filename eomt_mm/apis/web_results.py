@@ -1,23 +1,33 @@
 """What the page of tools/web_demo.py shows of an image: picture, table and a line on them. Knows no browser."""
 
+import math
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from PIL import Image
+from torch import nn
 
 from eomt_mm.apis.inferencer import INSTANCE_SCORE_THR, EoMTInferencer
 from eomt_mm.apis.inferencer_parts import head_settings
 from eomt_mm.apis.inputs import ImageInput, Names
 from eomt_mm.engine.pictures import predicted_segments
+from eomt_mm.fileio.images import check_image
 from eomt_mm.visualization import DrawnSegment, draw_segments
 
-MAX_SIDE = 1600  # pixels, of the picture; the table tells of the image as it is
+MAX_SIDE = 1600  # pixels, of the picture
+MAX_PIXELS = 50_000_000  # of an image file
+# Larger images are shrunk to this before the model: post-processing holds up to 300 bytes a pixel.
+MAX_SEGMENTED = 4_000_000
+MAX_RATIO = 16  # of an image's sides; short sides are enlarged to the model's size, and long ones with them
+TIME_LIMIT = 120.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -25,12 +35,14 @@ class Found:
     """What was found in an image.
 
     Attributes:
-        image: (H, W, 3) uint8 RGB.
+        image: (H, W, 3) uint8 RGB, as it was segmented: of at most ``MAX_SEGMENTED`` pixels.
+        size: (height, width) of the image file.
         segments: not empty, in the order in which they are drawn.
         seconds: of each step.
     """
 
     image: np.ndarray
+    size: tuple[int, int]
     segments: list[DrawnSegment]
     seconds: dict[str, float]
 
@@ -61,7 +73,12 @@ def thresholds(inferencer: EoMTInferencer) -> tuple[float | None, float | None]:
 
 
 def find_segments(
-    inferencer: EoMTInferencer, path: str | Path, score_thr: float | None = None, overlap_thr: float | None = None
+    inferencer: EoMTInferencer,
+    path: str | Path,
+    score_thr: float | None = None,
+    overlap_thr: float | None = None,
+    max_pixels: int = MAX_PIXELS,
+    time_limit: float = TIME_LIMIT,
 ) -> Found:
     """Segments an image file.
 
@@ -69,9 +86,13 @@ def find_segments(
         inferencer: model.
         path: of the image; grey, with transparency, or turned by its EXIF entry is fine.
         score_thr, overlap_thr: see :meth:`EoMTInferencer.stream`; left aside where the task has none.
+        max_pixels: of the image; more are refused before decoding.
+        time_limit: seconds; looked at before every module of the model and after every step. A step that has begun,
+            such as the post-processing, ends first.
 
     Raises:
-        ValueError: the file is no image that can be read; names it without its folder.
+        TimeoutError: it took longer.
+        ValueError: the file is no image that can be read, or too large; names it without its folder.
     """
     offered = [
         None if default is None else (default if given is None else given)
@@ -80,17 +101,37 @@ def find_segments(
     settings = head_settings(inferencer.task, offered[0], offered[1], scores=False)
     path = Path(path)
     seconds: dict[str, float] = {}
-    with _timed(seconds, 'preprocessing'):
-        try:
-            loaded, data = next(inferencer.preprocess([ImageInput(path.stem, path)]))
-        except (OSError, ValueError) as error:
-            words = str(error).replace(str(path), path.name).split()  # OpenCV's messages have several lines
-            raise ValueError(' '.join(words)) from error
-    with _timed(seconds, 'model and post-processing'):
-        (sample,) = inferencer.forward(data, **settings)
+    with _deadline(inferencer.model, time_limit) as check:
+        with _timed(seconds, 'preprocessing'):
+            pixels, size = _load(inferencer, path, max_pixels)
+            _, data = next(inferencer.preprocess([ImageInput(path.stem, pixels=lambda: pixels)]))
+        check()
+        with _timed(seconds, 'model and post-processing'):
+            (sample,) = inferencer.forward(data, **settings)
+        check()
     segments = predicted_segments(sample, inferencer.meta, offered[0] or 0.0)
-    image = np.ascontiguousarray(loaded[0][1][..., ::-1])
-    return Found(image, [segment for segment in segments if segment.mask.any()], seconds)
+    image = np.ascontiguousarray(pixels[..., ::-1])
+    return Found(image, size, [segment for segment in segments if segment.mask.any()], seconds)
+
+
+def check_size(path: Path, max_pixels: int = MAX_PIXELS) -> None:
+    """Check an image file, and compare the size that it states with the limits, without decoding it.
+
+    Raises:
+        ValueError: it is damaged, too large or too narrow; names it without its folder.
+    """
+    content = path.read_bytes()
+    name = f'image {path.name} ({len(content)} bytes)'
+    width, height = check_image(content, name, limit=sys.maxsize, fix='choose another image')
+    if width * height > max_pixels:
+        raise ValueError(
+            f'{name} has {width} x {height} pixels; the limit is {max_pixels / 1e6:g} million: shrink or cut it, or '
+            'start the page with a larger --max-pixels'
+        )
+    if max(width, height) > MAX_RATIO * min(width, height):
+        raise ValueError(
+            f'{name} has {width} x {height} pixels: one side is more than {MAX_RATIO} times the other; cut it'
+        )
 
 
 def picture(found: Found, opacity: float) -> Image.Image:
@@ -100,14 +141,15 @@ def picture(found: Found, opacity: float) -> Image.Image:
 
 def line(found: Found) -> str:
     """Number of segments, size of the image and times, in one line."""
-    h, w = found.image.shape[:2]
+    (h, w), (used_h, used_w) = found.size, found.image.shape[:2]
+    size = f'{w} x {h} pixels' + ('' if (h, w) == (used_h, used_w) else f', segmented at {used_w} x {used_h}')
     count = len(found.segments)
     times = [f'{step} {1000 * seconds:.0f} ms' for step, seconds in found.seconds.items()]
-    return ' · '.join([f'{count} segment{"" if count == 1 else "s"}', f'{w} x {h} pixels', *times])
+    return ' · '.join([f'{count} segment{"" if count == 1 else "s"}', size, *times])
 
 
 def table(found: Found) -> str:
-    """Segments as an HTML table, largest first: colour, label, score, area in pixels and as a share of the image."""
+    """Segments as an HTML table, largest first: colour, label, score, area in pixels as segmented, and its share."""
     pixels = found.image.shape[0] * found.image.shape[1]
     rows = [(int(np.count_nonzero(segment.mask)), segment) for segment in found.segments]
     rows.sort(key=lambda row: -row[0])
@@ -128,3 +170,39 @@ def _timed(seconds: dict[str, float], step: str) -> Iterator[None]:
     start = time.perf_counter()
     yield
     seconds[step] = time.perf_counter() - start
+
+
+def _load(inferencer: EoMTInferencer, path: Path, max_pixels: int) -> tuple[np.ndarray, tuple[int, int]]:
+    """Pixels (H, W, 3), uint8, BGR, of at most ``MAX_SEGMENTED`` pixels, and (height, width) of the file."""
+    check_size(path, max_pixels)
+    try:
+        pixels = inferencer.load_image(dict(img_path=str(path)))['img']
+    except (OSError, ValueError) as error:
+        words = str(error).replace(str(path), path.name).split()  # OpenCV's messages have several lines
+        raise ValueError(' '.join(words)) from error
+    height, width = pixels.shape[:2]
+    scale = math.sqrt(MAX_SEGMENTED / (height * width))
+    if scale < 1:
+        smaller = max(1, int(scale * width)), max(1, int(scale * height))
+        pixels = cv2.resize(pixels, smaller, interpolation=cv2.INTER_AREA)
+    return pixels, (height, width)
+
+
+@contextmanager
+def _deadline(model: nn.Module, seconds: float) -> Iterator[Callable[..., None]]:
+    """Ends the model's forward pass once the time is over; yields what looks at the clock."""
+    end = time.monotonic() + seconds
+
+    def check(*_: object) -> None:
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f'the image took longer than {seconds:g} seconds: give a smaller one, or start the page with a larger '
+                '--time-limit'
+            )
+
+    handles = [module.register_forward_pre_hook(check) for module in model.modules()]
+    try:
+        yield check
+    finally:
+        for handle in handles:
+            handle.remove()
