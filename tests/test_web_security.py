@@ -1,4 +1,4 @@
-"""What the page of tools/web_demo.py refuses: files outside its folder, foreign hosts and origins, large and slow work."""
+"""What the page of tools/web_demo.py refuses: files outside its folder, foreign hosts and origins, too much work."""
 
 import json
 import os
