@@ -121,7 +121,7 @@ def check_size(path: Path, max_pixels: int = MAX_PIXELS) -> None:
         ValueError: it is damaged, too large or too narrow; names it without its folder.
     """
     content = path.read_bytes()
-    name = f'image {path.name} ({len(content)} bytes)'
+    name = f'image {path.name}'
     width, height = check_image(content, name, limit=sys.maxsize, fix='choose another image')
     if width * height > max_pixels:
         raise ValueError(
