@@ -36,6 +36,7 @@ def names(folder: Path) -> list[str]:
         f'.last_checkpoint.{GONE}-0a1b2c3d.part',  # as before hosts had names
         f'.scalars.json.{HOST}-{os.getpid()}-0a1b2c3d.part',  # in a container every run may be process 7
     ],
+    ids=['pointer', 'results', 'old name', 'own number'],  # a process number would differ between workers of pytest
 )
 def test_parts_of_any_file_go_with_their_process(tmp_path: Path, name: str) -> None:
     (tmp_path / name).touch()
