@@ -383,9 +383,9 @@ def test_indices_that_lie_are_refused(change: str, tmp_path: Path) -> None:
         for info in index.storage_data.values():
             info.relative_path = '../x'
     (folder / '.metadata').write_bytes(pickle.dumps(index))
-    found = dict(bytes='refers to .*BytesStorageMetadata', size='names tensors of', elsewhere='names files elsewhere')[
-        change
-    ]
+    found = dict(
+        bytes='refers to .*BytesStorageMetadata', size='names tensors of', elsewhere='names files elsewhere, or places'
+    )[change]
     with pytest.raises(ValueError, match=found):
         read_folder(str(folder))
 
@@ -407,3 +407,43 @@ def test_hostile_base_runs_nothing(
         with pytest.raises(SystemExit, match=r'evil\.pth holds more than weights'):
             tool('convert_checkpoint.py', tmp_path / 'x.bin', tmp_path / 'out.pth', '--base', base)
     assert not (tmp_path / 'marker').exists() and not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.filterwarnings('ignore:torch.distributed is')
+def test_flipped_bits_in_folders_are_named(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / 'iter_1.dcp')
+    check_whole(folder)
+    file = next(folder.glob('*.distcp'))
+    content = file.read_bytes()
+    file.write_bytes(content.replace(torch.ones(3).numpy().tobytes(), torch.full((3,), 1.5).numpy().tobytes()))
+    assert file.read_bytes() != content
+    with pytest.raises(ValueError, match=r'iter_1\.dcp holds __0_0\.distcp, which is damaged \(bad checksum'):
+        check_whole(folder)
+    with pytest.raises(ValueError, match=r'iter_1\.dcp.*__0_0\.distcp, which is damaged \(bad checksum'):
+        merge_folder(folder, tmp_path / 'out.pth')
+    assert not (tmp_path / 'out.pth').exists()
+
+
+def test_memory_for_nothing_is_refused(tmp_path: Path) -> None:
+    """A bytearray takes its size from a number."""
+
+    class Large:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return bytearray, (2**40,)
+
+    for legacy in (False, True):
+        torch.save(dict(a=Large()), tmp_path / 'x.pth', _use_new_zipfile_serialization=not legacy)
+        with pytest.raises(ValueError, match=r'x\.pth .*bytearray'):
+            read_checkpoint(tmp_path / 'x.pth')
+
+
+def test_older_files_hold_what_they_claim(tmp_path: Path) -> None:
+    """Its numbers can be changed: no checksum."""
+    torch.save(dict(w=torch.ones(2**10)), tmp_path / 'x.pth', _use_new_zipfile_serialization=False)
+    content = (tmp_path / 'x.pth').read_bytes()
+    number = b'M' + (2**10).to_bytes(2, 'little')  # BININT2
+    assert content.count(number) == 2  # of the storage and of the shape
+    for count in (1, 2):
+        (tmp_path / 'x.pth').write_bytes(content.replace(number, b'J' + (2**31 - 1).to_bytes(4, 'little'), count))
+        with pytest.raises(ValueError, match=r'x\.pth'):
+            read_checkpoint(tmp_path / 'x.pth')

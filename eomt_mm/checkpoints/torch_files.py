@@ -9,18 +9,21 @@ import zipfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
 
 ZIP_START = b'PK\3\4'
 ENCRYPTED = 0x1  # flag bit 0: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.4.4
+MAX_NAME = 120  # characters of a tensor's name in a message
 MAX_DEPTH = 64  # of containers in containers; training checkpoints have about 8
 # What weights, counters and optimiser states consist of.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = {*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 HTML = re.compile(rb'\s*<(!doctype|html|head|\?xml)', re.IGNORECASE)
+# The one allowed class that takes any size as its argument, and memory for it.
+BYTEARRAY = re.compile(rb'(__builtin__|builtins)\nbytearray\n')
 GLOBAL = re.compile(r'(?:GLOBAL|global|function) (\S+)')
 
 
@@ -46,6 +49,8 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
     if fault:
         raise ValueError(f'{path} {fault}')
     is_zip = _start(path, 4) == ZIP_START
+    if BYTEARRAY.search(_pickle_of(path, is_zip)):
+        raise ValueError(f'{path} is no file of weights: it holds a bytearray, which a few bytes make of any size')
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
@@ -78,8 +83,11 @@ def file_fault(path: Path) -> str | None:
     return f'is no file of weights that torch reads: it {fault}. Download or copy it again' if fault else None
 
 
-def zip_damage(path: str | Path) -> str | None:
+def zip_damage(path: str | Path | BinaryIO) -> str | None:
     """What is wrong with an archive of ``torch.save``, in words that follow its name; None where nothing is.
+
+    Args:
+        path: of the file, or an open one.
 
     Raises:
         OSError: it cannot be read.
@@ -124,6 +132,15 @@ def _start(path: Path, count: int) -> bytes:
         return file.read(count)
 
 
+def _pickle_of(path: Path, is_zip: bool) -> bytes:
+    """The pickle of a file: of an archive its member, of the older format the file, whose weights follow in it."""
+    if not is_zip:
+        return path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        names = [name for name in archive.namelist() if name.lower().endswith('data.pkl')]
+        return b''.join(archive.read(name) for name in names)
+
+
 def _reason(path: Path, error: Exception) -> str:
     reason = ' '.join(str(error).split())
     if 'weights_only' in reason or 'Unsupported' in reason:
@@ -156,13 +173,13 @@ class _Walk:
         elif isinstance(value, Mapping | list | tuple | set | frozenset) and id(value) not in self._done:
             if id(value) in self._open or depth > MAX_DEPTH:
                 raise ValueError(
-                    f"{self.path} is no file of weights: '{name[:80]}' contains itself, or {MAX_DEPTH} containers in "
+                    f"{self.path} is no file of weights: '{name}' contains itself, or {MAX_DEPTH} containers in "
                     f'each other'
                 )
             self._open.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
             for key, item in items:
-                self.check(item, f'{name}.{key}' if name else str(key), depth + 1)
+                self.check(item, f'{name}.{key}'.lstrip('.')[-MAX_NAME:], depth + 1)
             self._open.remove(id(value))
             self._done[id(value)] = value
 

@@ -1,5 +1,6 @@
 """Checkpoint folders ``.dcp`` read without executing anything: torch unpickles their index without limits."""
 
+import io
 import math
 import pathlib
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Any
 import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint import filesystem, metadata
+from torch.futures import Future
 from torch.serialization import _get_layout
 
 from eomt_mm.checkpoints.pickles import Allowed, read_pickle
+from eomt_mm.checkpoints.torch_files import zip_damage
 
 _METADATA = (
     'Metadata', 'TensorStorageMetadata', 'TensorProperties', 'ChunkStorageMetadata', 'MetadataIndex', 'StorageMeta',
@@ -51,16 +54,48 @@ class LimitedReader(dcp.FileSystemReader):
             self._check(index)
         return super().read_metadata(*args, **kwargs)
 
+    def read_data(self, plan: dcp.LoadPlan, planner: dcp.LoadPlanner) -> Future[None]:
+        """Tensors, after the checksums of those that this process reads were compared.
+
+        Raises:
+            ValueError: one of them is damaged.
+        """
+        for place in {item.storage_index for item in plan.items}:
+            if fault := piece_damage(self._folder, self.storage_data[place]):
+                raise ValueError(f'checkpoint {self._folder} holds {fault}')
+        return super().read_data(plan, planner)
+
     def _check(self, index: Path) -> None:
         found = read_pickle(index, INDEX)
         try:
             # Entries of any other kind, which torch unpickles without limits, have no class in INDEX and no size.
             size = sum(math.prod(e.size) * e.properties.dtype.itemsize for e in found.state_dict_metadata.values())
-            places = {info.relative_path for info in found.storage_data.values()}
+            pieces = list(found.storage_data.values())
+            places = {piece.relative_path for piece in pieces}
+            is_beside = all(Path(place).name == place for place in places)
+            is_within = all(piece.offset >= 0 and piece.length >= 0 for piece in pieces)
         except (AttributeError, TypeError) as error:
             raise ValueError(f'{index} is no index of a checkpoint folder ({error}): copy the folder again') from error
-        if any(Path(place).name != place for place in places):
-            raise ValueError(f'{index} names files elsewhere: they lie beside the index')
+        if not is_beside or not is_within:
+            raise ValueError(f'{index} names files elsewhere, or places outside of them: copy the folder again')
         held = sum((self._folder / place).stat().st_size for place in places)
         if size > held:
             raise ValueError(f'{index} names tensors of {size} bytes, and its files hold {held}: copy the folder again')
+
+
+def folder_damage(folder: Path) -> str | None:
+    """What is wrong with the tensors of a checkpoint folder, in words that begin with a file's name; None: nothing.
+
+    Raises:
+        OSError, ValueError: see :meth:`LimitedReader.read_metadata`.
+    """
+    pieces = LimitedReader(folder).read_metadata().storage_data.values()
+    return next((fault for piece in pieces if (fault := piece_damage(folder, piece))), None)
+
+
+def piece_damage(folder: Path, piece: filesystem._StorageInfo) -> str | None:
+    """As :func:`folder_damage`, of one tensor: each is an archive of ``torch.save`` within a file."""
+    with (folder / piece.relative_path).open('rb') as file:
+        file.seek(piece.offset)
+        fault = zip_damage(io.BytesIO(file.read(piece.length)))
+    return f'{piece.relative_path}, which {fault}' if fault else None

@@ -63,7 +63,8 @@ def damage(path: str | Path) -> str | None:
     """What is wrong with a checkpoint, in words that follow its name; None where nothing is.
 
     ``torch.save`` writes a zip file with checksums: they are compared, so the whole file is read. In a checkpoint
-    folder that is done for each ``.pth`` and ``.pt``, and a ``.dcp`` needs the index that torch writes last.
+    folder that is done for each ``.pth`` and ``.pt``, in a ``.dcp`` also for each tensor, and it needs the index that
+    torch writes last.
     """
     path = Path(path)
     if path.is_dir():
@@ -71,13 +72,25 @@ def damage(path: str | Path) -> str | None:
             return 'lacks its index (.metadata)'
         files = sorted(file for file in path.rglob('*') if file.suffix in ('.pth', '.pt'))
         found = next(((file, text) for file in files if (text := damage(file))), None)
-        return f'holds {found[0].relative_to(path)}, which {found[1]}' if found else None if files else 'is empty'
+        if found:
+            return f'holds {found[0].relative_to(path)}, which {found[1]}'
+        return _tensor_damage(path) if path.suffix == '.dcp' else None if files else 'is empty'
     try:
         return zip_damage(path)
     except FileNotFoundError:
         return 'does not exist'
     except OSError as error:  # of the disk, or a place outside the file
         return f'cannot be read ({error.strerror})'
+
+
+def _tensor_damage(folder: Path) -> str | None:
+    from eomt_mm.engine.folder_reader import folder_damage  # needs torch >= 2.6, as writing such a folder does
+
+    try:
+        fault = folder_damage(folder)
+    except (OSError, ValueError) as error:
+        return f'cannot be read ({error})'
+    return f'holds {fault}' if fault else None
 
 
 def _newest_first(work_dir: Path) -> list[Path]:

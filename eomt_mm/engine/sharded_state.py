@@ -165,6 +165,19 @@ def write_tensors(tensors: dict[str, Any], folder: Path, no_dist: bool) -> None:
         raise OSError(f'checkpoint folder {folder}: rank {rank}: {type(cause).__name__}: {cause}') from error
 
 
+def load_tensors(tensors: dict[str, Any], folder: str | Path, no_dist: bool) -> None:
+    """Reads nested tensors in place, each process its parts.
+
+    Raises:
+        ValueError: in all processes, where one of them could not; torch's own error is no ``Exception``.
+    """
+    try:
+        dcp.load(tensors, storage_reader=LimitedReader(folder), no_dist=no_dist)
+    except dcp.CheckpointException as error:
+        rank, (cause, _) = next(iter(error.failures.items()))
+        raise ValueError(f'checkpoint folder {folder}: rank {rank}: {type(cause).__name__}: {cause}') from error
+
+
 def remove_unfinished(parent: Path) -> None:
     """Removes what an interrupted run left of checkpoint folders."""
     for left in parent.glob(f'.*{FOLDER_SUFFIX}.part'):
@@ -202,7 +215,7 @@ def merge_folder(folder: str | Path, target: str | Path) -> None:
     state = {
         name: torch.empty_like(value, device='cpu') for name, value in folder_tensors(folder, 'state_dict').items()
     }
-    dcp.load(dict(state_dict=state), storage_reader=LimitedReader(folder), no_dist=True)
+    load_tensors(dict(state_dict=state), folder, no_dist=True)
     rest = read_torch(Path(folder) / REST)
     with written_aside(target) as path:
         torch.save(dict(meta=rest['meta'], state_dict=state, message_hub=rest['message_hub']), path)

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed.checkpoint as dcp
 from mmengine.device import get_device
 from mmengine.dist import get_rank, get_world_size, is_main_process
 from mmengine.hooks import EMAHook
@@ -25,13 +24,13 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
-from eomt_mm.engine.folder_reader import LimitedReader
 from eomt_mm.engine.sharded_state import (
     REST,
     copy_from_main_process,
     from_main_process,
     gather,
     is_folder,
+    load_tensors,
     num_local,
     put_in_place,
     read_file,
@@ -229,7 +228,7 @@ class ShardedRunner(Runner):
         self._compare(saved, own, filename, strict)
         targets = {name: value for name, value in own.items() if name in saved}
         if is_folder(filename):
-            dcp.load(dict(state_dict=targets), storage_reader=LimitedReader(filename), no_dist=not self.distributed)
+            load_tensors(dict(state_dict=targets), filename, no_dist=not self.distributed)
         else:
             copy_from_main_process(saved, targets)
         self._has_loaded = True
@@ -263,7 +262,7 @@ class ShardedRunner(Runner):
             return None
         if is_folder(filename):
             state = get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer)['state']  # allocates it
-            dcp.load(dict(optimizer=state), storage_reader=LimitedReader(filename), no_dist=not self.distributed)
+            load_tensors(dict(optimizer=state), filename, no_dist=not self.distributed)
             saved['state'] = self.optim_wrapper.state_dict()['state']
         else:
             saved = shard_optimizer_state(saved, self.optim_wrapper.optimizer)

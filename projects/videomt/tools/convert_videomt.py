@@ -27,7 +27,7 @@ from eomt_mm.checkpoints.files import check_free, written_aside
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', help='file, folder of Hugging Face, or hf://owner/name[@revision]')
+    parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
