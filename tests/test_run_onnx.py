@@ -13,9 +13,11 @@ from export_runs import ROOT, image_file, model, predicted, tool
 from PIL import Image
 from torch.nn import functional as F
 
+from eomt_mm.datasets.transforms import ResizeToInput
 from eomt_mm.export.metadata import FORMAT, KEY, metadata_of, network_of
 from eomt_mm.export.onnx import save_onnx
 from eomt_mm.export.program import export_program
+from eomt_mm.fileio.images import MAX_PIXELS, VARIABLE
 from eomt_mm.models.geometry import Windows
 
 BLOCKED = """
@@ -157,10 +159,17 @@ def test_refusals_are_one_line(exported: Any, tmp_path: Path, monkeypatch: pytes
     assert (runner.KEY, runner.FORMAT) == (KEY, FORMAT)
     strip, bad = image_file(tmp_path, (20, 90)), tmp_path / 'bad.png'
     bad.write_text('no image')
+    cut = tmp_path / 'cut.png'
+    cut.write_bytes(strip.read_bytes()[:-1000])
+    thin = tmp_path / 'thin.png'
+    Image.new('RGB', (61, 3)).save(thin)
     path = exported('semantic', 2, True)
     for model_file, image, out, message in (
         (path, strip, 'x.png', 'takes 5 windows, .* export it without --with-postprocess'),
-        (path, bad, 'x.png', 'cannot identify image file'),
+        (path, bad, 'x.png', 'bad.png cannot be read .cannot identify image file'),
+        (path, cut, 'x.png', 'cut.png cannot be read .*truncated'),
+        (path, tmp_path / 'no.png', 'x.png', 'no.png does not exist'),
+        (path, thin, 'x.png', '61 x 3 pixels, more than 20 to 1'),
         (path, strip, 'x.jpg', 'name it x.png'),
         (tmp_path / 'no.onnx', strip, 'x.png', 'does not exist'),
         (bad, strip, 'x.png', 'bad.png'),
@@ -168,4 +177,13 @@ def test_refusals_are_one_line(exported: Any, tmp_path: Path, monkeypatch: pytes
         monkeypatch.setattr('sys.argv', ['run_onnx.py', str(model_file), str(image), '--out', str(tmp_path / out)])
         with pytest.raises(SystemExit, match=f'^run_onnx: .*{message}'):
             runner.main()
+    monkeypatch.setenv('EOMT_MM_MAX_PIXELS', '1799')
+    with pytest.raises(ValueError, match='90 x 20 pixels; the limit is 1799, EOMT_MM_MAX_PIXELS raises it'):
+        runner.read_image(strip)
     assert not list(tmp_path.glob('x.*'))
+
+
+def test_limits_are_those_of_the_package() -> None:
+    runner = tool('run_onnx')
+    resize = ResizeToInput(64, 'cover')
+    assert (MAX_PIXELS, VARIABLE, resize.max_aspect) == (runner.MAX_PIXELS, runner.VARIABLE, runner.MAX_ASPECT)

@@ -206,7 +206,7 @@ def test_dangerous_names_of_members_are_refused(tmp_path: Path, name: str, reaso
 
 def test_damaged_name_does_not_give_another_files_content(tmp_path: Path) -> None:
     path = tmp_path / 'a.zip'
-    write_zip(path, {'1.png': b'first', '3.png': b'third', 'ü.png': CONTENT})
+    write_zip(path, {'2.png': b'second', '3.png': b'third', 'ü.png': CONTENT})
     content = path.read_bytes()
     start = content.rindex(b'3.png')
     path.write_bytes(content[:start] + b'1' + content[start + 1 :])  # one bit of the directory
@@ -306,6 +306,27 @@ def test_fork_while_another_thread_opens_a_zip(tmp_path: Path) -> None:
     done.set()
     thread.join()
     assert os.waitpid(child, 0)[1] == 0
+
+
+def test_repeated_members_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'1.png': b'first', '3.png': b'third', 'b/': b''})
+    with zipfile.ZipFile(path, 'a') as file, pytest.warns(UserWarning, match='Duplicate name'):
+        file.writestr('b/', b'')
+    assert open_archive(str(path)).read('1.png') == b'first'
+    with zipfile.ZipFile(path, 'a') as file, pytest.warns(UserWarning, match='Duplicate name'):
+        file.writestr('1.png', b'other')
+    with pytest.raises(ValueError, match="a.zip: two members are named '1.png'"):
+        open_archive(str(path))
+
+
+def test_bytes_missing_before_the_directory(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'1.png': CONTENT, '3.png': CONTENT})
+    content = path.read_bytes()
+    path.write_bytes(content[:100] + content[250:])
+    with pytest.raises(ValueError, match=r'a.zip(: member 1.png is damaged| is not a complete zip file)'):
+        open_archive(str(path)).read('1.png')
 
 
 # Zips in zips

@@ -27,6 +27,8 @@ Array = np.ndarray
 Size = tuple[int, int]  # (height, width) in pixels
 KEY = 'eomt_mm.json'
 FORMAT = 1
+# As in eomt_mm, whose docs/inference.md gives the reasons.
+MAX_PIXELS, VARIABLE, MAX_ASPECT = 120_000_000, 'EOMT_MM_MAX_PIXELS', 20
 PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
 # Okabe and Ito, "Color Universal Design", 2008: for things, one after the other.
 COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0))
@@ -51,9 +53,26 @@ def corners(size: Size, window: Size) -> list[tuple[int, int]]:
     return [(top, left) for top in sides[0] for left in sides[1]]
 
 
+def read_image(path: Path) -> Image.Image:
+    """An image file as RGB, turned as its EXIF entry says; refuses files of too many pixels before decoding them."""
+    limit = int(os.environ.get(VARIABLE) or MAX_PIXELS)
+    Image.MAX_IMAGE_PIXELS = None  # its own limit is another, and only warns at first
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > limit:
+                raise ValueError(f'{image.width} x {image.height} pixels; the limit is {limit}, {VARIABLE} raises it')
+            return ImageOps.exif_transpose(image).convert('RGB')
+    except FileNotFoundError as error:
+        raise ValueError(f'image {path} does not exist') from error
+    except Exception as error:  # Pillow raises whatever its codecs do
+        raise ValueError(f'image {path} cannot be read ({error})') from error
+
+
 def inputs(image: Image.Image, meta: dict[str, Any]) -> tuple[Array, Size]:
     """Windows uint8 (n, 3, *input), black at the bottom and the right where padded, and the size after resizing."""
     window = tuple(meta['input']['size'])
+    if meta['geometry'] != 'padding' and max(image.size) > MAX_ASPECT * min(image.size):
+        raise ValueError(f'the image has {image.width} x {image.height} pixels, more than {MAX_ASPECT} to 1: cut it')
     ratios = window[0] / image.height, window[1] / image.width
     factor = min(ratios) if meta['geometry'] == 'padding' else max(ratios)  # inside the input, or covering it
     h, w = max(1, round(image.height * factor)), max(1, round(image.width * factor))
@@ -276,7 +295,7 @@ def main() -> None:
         if args.out.suffix != '.png':
             raise ValueError(f'--out {args.out}: a .png file is written; name it {args.out.stem}.png')
         session, meta = open_model(args.model)
-        image = ImageOps.exif_transpose(Image.open(args.image)).convert('RGB')
+        image = read_image(args.image)
         segments = segment(session, meta, image)
     except Exception as error:  # onnxruntime's have no common class
         sys.exit(f'run_onnx: {error}')

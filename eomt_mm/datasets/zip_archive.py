@@ -215,7 +215,8 @@ class Archive:
             raise self._damaged(name, f'{member.packed_size} bytes in a file of {self._part.size}')
 
     def _content_offset(self, name: str, member: Member) -> int:
-        header = self._part.read(member.offset, LOCAL_HEADER_SIZE)
+        # Where bytes are missing before the directory, zipfile counts offsets from before the file.
+        header = self._part.read(member.offset, LOCAL_HEADER_SIZE) if member.offset >= 0 else b''
         if len(header) < LOCAL_HEADER_SIZE or not header.startswith(LOCAL_HEADER):
             raise self._damaged(name, 'its header is not where the directory says')
         # Lengths of name and extra field; the directory's own copy of the extra field may differ.
@@ -328,6 +329,8 @@ def _read_index(path: str, part: Part) -> dict[str, Member]:
         if entry.filename.startswith('__MACOSX/') or entry.filename.endswith('.DS_Store'):  # what macOS adds
             continue
         _check_name(path, entry.orig_filename)  # not yet cut at a NUL
+        if entry.filename in members and not entry.is_dir():
+            raise ValueError(f'{path}: two members are named {entry.filename[:100]!r}: {REMEDY}')
         members[entry.filename] = Member(
             entry.header_offset,
             entry.compress_size,
