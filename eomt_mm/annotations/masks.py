@@ -1,0 +1,228 @@
+"""Masks of annotation and result files, checked before pycocotools sees them: its C code trusts every value.
+
+A NaN or a coordinate of 1e9 ends the process there, a faulty string of run lengths never returns. The rules:
+
+- Polygons are a ring or a list of rings. A ring is a flat list [x, y, x, y, ...] or a list of [x, y] pairs (pixels).
+- Coordinates are finite and at most one image side outside the image; their count is even.
+- Rings of fewer than 3 points enclose nothing and are dropped. A mask without any other ring has no outline.
+- The outline of a mask is at most as long as that of a chessboard of the image's size, every pixel a field: pycocotools
+  walks along it with five steps per pixel and takes memory for each.
+- Run lengths, compressed or not, have the image's size, are not negative, and add up to its pixels.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from pycocotools import mask as mask_api
+
+# Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
+RLE = dict[str, Any]
+Rings = list[list[float]]
+Size = tuple[int, int]
+
+# Numbers of compressed run lengths: characters from MORE on say that another one follows. A run has 33 bits with its
+# sign, five per character.
+MORE = 80
+COMPRESSED = re.compile(rb'(?:[P-o]{0,6}[0-O])+')
+# pycocotools (2.0.11) returns areas through an array whose length it stores in a byte; numpy 2 refuses more.
+MAX_AREAS = 255
+
+
+def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
+    """Check a mask and bring it to one of two forms.
+
+    Args:
+        mask: as in "segmentation": polygons, or a dict of run lengths.
+        size: (height, width) of the image.
+        whose: file, annotation and image, for messages.
+
+    Returns:
+        Flat rings of 3 or more points, or compressed run lengths; None where the mask has no outline.
+
+    Raises:
+        ValueError: the mask breaks one of the rules of this module.
+    """
+    if isinstance(mask, dict):
+        return _normalise_runs(mask, size, whose)
+    if not isinstance(mask, list):
+        raise ValueError(f'{whose}: its mask is {_short(mask)}: give polygons or run lengths')
+    rings = _flat_rings(mask, whose)
+    for ring in rings:
+        _check_ring(ring, size, whose)
+    rings = [ring for ring in rings if len(ring) >= 6]
+    _check_length(rings, size, whose)
+    return rings or None
+
+
+def to_rle(mask: Rings | RLE, size: Size) -> RLE:
+    """Rasterise what `normalise` returned: compressed run lengths of an image of ``size`` (height, width)."""
+    if isinstance(mask, dict):
+        return mask
+    found: list[RLE] = mask_api.frPyObjects(mask, *size)
+    # Merging one after the other takes quadratic time: a minute for 30,000 rings.
+    while len(found) > 1:
+        found = [mask_api.merge(found[start : start + 8]) for start in range(0, len(found), 8)]
+    return found[0]
+
+
+def decode(mask: Rings | RLE, size: Size) -> np.ndarray:
+    """Pixels of what `normalise` returned: (H, W), uint8, 0 or 1."""
+    pixels: np.ndarray = mask_api.decode(to_rle(mask, size))
+    return pixels
+
+
+def areas(rles: Sequence[RLE]) -> np.ndarray:
+    """Pixels of each of N masks: (N,), int64."""
+    parts = [mask_api.area(list(rles[start : start + MAX_AREAS])) for start in range(0, len(rles), MAX_AREAS)]
+    return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
+
+
+def box(mask: Rings | RLE, size: Size) -> list[float]:
+    """Bounding box [x, y, width, height] (pixels) of what `normalise` returned."""
+    found: list[float] = mask_api.toBbox(to_rle(mask, size)).tolist()
+    return found
+
+
+def _flat_rings(mask: list[Any], whose: str) -> Rings:
+    """Rings as flat lists, of a mask in any of the forms that occur."""
+    if not mask or not isinstance(mask[0], list):
+        return [mask]
+    if not all(isinstance(ring, list) for ring in mask):
+        raise ValueError(f'{whose}: its polygons {_short(mask)} mix numbers and lists: correct it')
+    if _is_pairs(mask) and not isinstance(mask[0][0], list):
+        return [_joined(mask)]
+    return [_joined(ring) if _is_pairs(ring) else ring for ring in mask]
+
+
+def _is_pairs(ring: list[Any]) -> bool:
+    return bool(ring) and all(isinstance(point, list) and len(point) == 2 for point in ring)
+
+
+def _joined(points: list[list[float]]) -> list[float]:
+    return [value for point in points for value in point]
+
+
+def _check_ring(ring: list[float], size: Size, whose: str) -> None:
+    """Refuse what pycocotools must not see. Plain Python: arrays of lists of this length cost more."""
+    height, width = size
+    try:
+        # NaN compares as false with everything, but reaches the sum.
+        is_finite = math.isfinite(sum(ring))
+    except (TypeError, OverflowError) as error:
+        raise ValueError(f'{whose}: a polygon is not a list of numbers ({_short(ring)}): correct it') from error
+    if len(ring) % 2:
+        raise ValueError(f'{whose}: a polygon has {len(ring)} numbers, each point needs two: correct {_short(ring)}')
+    if not ring:
+        return
+    xs, ys = ring[::2], ring[1::2]
+    within = -width <= min(xs) and max(xs) <= 2 * width and -height <= min(ys) and max(ys) <= 2 * height
+    if not (is_finite and within):
+        sides = (width, height) * len(xs)
+        bad = next((v for v, side in zip(ring, sides, strict=True) if not -side <= v <= 2 * side), 'an infinite sum')
+        raise ValueError(
+            f'{whose}: a polygon has the coordinate {_short(bad)}, which is not a number within one side of the image '
+            f'{size} (height, width): correct it'
+        )
+
+
+def _check_length(rings: Rings, size: Size, whose: str) -> None:
+    height, width = size
+    longest = 4 * (height + 4) * (width + 4)
+    # Points that cannot make up this length, however far apart, need no look.
+    if sum(map(len, rings)) * 3 * max(size) <= 2 * longest:
+        return
+    length = 0.0
+    for ring in rings:
+        points = np.array(ring, dtype=np.float64).reshape(-1, 2)
+        length += float(np.abs(points - np.roll(points, 1, axis=0)).max(axis=1).sum())
+    if length > longest:
+        raise ValueError(
+            f'{whose}: the outline of its polygons is {length:.0f} pixels long, more than an image {size} (height, '
+            f'width) can hold ({longest}): simplify or correct it'
+        )
+
+
+def _normalise_runs(mask: dict[str, Any], size: Size, whose: str) -> RLE:
+    stated, counts = mask.get('size'), mask.get('counts')
+    if not isinstance(stated, list | tuple) or tuple(stated) != size:
+        raise ValueError(
+            f'{whose}: its run lengths have size {_short(stated)}, the image {size} (height, width): pair the right '
+            'files (resized, or rotated by EXIF?)'
+        )
+    runs = parse_runs(counts, whose) if isinstance(counts, str | bytes) else _as_runs(counts, whose)
+    pixels = size[0] * size[1]
+    total = int(runs.sum()) if runs.size and 0 <= runs.min() <= runs.max() <= pixels else None
+    if total != pixels:
+        what = f'add up to {total}' if total is not None else 'are empty, negative or too long'
+        raise ValueError(
+            f'{whose}: its run lengths {what}; they do not add up to the {size[0]} x {size[1]} pixels of the image: '
+            'correct or remove it'
+        )
+    is_plain = runs.size == 1 or bool(runs[1:].min() > 0)
+    if is_plain and isinstance(counts, str | bytes):
+        return {'size': list(size), 'counts': counts.encode() if isinstance(counts, str) else counts}
+    kept = runs if is_plain else _without_empty(runs)
+    found: RLE = mask_api.frPyObjects({'size': list(size), 'counts': kept.tolist()}, *size)
+    return found
+
+
+def parse_runs(counts: str | bytes, whose: str) -> np.ndarray:
+    """Run lengths of COCO's compressed form, without pycocotools, which reads on past the end of a faulty string.
+
+    A number is 5 bits per character (less 48), lowest first; bit 6 says that more follow, the highest bit of the last
+    is the sign. From the fourth number on each is the difference to that before the last.
+
+    Args:
+        counts: the string.
+        whose: for messages.
+
+    Returns:
+        (N,), int64; may be negative.
+
+    Raises:
+        ValueError: the string is empty, has other characters, or numbers that end nowhere.
+    """
+    text = counts.encode(errors='replace') if isinstance(counts, str) else counts
+    if not COMPRESSED.fullmatch(text):
+        raise ValueError(f'{whose}: its compressed run lengths {_short(counts)} are damaged: correct or remove it')
+    codes = np.frombuffer(text, np.uint8)
+    ends = (codes < MORE).nonzero()[0]
+    lengths = ends.copy()
+    lengths[0] += 1
+    lengths[1:] -= ends[:-1]
+    digits = (codes & 31).astype(np.int64)
+    digits ^= 16  # the codes begin at 48, whose lower five bits are 16
+    runs = digits[ends]
+    runs -= (runs & 16) << 1  # the sign
+    for step in range(1, int(lengths.max())):
+        longer = (lengths > step).nonzero()[0]
+        runs[longer] = (runs[longer] << 5) + digits[ends[longer] - step]
+    np.cumsum(runs[1::2], out=runs[1::2])
+    np.cumsum(runs[2::2], out=runs[2::2])
+    return runs
+
+
+def _as_runs(counts: Any, whose: str) -> np.ndarray:
+    try:
+        runs = np.asarray(counts if isinstance(counts, list) else 'none')
+    except (ValueError, OverflowError):  # a list of lists of different lengths
+        runs = np.asarray('none')
+    if runs.ndim != 1 or (runs.dtype.kind not in 'iu' and runs.size):
+        raise ValueError(f'{whose}: its run lengths have counts {_short(counts)}: give whole numbers or a string')
+    return runs
+
+
+def _without_empty(runs: np.ndarray) -> np.ndarray:
+    """Joins runs around empty ones, which end pycocotools' comparison of two masks too early."""
+    edges, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
+    total = int(runs.sum())
+    edges = edges[(times % 2 == 1) & (edges < total)]
+    return np.diff(edges, prepend=0, append=total)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f'{text[:57]}...'
