@@ -191,7 +191,7 @@ def one_annotation(segments):
     [
         (broken(annotations=None), r"no \['annotations'\]"),
         (broken(categories=None), r"no \['categories'\]"),
-        ([1, 2], r"no \['images'"),
+        ([1, 2], 'expected `object`, got `array`'),
         (broken(annotations=[{'image_id': 1, 'bbox': [], 'segmentation': []}]), 'instances'),
         (broken(images=[{'id': 1, 'file_name': '1.jpg'}]), '"height"'),
         (broken(categories=[{'id': 3, 'name': 'dog'}]), '"isthing"'),

@@ -466,11 +466,17 @@ def test_registry_tables_and_run_lengths_as_predictions(tmp_path: Path, monkeypa
     ('content', 'message'),
     [
         ('{', 'not valid json'),
-        ('[]', r"has no \['images', 'categories', 'annotations'\]"),
+        ('[]', 'expected `object`, got `array`'),
         (dict(annotations=[dict(image_id=1, segments_info=[])]), 'panoptic json.*instances_val2017'),
-        (dict(annotations=[dict(id=4, image_id=1, category_id=3, bbox=[0, 0, 2, 2])]), 'annotation 4 needs.*not boxes'),
-        (dict(images=[dict(id=1, width=4)]), "images need.*'height'"),
-        (dict(categories=[dict(id=1)]), "categories need.*'name'"),
+        (
+            dict(
+                annotations=[dict(id=4, image_id=1, category_id=3, bbox=[0, 0, 2, 2])],
+                categories=[dict(id=3, name='dog')],
+            ),
+            'annotation 4 of image 1 has no "segmentation".*not boxes',
+        ),
+        (dict(images=[dict(id=1, width=4)]), 'image .* needs .*"height"'),
+        (dict(categories=[dict(id=1)]), 'category .* needs .*"name"'),
     ],
 )
 def test_annotation_files_are_checked(content: Any, message: str, tmp_path: Path) -> None:
@@ -487,8 +493,8 @@ def test_annotation_files_are_checked(content: Any, message: str, tmp_path: Path
 @pytest.mark.parametrize(
     ('outline', 'message'),
     [
-        ([], 'cannot be decoded'),
-        ([[1, 2]], 'cannot be decoded'),
+        ([], 'no "segmentation"'),
+        ([[1, 2, 3, 4, 5]], 'has 5 numbers'),
         (dict(size=[5, 4], counts=[20]), r'size \[5, 4\], the image \(4, 4\)'),
         (dict(size=[4, 4], counts=[3, 4]), 'do not add up to the 4 x 4'),
     ],
@@ -496,7 +502,7 @@ def test_annotation_files_are_checked(content: Any, message: str, tmp_path: Path
 def test_bad_masks_are_named(outline: Any, message: str, tmp_path: Path) -> None:
     annotation = dict(id=8, image_id=1, category_id=3, segmentation=outline)
     data = dict(images=[dict(id=1, height=4, width=4)], annotations=[annotation], categories=CATEGORIES)
-    with pytest.raises(ValueError, match=f'annotation 8 of image 1: .*{message}'):
+    with pytest.raises(ValueError, match=f'annotation 8 of image 1.*{message}'):
         InstanceAP(ann_file=write_json(tmp_path, data))
 
 
@@ -534,7 +540,7 @@ def test_samples_are_checked(tmp_path: Path) -> None:
         (dict(gt_instances=None), 'without gt_instances.labels'),
         (dict(gt_panoptic_seg=dict(segment_ids=ids + 2)), r'in \[2, 2\], but there are labels of 0'),
         (dict(plain, instances=[box]), 'instance 0 has no mask'),
-        (dict(plain, instances=[dict(box, mask=[[1]])]), 'instance 0: its mask cannot be decoded'),
+        (dict(plain, instances=[dict(box, mask=[[1]])]), 'instance 0: a polygon has 1 numbers'),
         (dict(gt_panoptic_seg=None, instances=[]), 'no ori_shape'),
         (dict(plain, ori_shape=(8, 6), instances=[]), r'is \[\(6, 8\)\], ground truth in the sample \(8, 6\)'),
         (dict(pred_instances=prediction(np.zeros((1, 6, 8)), [4], [0.5])), r'in \[4, 4\].*4 classes'),

@@ -392,7 +392,7 @@ def test_run_lengths():
     mask[3:9, 20:44] = True
     for compressed in (True, False):
         assert (load_instances(instance(rle(mask, compressed)))['gt_masks'].masks[0] == mask).all()
-        with pytest.raises(ValueError, match=r'a.jpg has size \[60, 40\], the image \(40, 60\)'):
+        with pytest.raises(ValueError, match=r'a.jpg: .* size \[60, 40\], the image \(40, 60\).*EXIF'):
             load_instances(instance(rle(mask.T, compressed)))
     short = rle(mask, compressed=False)
     short['counts'][-1] -= 1
@@ -408,7 +408,7 @@ def test_instance_without_mask(mask):
 
 
 def test_mask_that_pycocotools_refuses():
-    with pytest.raises(ValueError, match='a.jpg cannot be decoded') as error:
+    with pytest.raises(ValueError, match='a.jpg: a polygon is not a list of numbers') as error:
         load_instances(instance([['a', 'b', 'c', 'd', 'e', 'f']]))
     assert error.value.__cause__ is not None
 

@@ -128,7 +128,7 @@ def read_instances(
         ValueError: the file breaks a rule of the format or of its masks.
     """
     example = 'the COCO format, such as instances_val2017.json'
-    data = parse(content, InstancesFile, path)
+    data: InstancesFile = parse(content, InstancesFile, path)
     _need_parts(data, annotated, path, example)
     check_categories(data['categories'], ('id', 'name'), path)
     sizes = check_images(data['images'], path)
@@ -153,7 +153,7 @@ def read_panoptic(content: bytes, path: str, *, annotated: bool = True) -> Panop
     Raises:
         ValueError: the file breaks a rule of the format.
     """
-    data = parse(content, PanopticFile, path)
+    data: PanopticFile = parse(content, PanopticFile, path)
     _need_parts(data, annotated, path, 'the COCO panoptic format, such as panoptic_val2017.json')
     for annotation in data['annotations']:
         if 'segments_info' not in annotation:
@@ -162,8 +162,8 @@ def read_panoptic(content: bytes, path: str, *, annotated: bool = True) -> Panop
                 'give the panoptic one, such as panoptic_val2017.json'
             )
     check_categories(data['categories'], ('id', 'name', 'isthing'), path)
-    check_images(data['images'], path)
-    images = {image['id'] for image in data['images']}
+    images = check_images(data['images'], path)
+    check_file_names(data['images'], path)
     check_panoptic(data['annotations'], images, {category['id'] for category in data['categories']}, path)
     return data
 
@@ -174,18 +174,30 @@ def check_images(images: Iterable[Image], path: str) -> dict[Id, tuple[int, int]
     for image in images:
         if not {'id', 'height', 'width'} <= image.keys():
             raise ValueError(f'{path}: image {image} needs "id", "file_name", "height" and "width" (pixels)')
-        for side in ('height', 'width'):
-            value = image[side]  # type: ignore[literal-required]
-            if not 1 <= value <= MAX_SIDE or value != int(value):
-                raise ValueError(f'{path}: image {image} has {side} {value}: give whole pixels in [1, {MAX_SIDE}]')
-            image[side] = int(value)  # type: ignore[literal-required]
+        size = check_size(image['height'], image['width'], f'{path}: image {image}')
+        image['height'], image['width'] = size
         if image['id'] in sizes:
             raise ValueError(
                 f'{path}: ids of images must be unique ({image["id"]!r} is there twice); number them anew where '
                 'files were merged'
             )
-        sizes[image['id']] = int(image['height']), int(image['width'])
+        sizes[image['id']] = size
     return sizes
+
+
+def check_size(height: Number, width: Number, whose: str) -> tuple[int, int]:
+    """Check and return (height, width) in pixels as whole numbers."""
+    for side, value in (('height', height), ('width', width)):
+        if not 1 <= value <= MAX_SIDE or value != int(value):
+            raise ValueError(f'{whose} has {side} {value}: give whole pixels in [1, {MAX_SIDE}]')
+    return int(height), int(width)
+
+
+def check_file_names(images: Iterable[Image], path: str) -> None:
+    """Check that images have file names, which metrics do without."""
+    for image in images:
+        if 'file_name' not in image:
+            raise ValueError(f'{path}: image {image} needs "file_name"')
 
 
 def check_categories(categories: Iterable[Category], needed: Collection[str], path: str) -> None:
@@ -201,8 +213,10 @@ def check_categories(categories: Iterable[Category], needed: Collection[str], pa
         raise ValueError(f'{path}: ids of categories must be unique; repeated: {repeated}')
 
 
-def check_panoptic(annotations: Iterable[PanopticAnnotation], images: Collection[Id] | None, categories: Collection[Id], path: str) -> None:
-    """Check segments and what they refer to; ``images`` None: any image id will do (results)."""
+def check_panoptic(
+    annotations: Iterable[PanopticAnnotation], images: Collection[Id], categories: Collection[Id], path: str
+) -> None:
+    """Check segments and the images and categories that they name."""
     seen: set[Id] = set()
     for annotation in annotations:
         image, segments = annotation.get('image_id'), annotation['segments_info']
@@ -210,7 +224,7 @@ def check_panoptic(annotations: Iterable[PanopticAnnotation], images: Collection
             raise ValueError(
                 f'{path}: annotation of image {image}: it needs "image_id", segments "id" and "category_id"'
             )
-        if images is not None and image not in images:
+        if image not in images:
             raise ValueError(f'{path}: an annotation {unknown_id("image_id", image, images, "images")}')
         if image in seen:
             raise ValueError(f'{path}: image {image} has two annotations; keep one')
@@ -277,7 +291,9 @@ def _normalise_masks(
     kept, left_out = [], []
     for annotation in data['annotations']:
         given, image = annotation.get('segmentation'), annotation['image_id']
-        if given is not None:
+        if given in (None, []):
+            annotation.pop('segmentation', None)
+        else:
             mask = normalise(given, sizes[image], f'{path}: annotation {annotation.get("id")} of {names[image]}')
             if mask is None:
                 left_out.append(annotation)

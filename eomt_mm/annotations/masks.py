@@ -5,6 +5,7 @@ A NaN or a coordinate of 1e9 ends the process there, a faulty string of run leng
 - Polygons are a ring or a list of rings. A ring is a flat list [x, y, x, y, ...] or a list of [x, y] pairs (pixels).
 - Coordinates are finite and at most one image side outside the image; their count is even.
 - Rings of fewer than 3 points enclose nothing and are dropped. A mask without any other ring has no outline.
+- An empty list is no mask at all: exports of boxes have it.
 - The outline of a mask is at most as long as that of a chessboard of the image's size, every pixel a field: pycocotools
   walks along it with five steps per pixel and takes memory for each.
 - Run lengths, compressed or not, have the image's size, are not negative, and add up to its pixels.
@@ -18,6 +19,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as mask_api
 
+EXIF_HINT = (
+    'pair the right files; where the image is rotated by its EXIF tag and its annotation is not, load it with '
+    "color_type='color_ignore_orientation'"
+)
 # Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
 RLE = dict[str, Any]
 Rings = list[list[float]]
@@ -65,7 +70,8 @@ def to_rle(mask: Rings | RLE, size: Size) -> RLE:
     # Merging one after the other takes quadratic time: a minute for 30,000 rings.
     while len(found) > 1:
         found = [mask_api.merge(found[start : start + 8]) for start in range(0, len(found), 8)]
-    return found[0]
+    # Text, as in files: mmdet takes bytes for damaged.
+    return {'size': list(size), 'counts': found[0]['counts'].decode()}
 
 
 def decode(mask: Rings | RLE, size: Size) -> np.ndarray:
@@ -149,8 +155,7 @@ def _normalise_runs(mask: dict[str, Any], size: Size, whose: str) -> RLE:
     stated, counts = mask.get('size'), mask.get('counts')
     if not isinstance(stated, list | tuple) or tuple(stated) != size:
         raise ValueError(
-            f'{whose}: its run lengths have size {_short(stated)}, the image {size} (height, width): pair the right '
-            'files (resized, or rotated by EXIF?)'
+            f'{whose}: its run lengths have size {_short(stated)}, the image {size} (height, width): {EXIF_HINT}'
         )
     runs = parse_runs(counts, whose) if isinstance(counts, str | bytes) else _as_runs(counts, whose)
     pixels = size[0] * size[1]
@@ -162,11 +167,10 @@ def _normalise_runs(mask: dict[str, Any], size: Size, whose: str) -> RLE:
             'correct or remove it'
         )
     is_plain = runs.size == 1 or bool(runs[1:].min() > 0)
-    if is_plain and isinstance(counts, str | bytes):
-        return {'size': list(size), 'counts': counts.encode() if isinstance(counts, str) else counts}
-    kept = runs if is_plain else _without_empty(runs)
-    found: RLE = mask_api.frPyObjects({'size': list(size), 'counts': kept.tolist()}, *size)
-    return found
+    if not is_plain or not isinstance(counts, str | bytes):
+        kept = runs if is_plain else _without_empty(runs)
+        counts = mask_api.frPyObjects({'size': list(size), 'counts': kept.tolist()}, *size)['counts']
+    return {'size': list(size), 'counts': counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def parse_runs(counts: str | bytes, whose: str) -> np.ndarray:

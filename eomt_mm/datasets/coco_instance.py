@@ -5,37 +5,9 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
-from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_coco_json
+from eomt_mm.annotations.documents import Instance, check_file_names
+from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_instances_json
 from eomt_mm.registry import DATASETS
-
-
-def _read_instances(path: str, annotated: bool, backend_args: dict | None) -> dict[str, Any]:
-    """Content of a json in the COCO instance format; raises errors that name what is wrong with it."""
-    data = read_coco_json(path, 'the COCO format, such as instances_val2017.json', annotated, backend_args)
-    for category in data['categories']:
-        if not {'id', 'name'} <= category.keys():
-            raise ValueError(f'{path}: category {category} needs "id" and "name"')
-    images = {image['id']: image['file_name'] for image in data['images']}
-    categories = {category['id'] for category in data['categories']}
-    for annotation in data['annotations']:
-        if 'segments_info' in annotation:
-            raise ValueError(f'{path} is a panoptic json: give one of instances, such as instances_val2017.json')
-        problem = _problem(annotation, images, categories)
-        if problem:
-            raise ValueError(f'{path}: annotation {annotation.get("id")} {problem}')
-    return data
-
-
-def _problem(annotation: dict[str, Any], images: dict[Any, str], categories: set[Any]) -> str:
-    """What is wrong with an annotation, '' where nothing is; ``images`` are file names by id."""
-    image, category, box = (annotation.get(key) for key in ('image_id', 'category_id', 'bbox'))
-    if image not in images:
-        return f'has image_id {image!r}, which none of the {len(images)} images has: remove it, or add the image'
-    if category not in categories:
-        return f'of {images[image]} has category_id {category!r}, which is not in "categories"'
-    if not isinstance(box, list) or len(box) != 4:
-        return f'of {images[image]} has bbox {box}: it needs [x, y, width, height] (pixels)'
-    return ''
 
 
 @DATASETS.register_module()
@@ -63,11 +35,12 @@ class CocoInstance(CocoDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Reads the annotation file; see the class."""
-        data = _read_instances(self.ann_file, annotated=not self.test_mode, backend_args=self.backend_args)
+        data = read_instances_json(self.ann_file, annotated=not self.test_mode, backend_args=self.backend_args)
+        check_file_names(data['images'], self.ann_file)
         categories = categories_by_name(data, self.metainfo['classes'], self.ann_file)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
-        annotations = defaultdict(list)
+        annotations: dict[Any, list[Instance]] = defaultdict(list)
         for annotation in data['annotations']:
             annotations[annotation['image_id']].append(annotation)
         return [
@@ -97,10 +70,11 @@ class CocoInstance(CocoDataset):
         ]
         return item
 
-    def _instance(self, annotation: dict[str, Any], file_name: str) -> dict[str, Any]:
-        x, y, width, height = annotation['bbox']
+    def _instance(self, annotation: Instance, file_name: str) -> dict[str, Any]:
+        # Only test sets have annotations without box and mask.
+        x, y, width, height = annotation.get('bbox') or (0, 0, 0, 0)
         is_crowd = bool(annotation.get('iscrowd', False))
-        instance = {
+        instance: dict[str, Any] = {
             'ignore_flag': int(is_crowd),
             'bbox': [x, y, x + width, y + height],
             'bbox_label': self.cat2label[annotation['category_id']],

@@ -1,49 +1,37 @@
 """What the data sets in COCO's two formats share: reading the json, classes by name, images to train on."""
 
-import json
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from mmengine import fileio
+from mmengine.logging import print_log
+
+from eomt_mm.annotations.documents import InstancesFile, read_instances
 
 Item = dict[str, Any]
 
 
-def read_coco_json(path: str, example: str, annotated: bool = True, backend_args: dict | None = None) -> dict[str, Any]:
-    """Reads an annotation file and checks what the instance and the panoptic format have in common.
-
-    Args:
-        path: of the json.
-        example: the format and a file of it, for the message.
-        annotated: whether annotations must be there; where not, images and categories suffice, as in the files of
-            the test sets.
-        backend_args: of mmengine's file backend.
-
-    Returns:
-        content of the file with 'images', 'categories' and 'annotations' (may be empty unless ``annotated``).
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no json, has not these parts, or has faulty images.
-    """
+def read_annotation_file(path: str, backend_args: dict | None = None) -> bytes:
+    """Content of an annotation file through mmengine's file backend; raises FileNotFoundError with a hint."""
     try:
-        # mmengine's load goes through StringIO, with four bytes per character: 1.7 GB more for train2017.
-        data = json.loads(fileio.get_text(path, backend_args=backend_args))
+        content: bytes = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
-    except ValueError as error:
-        raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
-    if isinstance(data, dict) and not annotated:
-        data.setdefault('annotations', [])
-    keys = [key for key in ('images', 'categories', 'annotations') if not isinstance(data, dict) or key not in data]
-    if keys:
-        raise ValueError(f'{path} has no {keys}: give a json in {example}')
-    for image in data['images']:
-        if not {'id', 'file_name', 'height', 'width'} <= image.keys():
-            raise ValueError(f'{path}: image {image} needs "id", "file_name", "height" and "width" (pixels)')
-    if len({image['id'] for image in data['images']}) < len(data['images']):
-        raise ValueError(f'{path}: ids of images must be unique; number them anew where files were merged')
-    return data
+    return content
+
+
+def read_instances_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> InstancesFile:
+    """Read a file in the COCO instance format, for data sets and metrics; logs how many annotations are left out.
+
+    Arguments, result and errors: see `read_annotation_file` and `eomt_mm.annotations.documents.read_instances`.
+    """
+    content = read_annotation_file(path, backend_args)
+    return read_instances(content, path, annotated=annotated, warn=_warn)
+
+
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
 
 
 def categories_by_name(data: Mapping[str, Any], classes: Sequence[str], path: str) -> list[dict[str, Any]]:

@@ -5,13 +5,13 @@ from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
 
-from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_coco_json
-from eomt_mm.datasets.panoptic_png import NUM_IDS
+from eomt_mm.annotations.documents import PanopticFile, read_panoptic
+from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_annotation_file
 from eomt_mm.datasets.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
 
 
-def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: bool = True) -> dict[str, Any]:
+def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: bool = True) -> PanopticFile:
     """Reads and checks an annotation file in the COCO panoptic format.
 
     Args:
@@ -27,46 +27,7 @@ def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: b
         FileNotFoundError: there is no such file.
         ValueError: the file is no json, an instances json, or has faulty entries.
     """
-    example = 'the COCO panoptic format, such as panoptic_val2017.json'
-    data = read_coco_json(path, example, annotated, backend_args)
-    _check_annotations(data, path)
-    return data
-
-
-def _check_annotations(data: dict[str, Any], path: str) -> None:
-    for annotation in data['annotations']:
-        if 'segments_info' not in annotation:
-            raise ValueError(
-                f'{path} has annotations without "segments_info": this looks like an instances or captions json; '
-                'give the panoptic one, such as panoptic_val2017.json'
-            )
-    for category in data['categories']:
-        if not {'id', 'name', 'isthing'} <= category.keys():
-            raise ValueError(f'{path}: category {category} needs "id", "name" and "isthing" (0 or 1)')
-    _check_segments(data, path)
-
-
-def _check_segments(data: dict[str, Any], path: str) -> None:
-    known = {category['id'] for category in data['categories']}
-    images = set()
-    for annotation in data['annotations']:
-        image = annotation.get('image_id')
-        segments = annotation['segments_info']
-        if image is None or not all({'id', 'category_id'} <= segment.keys() for segment in segments):
-            raise ValueError(
-                f'{path}: annotation of image {image}: it needs "image_id", segments "id" and "category_id"'
-            )
-        if image in images:
-            raise ValueError(f'{path}: image {image} has two annotations; keep one')
-        ids = {segment['id'] for segment in segments}
-        if len(ids) < len(segments) or not all(0 < id_ < NUM_IDS for id_ in ids):
-            raise ValueError(
-                f'{path}: segment ids of image {image} must be unique and in [1, {NUM_IDS - 1}]; 0 is void'
-            )
-        unknown = {segment['category_id'] for segment in segments} - known
-        if unknown:
-            raise ValueError(f'{path}: image {image} has segments of categories {sorted(unknown)}, not in "categories"')
-        images.add(image)
+    return read_panoptic(read_annotation_file(path, backend_args), path, annotated=annotated)
 
 
 @DATASETS.register_module()
@@ -145,13 +106,13 @@ class CocoPanoptic(CocoPanopticDataset):
         segments = [
             segment
             for segment in annotation['segments_info']
-            if segment['category_id'] in self.cat2label and segment.get('area', 1) > 0
+            if segment['category_id'] in self.cat2label and segment.get('area') != 0
         ]
         item['segments_info'] = [self._segment(segment) for segment in segments]
         item['instances'] = [
             self._instance(raw, segment)
             for raw, segment in zip(segments, item['segments_info'], strict=True)
-            if segment['is_thing'] and 'bbox' in raw
+            if segment['is_thing'] and raw.get('bbox') is not None
         ]
         return item
 

@@ -11,8 +11,9 @@ from mmdet.datasets.transforms import LoadAnnotations as LoadDetectionAnnotation
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotations
 
+from eomt_mm.annotations.masks import RLE, Rings, normalise, to_rle
 from eomt_mm.datasets.panoptic_png import read_panoptic_png
-from eomt_mm.datasets.segment_maps import EXIF_REMEDY, MapSegment, check_size, image_size, store_segments
+from eomt_mm.datasets.segment_maps import MapSegment, check_size, image_size, store_segments
 from eomt_mm.fileio.images import decode_image
 from eomt_mm.registry import TRANSFORMS
 
@@ -239,35 +240,20 @@ class LoadInstances(LoadDetectionAnnotations):
         instances = results.get('instances', [])
         kept = [instance for instance in instances if not instance.get('ignore_flag', 0)]
         if self.with_mask:
-            path, size = results.get('img_path'), tuple(results['ori_shape'])
-            kept = [instance for instance in kept if _has_mask(instance.get('mask'), size, path)]
+            kept = [{**instance, 'mask': mask} for instance in kept if (mask := self._mask(instance, results))]
         loaded = super().transform({**results, 'instances': kept})
         loaded['instances'] = instances
         return loaded
 
-    def _load_masks(self, results: dict[str, Any]) -> None:
-        try:
-            super()._load_masks(results)
-        # pycocotools raises several types, without a word about whose mask it is.
-        except Exception as error:
-            path = results.get('img_path')
-            raise ValueError(f'a mask of {path} cannot be decoded ({error}): mend the annotation file') from error
-
-
-def _has_mask(mask: Any, size: tuple[int, ...], path: str | None) -> bool:
-    """Whether an instance can have a pixel; raises ValueError where its mask is missing or of another image."""
-    if not mask:
-        raise ValueError(f'an instance of {path} has no mask: give a json with "segmentation", or with_mask=False')
-    if isinstance(mask, dict):
-        counts = mask.get('counts')
-        pixels = sum(counts) if isinstance(counts, list) else size[0] * size[1]
-        if counts is None or tuple(mask.get('size', ())) != size or pixels != size[0] * size[1]:
-            raise ValueError(
-                f'a run-length mask of {path} has size {mask.get("size")}, the image {size} (height, width): '
-                f'{EXIF_REMEDY}'
-            )
-        return True
-    if any(len(polygon) >= 6 and len(polygon) % 2 == 0 for polygon in mask):
-        return True
-    warnings.warn(f'{path}: an instance is left out, its polygons have fewer than 3 points: {mask}', stacklevel=2)
-    return False
+    def _mask(self, instance: dict[str, Any], results: dict[str, Any]) -> Rings | RLE | None:
+        """The checked mask of an instance, None where it has no outline."""
+        path, (height, width) = results.get('img_path'), results['ori_shape']
+        given = instance.get('mask')
+        if not given:
+            raise ValueError(f'an instance of {path} has no mask: give a json with "segmentation", or with_mask=False')
+        mask = normalise(given, (height, width), f'an instance of {path}')
+        if mask is None:
+            text = f'{path}: an instance is left out, its polygons have fewer than 3 points: {given}'
+            warnings.warn(text, stacklevel=2)
+            return None
+        return to_rle(mask, (height, width)) if self.poly2mask else mask

@@ -9,14 +9,11 @@ from mmcv.transforms import BaseTransform
 from mmengine import fileio
 from PIL import Image
 
+from eomt_mm.annotations.masks import EXIF_HINT
 from eomt_mm.datasets.panoptic_png import relabel_segments, run_starts
 from eomt_mm.fileio.images import decode_image
 
 Results = dict[str, Any]
-EXIF_REMEDY = (
-    'pair the right files; where the image is rotated by its EXIF tag and its annotation is not, load it with '
-    "color_type='color_ignore_orientation'"
-)
 
 
 class MapSegment(NamedTuple):
@@ -152,5 +149,5 @@ def check_size(path: str, shape: tuple[int, ...], results: Results) -> None:
     if size is not None and tuple(shape) != size:
         raise ValueError(
             f'annotation {path} is {tuple(shape)}, its image {results.get("img_path")} {size} (height, width): '
-            f'{EXIF_REMEDY}'
+            f'{EXIF_HINT}'
         )

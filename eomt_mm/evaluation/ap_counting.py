@@ -17,10 +17,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.cocoeval import COCOeval
 
+from eomt_mm.annotations.masks import RLE, areas
 from eomt_mm.datasets.panoptic_png import run_starts
-
-# Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
-RLE = dict[str, Any]
 
 
 class TrueInstance(NamedTuple):
@@ -128,8 +126,7 @@ def match_image(
         )
         return found
 
-    areas = mask_api.area(list(rles)).tolist() if rles else []
-    predicted = list(zip(labels.tolist(), areas, scores.tolist(), strict=True))
+    predicted = list(zip(labels.tolist(), areas(rles).tolist(), scores.tolist(), strict=True))
     return match_by_class([(one.label, one.area, one.is_crowd) for one in truth], predicted, iou, max_dets)
 
 

@@ -7,11 +7,12 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from mmengine.fileio import load
 from mmengine.logging import print_log
-from pycocotools import mask as mask_api
 
-from eomt_mm.evaluation.ap_counting import RLE, TrueInstance, encode_segments
+from eomt_mm.annotations.documents import Instance
+from eomt_mm.annotations.masks import areas, normalise, to_rle
+from eomt_mm.datasets.coco_json import read_instances_json
+from eomt_mm.evaluation.ap_counting import TrueInstance, encode_segments
 
 
 class ImageTruth(NamedTuple):
@@ -58,10 +59,9 @@ class TruthInFile:
         self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in data['images']}
         # Per image, with category ids for labels: which classes there are is not known yet.
         self._instances: dict[Any, list[TrueInstance]] = {id_: [] for id_ in self._sizes}
-        for annotation in data['annotations']:
+        for annotation in data['annotations'] if annotated else ():
             image_id = annotation['image_id']
-            if image_id in self._sizes:
-                self._instances[image_id].append(_listed_instance(annotation, self._sizes[image_id], ann_file))
+            self._instances[image_id].append(_listed_instance(annotation, self._sizes[image_id], ann_file))
 
     def category_ids(self, meta: Mapping[str, Any]) -> list[int]:
         """Found by the names of the classes; raises ValueError where one is missing."""
@@ -159,84 +159,21 @@ class TruthInSamples:
         return iter(())
 
 
-def read_instances_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> dict[str, Any]:
-    """Reads and checks an annotation file in the COCO format.
-
-    Args:
-        path: of the json.
-        annotated: whether annotations must be there; where not, there are none in what is returned.
-        backend_args: of mmengine's file backend.
-
-    Returns:
-        content of the file with 'images', 'categories' and 'annotations'.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no json, a panoptic json, or entries lack something.
-    """
-    try:
-        data = load(path, file_format='json', backend_args=backend_args)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
-    except ValueError as error:
-        raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
-    if isinstance(data, dict) and not annotated:
-        data['annotations'] = []
-    keys = [key for key in ('images', 'categories', 'annotations') if not isinstance(data, dict) or key not in data]
-    if keys:
-        raise ValueError(f'{path} has no {keys}: give a json in the COCO format, such as instances_val2017.json')
-    for annotation in data['annotations']:
-        if 'segments_info' in annotation:
-            raise ValueError(f'{path} is a panoptic json: give one of instances, such as instances_val2017.json')
-        if not {'image_id', 'category_id', 'segmentation'} <= annotation.keys():
-            raise ValueError(
-                f'{path}: annotation {annotation.get("id")} needs "image_id", "category_id" and "segmentation": '
-                'mask AP needs masks, not boxes only'
-            )
-    for entries, needed in (('images', {'id', 'height', 'width'}), ('categories', {'id', 'name'})):
-        for entry in data[entries]:
-            if not needed <= entry.keys():
-                raise ValueError(f'{path}: {entries} need {sorted(needed)}, but there is {entry}')
-    return data
-
-
-def _listed_instance(annotation: Mapping[str, Any], size: tuple[int, int], path: str) -> TrueInstance:
+def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> TrueInstance:
     """An annotation of a json, with the category id for a label."""
-    whose = f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]}'
-    rle = decode_outline(annotation['segmentation'], size, whose)
-    area = annotation.get('area')
-    area = mask_api.area(rle) if area is None else area
-    return TrueInstance(annotation['category_id'], rle, float(area), bool(annotation.get('iscrowd', 0)))
-
-
-def decode_outline(outline: Any, size: tuple[int, int], whose: str) -> RLE:
-    """Brings a mask of the COCO format (polygons, run lengths as a list or compressed) to compressed run lengths.
-
-    Args:
-        outline: as in "segmentation".
-        size: (height, width) of the image.
-        whose: for messages.
-
-    Raises:
-        ValueError: it cannot be decoded, or is of another size.
-    """
-    is_runs = isinstance(outline, dict)
-    if is_runs and tuple(outline.get('size', ())) != size:
+    mask, area = annotation.get('segmentation'), annotation.get('area')
+    if mask is None:
         raise ValueError(
-            f'{whose}: its run lengths have size {outline.get("size")}, the image {size} (height, width): '
-            'mend the annotation'
+            f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]} has no "segmentation": mask '
+            'AP needs masks, not boxes only'
         )
-    if is_runs and isinstance(outline.get('counts'), str | bytes):
-        return outline
-    try:
-        rles = mask_api.frPyObjects(outline, *size)
-    # pycocotools raises several types, Exception itself among them.
-    except Exception as error:
-        raise ValueError(f'{whose}: its mask cannot be decoded ({error}): mend or remove the annotation') from error
-    rle = rles if is_runs else mask_api.merge(rles)
-    if is_runs and sum(outline['counts']) != size[0] * size[1]:
-        raise ValueError(f'{whose}: its run lengths do not add up to the {size[0]} x {size[1]} pixels of the image')
-    return rle
+    rle = to_rle(mask, size)
+    return TrueInstance(
+        annotation['category_id'],
+        rle,
+        float(areas([rle])[0]) if area is None else area,
+        bool(annotation.get('iscrowd')),
+    )
 
 
 def _mapped_truth(sample: Mapping[str, Any], image: str) -> ImageTruth:
@@ -272,9 +209,12 @@ def _packed_truth(sample: Mapping[str, Any], image: str) -> ImageTruth:
     for number, one in enumerate(sample['instances']):
         if not one.get('mask'):
             raise ValueError(f'{image}: instance {number} has no mask: mask AP needs annotations with "segmentation"')
-        rle = decode_outline(one['mask'], size, f'{image}, instance {number}')
+        mask = normalise(one['mask'], size, f'{image}, instance {number}')
+        if mask is None:  # left out in training too
+            continue
+        rle = to_rle(mask, size)
         crowd = bool(one.get('ignore_flag', 0))
-        instances.append(TrueInstance(int(one['bbox_label']), rle, float(mask_api.area(rle)), crowd))
+        instances.append(TrueInstance(int(one['bbox_label']), rle, float(areas([rle])[0]), crowd))
     return ImageTruth(size, instances, 'in the sample')
 
 

@@ -4,7 +4,8 @@ import os.path as osp
 from collections import defaultdict
 from typing import Any
 
-from eomt_mm.datasets.coco_json import read_coco_json
+from eomt_mm.annotations.documents import Image, Instance, check_file_names
+from eomt_mm.datasets.coco_json import read_instances_json
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization.palettes import distinct_palette
 from videomt.datasets.classes import COCO_MAPS, INSTANCE_CLASSES
@@ -45,9 +46,8 @@ class CocoClips(VideoDataset):
 
     def load_videos(self) -> list[Item]:
         """Reads the annotation file; see the class."""
-        data = read_coco_json(
-            self.ann_file, 'the COCO format, such as instances_train2017.json', backend_args=self.backend_args
-        )
+        data = read_instances_json(self.ann_file, backend_args=self.backend_args)
+        check_file_names(data['images'], self.ann_file)
         classes, names = list(self._metainfo['classes']), INSTANCE_CLASSES[self.target]
         known = {category['id'] for category in data['categories']}
         self.cat2label = {
@@ -60,20 +60,14 @@ class CocoClips(VideoDataset):
                 f'none of the {len(known)} categories of {self.ann_file} has a place among the {len(classes)} classes '
                 f"of target='{self.target}': give COCO's instances, with their ids"
             )
-        images = {image['id'] for image in data['images']}
-        instances: dict[int, list[dict[str, Any]]] = defaultdict(list)
+        instances: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in data['annotations']:
-            if annotation.get('image_id') not in images or annotation.get('category_id') not in known:
-                raise ValueError(
-                    f'{self.ann_file}: annotation {annotation.get("id")} has image_id {annotation.get("image_id")!r}, '
-                    f'category_id {annotation.get("category_id")!r}: one of them is not in the file; remove it'
-                )
             if annotation['category_id'] in self.cat2label:
                 entries = instances[annotation['image_id']]
                 entries.append({'instance_id': len(entries) + 1, **self._instance(annotation)})
         return [self._video(image, instances[image['id']]) for image in data['images']]
 
-    def _instance(self, annotation: dict[str, Any]) -> dict[str, Any]:
+    def _instance(self, annotation: Instance) -> dict[str, Any]:
         is_crowd = bool(annotation.get('iscrowd', 0))
         mask = annotation.get('segmentation')
         if not mask and not is_crowd:
@@ -82,9 +76,10 @@ class CocoClips(VideoDataset):
             'bbox_label': self.cat2label[annotation['category_id']],
             'mask': mask,
             'ignore_flag': int(is_crowd),
+            'source': f'{self.ann_file}: annotation {annotation.get("id")}',
         }
 
-    def _video(self, image: dict[str, Any], instances: list[dict[str, Any]]) -> Item:
+    def _video(self, image: Image, instances: list[dict[str, Any]]) -> Item:
         frame = {
             'img_path': osp.join(self.data_prefix.get('img', ''), image['file_name']),
             'height': image['height'],

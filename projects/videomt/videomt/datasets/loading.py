@@ -11,8 +11,8 @@ import numpy as np
 from mmcv.transforms import BaseTransform
 from mmdet.structures.mask import BitmapMasks
 from mmengine import fileio
-from pycocotools import mask as mask_api
 
+from eomt_mm.annotations.masks import decode, normalise
 from eomt_mm.datasets.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import check_size, read_map
 from eomt_mm.registry import TRANSFORMS
@@ -68,7 +68,9 @@ class LoadTracks(BaseTransform):
         """Loads ``results['instances']``."""
         size = _size(results)
         kept = [one for one in results.get('instances', ()) if self.with_crowds or not one['ignore_flag']]
-        masks = [_decode(one['mask'], size, results['img_path']) for one in kept]
+        found = [(one, normalise(one['mask'], size, _name(one, results))) for one in kept]
+        # Without an outline there is nothing to see in this frame.
+        kept, masks = [one for one, mask in found if mask], [decode(mask, size) for _, mask in found if mask]
         labels, ids = [one['bbox_label'] for one in kept], [one['instance_id'] for one in kept]
         store_tracks(results, masks, labels, ids, size, [bool(one['ignore_flag']) for one in kept])
         return results
@@ -77,24 +79,9 @@ class LoadTracks(BaseTransform):
         return f'{type(self).__name__}(with_crowds={self.with_crowds})'
 
 
-def _decode(mask: Any, size: tuple[int, ...], path: str) -> np.ndarray:
-    """(H, W), uint8, of polygons or of compressed or uncompressed run lengths."""
-    try:
-        runs = mask
-        if isinstance(mask, list):
-            runs = mask_api.merge(mask_api.frPyObjects(mask, *size))
-        elif isinstance(mask['counts'], list):
-            runs = mask_api.frPyObjects(mask, *mask['size'])
-        decoded: np.ndarray = mask_api.decode(runs)
-    # pycocotools raises several types, without a word about whose mask it is.
-    except Exception as error:
-        raise ValueError(f'a mask of {path} cannot be decoded ({error}): mend the annotation file') from error
-    if decoded.shape != size:
-        raise ValueError(
-            f'a mask of {path} is {decoded.shape}, the frame {size} (height, width): pair the right files; the json '
-            'gives the size of the frames it was made for'
-        )
-    return decoded
+def _name(instance: dict[str, Any], results: Results) -> str:
+    """Of a mask, for messages: data sets say in which file and annotation it stands."""
+    return f'{instance.get("source", "an instance")} in frame {results["img_path"]}'
 
 
 @TRANSFORMS.register_module()

@@ -6,13 +6,13 @@ file_name and segments_info (id, category_id), 'categories' with id, name, isthi
 R + 256 G + 65536 B, the same through the video for an instance; 0 is void. Frames are JPEGs of the PNGs' names.
 """
 
-import json
 import os.path as osp
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 from mmengine import fileio
 
+from eomt_mm.annotations.documents import Category, Id, Number, check_categories, check_size, parse
 from eomt_mm.datasets.coco_json import categories_by_name
 from eomt_mm.datasets.folders import choose_classes
 from eomt_mm.registry import DATASETS
@@ -22,7 +22,51 @@ from videomt.datasets.clips import Item, VideoDataset
 SOURCE = "VIPSeg's change2_720p.py, create_panoptic_video_labels.py and splitjson.py make it"
 
 
-def read_vipseg_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> dict[str, Any]:
+class VIPSegSegment(TypedDict):
+    """A segment of a frame."""
+
+    id: int
+    category_id: Id
+
+
+class VIPSegFrame(TypedDict):
+    """The segments of a frame; ``file_name`` of the PNG."""
+
+    file_name: str
+    segments_info: list[VIPSegSegment]
+
+
+class VIPSegAnnotation(TypedDict):
+    """The annotated frames of a video."""
+
+    video_id: str
+    annotations: list[VIPSegFrame]
+
+
+class VIPSegImage(TypedDict):
+    """A frame, by the name of its PNG."""
+
+    file_name: str
+    height: Number
+    width: Number
+
+
+class VIPSegVideo(TypedDict):
+    """A video and its frames."""
+
+    video_id: str
+    images: list[VIPSegImage]
+
+
+class VIPSegFile(TypedDict, total=False):
+    """A file of VIPSeg."""
+
+    videos: list[VIPSegVideo]
+    categories: list[Category]
+    annotations: list[VIPSegAnnotation]
+
+
+def read_vipseg_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> VIPSegFile:
     """Reads and checks an annotation file of VIPSeg.
 
     Args:
@@ -38,24 +82,28 @@ def read_vipseg_json(path: str, annotated: bool = True, backend_args: dict | Non
         ValueError: the file is no json, has not these parts, or has faulty entries.
     """
     try:
-        data = json.loads(fileio.get_text(path, backend_args=backend_args))
+        content = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'annotation file {path} does not exist ({SOURCE}): check data_root') from error
-    except ValueError as error:
-        raise ValueError(f'annotation file {path} is not valid json ({error}): make it again ({SOURCE})') from error
-    if isinstance(data, dict) and not annotated:
+    data: VIPSegFile = parse(content, VIPSegFile, path)
+    if not annotated:
         data.setdefault('annotations', [])
-    missing = [key for key in ('videos', 'categories', 'annotations') if not isinstance(data, dict) or key not in data]
+    missing = [key for key in ('videos', 'categories', 'annotations') if key not in data]
     if missing:
         raise ValueError(f'{path} has no {missing}: give panoptic_gt_VIPSeg_train.json or its like ({SOURCE})')
+    check_categories(data['categories'], ('id', 'name'), path)
     known = {category['id'] for category in data['categories']}
+    for video in data['videos']:
+        for image in video['images']:
+            whose = f'{path}: frame {image["file_name"]} of video {video["video_id"]}'
+            image['height'], image['width'] = check_size(image['height'], image['width'], whose)
     for annotation in data['annotations']:
         for frame in annotation['annotations']:
             unknown = {segment['category_id'] for segment in frame['segments_info']} - known
             if unknown:
                 raise ValueError(
                     f'{path}: frame {frame["file_name"]} of video {annotation["video_id"]} has segments of categories '
-                    f'{sorted(unknown)}, which are not in "categories": make the file again ({SOURCE})'
+                    f'{sorted(unknown, key=str)}, which are not in "categories": make the file again ({SOURCE})'
                 )
     return data
 
@@ -96,7 +144,7 @@ class VIPSeg(VideoDataset):
         }
         return [self._video(video, annotations) for video in data['videos']]
 
-    def _video(self, video: Mapping[str, Any], annotations: Mapping[tuple[str, str], Mapping[str, Any]]) -> Item:
+    def _video(self, video: VIPSegVideo, annotations: Mapping[tuple[str, str], VIPSegFrame]) -> Item:
         name = video['video_id']
         images = []
         for image in video['images']:

@@ -5,22 +5,57 @@ video_id, category_id, iscrowd and one entry per frame in 'segmentations' (run l
 instance is out of sight); 'categories' with id, name.
 """
 
-import json
 import os.path as osp
 from collections import defaultdict
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypedDict
 
-from mmengine import fileio
-
-from eomt_mm.datasets.coco_json import categories_by_name
+from eomt_mm.annotations.documents import (
+    Category,
+    Flag,
+    Id,
+    Mask,
+    Number,
+    check_categories,
+    check_size,
+    parse,
+    unknown_id,
+)
+from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization.palettes import distinct_palette
 from videomt.datasets.classes import INSTANCE_CLASSES
 from videomt.datasets.clips import Item, VideoDataset
 
 
-def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> dict[str, Any]:
+class Video(TypedDict, total=False):
+    """A video of the YouTube-VIS format."""
+
+    id: Id
+    height: Number
+    width: Number
+    file_names: list[str]
+
+
+class TrackAnnotation(TypedDict, total=False):
+    """A track of the YouTube-VIS format."""
+
+    id: int | None
+    video_id: Id
+    category_id: Id
+    segmentations: list[Mask] | None
+    iscrowd: Flag
+
+
+class TracksFile(TypedDict, total=False):
+    """A file in the YouTube-VIS format."""
+
+    videos: list[Video] | None
+    categories: list[Category] | None
+    annotations: list[TrackAnnotation] | None
+
+
+def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> TracksFile:
     """Reads and checks an annotation file in the YouTube-VIS format.
 
     Args:
@@ -35,36 +70,31 @@ def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | Non
         FileNotFoundError: there is no such file.
         ValueError: the file is no json, has not these parts, or has faulty entries.
     """
-    try:
-        data = json.loads(fileio.get_text(path, backend_args=backend_args))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
-    except ValueError as error:
-        raise ValueError(f'annotation file {path} is not valid json ({error}): download it again') from error
-    if isinstance(data, dict) and not annotated:
+    data: TracksFile = parse(read_annotation_file(path, backend_args), TracksFile, path)
+    if not annotated:
         data['annotations'] = data.get('annotations') or []  # None in some test files
-    missing = [
-        key for key in ('videos', 'categories', 'annotations') if not isinstance(data, dict) or not data.get(key)
-    ]
+    missing = [key for key in ('videos', 'categories', 'annotations') if not data.get(key)]
     if missing and (annotated or missing != ['annotations']):
         raise ValueError(
             f'{path} has no {missing}: give a json in the YouTube-VIS format; one without annotations serves for '
             'test_mode=True only'
         )
-    _check_videos(data, path)
+    _check_videos(data['videos'], path)
+    check_categories(data['categories'], ('id', 'name'), path)
     _check_annotations(data, path)
     return data
 
 
-def _check_videos(data: Mapping[str, Any], path: str) -> None:
-    for video in data['videos']:
+def _check_videos(videos: list[Video], path: str) -> None:
+    for video in videos:
         if not {'id', 'file_names', 'height', 'width'} <= video.keys():
             raise ValueError(f'{path}: video {video.get("id")} needs "id", "file_names", "height", "width" (pixels)')
-    if len({video['id'] for video in data['videos']}) < len(data['videos']):
+        video['height'], video['width'] = check_size(video['height'], video['width'], f'{path}: video {video["id"]}')
+    if len({video['id'] for video in videos}) < len(videos):
         raise ValueError(f'{path}: ids of videos must be unique; number them anew where files were merged')
 
 
-def _check_annotations(data: Mapping[str, Any], path: str) -> None:
+def _check_annotations(data: TracksFile, path: str) -> None:
     lengths = {video['id']: len(video['file_names']) for video in data['videos']}
     categories = {category['id'] for category in data['categories']}
     ids = set()
@@ -72,10 +102,10 @@ def _check_annotations(data: Mapping[str, Any], path: str) -> None:
         name = f'{path}: annotation {annotation.get("id")}'
         video, category = annotation.get('video_id'), annotation.get('category_id')
         if video not in lengths:
-            raise ValueError(f'{name} has video_id {video!r}, which none of the {len(lengths)} videos has: remove it')
+            raise ValueError(f'{name} {unknown_id("video_id", video, lengths, "videos")}')
         if category not in categories:
             raise ValueError(
-                f'{name} has category_id {category!r}, which is not in "categories" ({sorted(categories)}): mend it'
+                f'{name} has category_id {category!r}, which is not in "categories" ({sorted(categories, key=str)}): correct it'
             )
         count = len(annotation.get('segmentations') or ())
         if count != lengths[video]:
@@ -142,6 +172,7 @@ class TrackDataset(VideoDataset):
             'mask': annotation['segmentations'][frame],
             'instance_id': annotation['id'],
             'ignore_flag': int(bool(annotation.get('iscrowd', 0))),
+            'source': f'{self.ann_file}: annotation {annotation["id"]}',
         }
 
 

@@ -20,8 +20,9 @@ from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from pycocotools import mask as mask_api
 
+from eomt_mm.annotations.masks import RLE, areas
 from eomt_mm.datasets.panoptic_png import write_aside
-from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, encode_masks, match_by_class, summarise
+from eomt_mm.evaluation.ap_counting import ImageMatches, encode_masks, match_by_class, summarise
 from eomt_mm.registry import METRICS
 from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of
 
@@ -74,18 +75,16 @@ class Tracks:
         keep: bool,
     ) -> None:
         """Adds a frame: (id, label, score, mask) of predictions, (id, label, mask, is crowd) of truth."""
-        areas, rles = [], []
-        for side in ([one[3] for one in predicted], [one[2] for one in true]):
-            rles.append(side)
-            areas.append(mask_api.area(side).astype(np.int64) if side else np.zeros(0, np.int64))
-        for (id_, label, score, rle), area in zip(predicted, areas[0].tolist(), strict=True):
+        rles = [one[3] for one in predicted], [one[2] for one in true]
+        pred_areas, true_areas = areas(rles[0]), areas(rles[1])
+        for (id_, label, score, rle), area in zip(predicted, pred_areas.tolist(), strict=True):
             tube = self.predicted[id_]
             tube.labels[label] += 1
             tube.scores.append(score)
             tube.areas += [area] if area else []
             if keep and area:
                 tube.rles[self.num_frames] = rle
-        for (id_, label, _, is_crowd), area in zip(true, areas[1].tolist(), strict=True):
+        for (id_, label, _, is_crowd), area in zip(true, true_areas.tolist(), strict=True):
             tube = self.true[id_]
             tube.labels[label] += 1
             tube.areas += [area] if area else []
@@ -93,7 +92,7 @@ class Tracks:
         if predicted and true:
             iou = mask_api.iou(rles[0], rles[1], [0] * len(true))
             # i / (a + b - i) = iou; rounding undoes that of the division.
-            pixels = np.rint(iou * (areas[0][:, None] + areas[1]) / (1 + iou)).astype(np.int64)
+            pixels = np.rint(iou * (pred_areas[:, None] + true_areas) / (1 + iou)).astype(np.int64)
             for row, column in np.argwhere(pixels).tolist():
                 self.common[predicted[row][0], true[column][0]] += int(pixels[row, column])
         self.num_frames += 1
