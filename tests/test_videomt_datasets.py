@@ -257,7 +257,9 @@ def test_faulty_masks_are_named_with_their_frame(roots: dict[str, Path], tmp_pat
     root = edited(roots['youtube_vis'], tmp_path, 'train.json', lambda data: [
         one.update(segmentations=[{'counts': [10, 10], 'size': [4, 5]}] * FRAMES) for one in data['annotations']
     ])  # fmt: skip
-    with pytest.raises(ValueError, match=r'train.json: annotation . in frame .*00000.jpg: .* size \[4, 5\], the image \(48, 64\)'):
+    with pytest.raises(
+        ValueError, match=r'train.json: annotation . in frame .*00000.jpg: .* size \[4, 5\], the image \(48, 64\)'
+    ):
         track_set({'youtube_vis': root})[0]
 
 

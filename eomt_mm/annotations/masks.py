@@ -28,6 +28,8 @@ RLE = dict[str, Any]
 Rings = list[list[float]]
 Size = tuple[int, int]
 
+# Counts of run lengths and pycocotools' own arithmetic have 32 bits.
+MAX_SIDE = 65535
 # Numbers of compressed run lengths: characters from MORE on say that another one follows. A run has 33 bits with its
 # sign, five per character.
 MORE = 80
@@ -60,6 +62,15 @@ def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
     rings = [ring for ring in rings if len(ring) >= 6]
     _check_length(rings, size, whose)
     return rings or None
+
+
+def check_runs(mask: Any, whose: str) -> RLE:
+    """Check run lengths of an image whose size they state themselves, as predictions do; see `normalise`."""
+    stated = mask.get('size') if isinstance(mask, dict) else None
+    size = tuple(stated) if isinstance(stated, list | tuple) else ()
+    if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in size):
+        raise ValueError(f'{whose}: {_short(mask)} are no run lengths with "size" [height, width] and "counts"')
+    return _normalise_runs(mask, size, whose)
 
 
 def to_rle(mask: Rings | RLE, size: Size) -> RLE:

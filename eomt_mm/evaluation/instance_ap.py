@@ -11,7 +11,8 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, match_image, summarise
+from eomt_mm.annotations.masks import RLE, check_runs
+from eomt_mm.evaluation.ap_counting import ImageMatches, match_image, summarise
 from eomt_mm.evaluation.instance_image import PackedMasks, judge_image
 from eomt_mm.evaluation.instance_results import ResultFile
 from eomt_mm.evaluation.instance_truth import ImageTruth, InstanceTruth, TruthInFile, TruthInSamples
@@ -198,7 +199,7 @@ def _prediction(sample: dict[str, Any], num_classes: int) -> tuple[np.ndarray, n
             f'{num_classes} classes: give the model the number of classes of the data set'
         )
     if isinstance(masks, list):
-        return labels, scores, masks
+        return labels, scores, [check_runs(mask, f'prediction {k} of {image}') for k, mask in enumerate(masks)]
     masks = torch.as_tensor(masks)
     if masks.ndim != 3 or masks.dtype != torch.bool:
         raise ValueError(

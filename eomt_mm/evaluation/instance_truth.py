@@ -3,14 +3,14 @@
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
 from mmengine.logging import print_log
 
 from eomt_mm.annotations.documents import Instance
-from eomt_mm.annotations.masks import areas, normalise, to_rle
+from eomt_mm.annotations.masks import RLE, Rings, areas, normalise, to_rle
 from eomt_mm.datasets.coco_json import read_instances_json
 from eomt_mm.evaluation.ap_counting import TrueInstance, encode_segments
 
@@ -54,7 +54,7 @@ class TruthInFile:
     def __init__(self, ann_file: str, annotated: bool = True, backend_args: dict | None = None) -> None:
         data = read_instances_json(ann_file, annotated, backend_args)
         self.ann_file = ann_file
-        self._categories: list[dict[str, Any]] = data['categories']
+        self._categories: Any = data['categories']
         self._told_of_order = False
         self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in data['images']}
         # Per image, with category ids for labels: which classes there are is not known yet.
@@ -167,9 +167,9 @@ def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> 
             f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]} has no "segmentation": mask '
             'AP needs masks, not boxes only'
         )
-    rle = to_rle(mask, size)
+    rle = to_rle(cast(Rings | RLE, mask), size)  # the reader has normalised it
     return TrueInstance(
-        annotation['category_id'],
+        annotation['category_id'],  # type: ignore[arg-type]  # an id in place of a label
         rle,
         float(areas([rle])[0]) if area is None else area,
         bool(annotation.get('iscrowd')),

@@ -1,11 +1,11 @@
 """Panoptic quality of result files, as the benchmark server takes them, without a model."""
 
-import json
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
 from eomt_mm.evaluation.panoptic_image import count_files
 from eomt_mm.evaluation.pq_counting import Averages, summarise
@@ -53,17 +53,15 @@ def pq_of_files(
     return summarise(np.concatenate(rows), categories)
 
 
-def _read_results(path: str) -> dict[Any, dict[str, Any]]:
+def _read_results(path: str) -> dict[Id, PanopticResult]:
     """Annotations by image."""
     try:
-        with open(path, encoding='utf-8') as file:
-            annotations = json.load(file)['annotations']
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'{path} is no json with "annotations" of panoptic results ({error!r}): give the panoptic_results.json '
-            'that tools/test.py --out writes'
-        ) from error
+        annotations = parse(Path(path).read_bytes(), PanopticResults, path)['annotations']
+    except ValueError as error:
+        raise ValueError(f'{error}; give the panoptic_results.json that tools/test.py --out writes') from error
     results = {one['image_id']: one for one in annotations}
     if len(results) < len(annotations):
         raise ValueError(f'{path} has {len(annotations)} annotations of {len(results)} images: keep one of each')
+    for image_id, one in results.items():
+        check_segments(one['segments_info'], image_id, path)
     return results

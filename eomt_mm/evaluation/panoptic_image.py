@@ -125,7 +125,7 @@ def count_files(
         FileNotFoundError: a PNG does not exist.
         ValueError: a PNG is damaged, or does not fit its annotation or the other one.
     """
-    true_segments = [(one['id'], one['category_id'], one.get('iscrowd', 0)) for one in truth['segments_info']]
+    true_segments = [(one['id'], one['category_id'], bool(one.get('iscrowd'))) for one in truth['segments_info']]
     segments = np.array([(one['id'], one['category_id']) for one in result['segments_info']], np.int64).reshape(-1, 2)
     gt_ids = read_panoptic_png(os.path.join(seg_prefix, truth['file_name']))
     path = os.path.join(result_folder, result['file_name'])

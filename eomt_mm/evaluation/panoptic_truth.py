@@ -182,7 +182,7 @@ def _check_folder(ann_file: str, seg_prefix: str | None, backend_args: dict | No
 
 
 def _listed_segments(segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    rows = [(segment['id'], segment['category_id'], int(segment.get('iscrowd', 0))) for segment in segments_info]
+    rows = [(segment['id'], segment['category_id'], bool(segment.get('iscrowd'))) for segment in segments_info]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 

@@ -50,7 +50,7 @@ class CocoClips(VideoDataset):
         check_file_names(data['images'], self.ann_file)
         classes, names = list(self._metainfo['classes']), INSTANCE_CLASSES[self.target]
         known = {category['id'] for category in data['categories']}
-        self.cat2label = {
+        self.cat2label: dict[Any, int] = {
             category: classes.index(names[place - 1])
             for category, place in COCO_MAPS[self.target].items()
             if category in known and names[place - 1] in classes

@@ -5,10 +5,13 @@ video_id, category_id, iscrowd and one entry per frame in 'segmentations' (run l
 instance is out of sight); 'categories' with id, name.
 """
 
+import logging
 import os.path as osp
 from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any, TypedDict
+
+from mmengine.logging import print_log
 
 from eomt_mm.annotations.documents import (
     Category,
@@ -21,6 +24,7 @@ from eomt_mm.annotations.documents import (
     parse,
     unknown_id,
 )
+from eomt_mm.annotations.masks import normalise
 from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization.palettes import distinct_palette
@@ -43,15 +47,23 @@ class TrackAnnotation(TypedDict, total=False):
     id: int | None
     video_id: Id
     category_id: Id
-    segmentations: list[Mask] | None
+    segmentations: list[Mask]
     iscrowd: Flag
 
 
-class TracksFile(TypedDict, total=False):
+class TracksFile(TypedDict):
     """A file in the YouTube-VIS format."""
 
-    videos: list[Video] | None
-    categories: list[Category] | None
+    videos: list[Video]
+    categories: list[Category]
+    annotations: list[TrackAnnotation]
+
+
+class TracksInFile(TypedDict, total=False):
+    """The same as it comes: test files have null, or no annotations."""
+
+    videos: list[Video]
+    categories: list[Category]
     annotations: list[TrackAnnotation] | None
 
 
@@ -70,10 +82,13 @@ def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | Non
         FileNotFoundError: there is no such file.
         ValueError: the file is no json, has not these parts, or has faulty entries.
     """
-    data: TracksFile = parse(read_annotation_file(path, backend_args), TracksFile, path)
-    if not annotated:
-        data['annotations'] = data.get('annotations') or []  # None in some test files
-    missing = [key for key in ('videos', 'categories', 'annotations') if not data.get(key)]
+    given: TracksInFile = parse(read_annotation_file(path, backend_args), TracksInFile, path)
+    data: TracksFile = {
+        'videos': given.get('videos', []),
+        'categories': given.get('categories', []),
+        'annotations': given.get('annotations') or [],
+    }
+    missing = [key for key, entries in data.items() if not entries]
     if missing and (annotated or missing != ['annotations']):
         raise ValueError(
             f'{path} has no {missing}: give a json in the YouTube-VIS format; one without annotations serves for '
@@ -96,17 +111,17 @@ def _check_videos(videos: list[Video], path: str) -> None:
 
 def _check_annotations(data: TracksFile, path: str) -> None:
     lengths = {video['id']: len(video['file_names']) for video in data['videos']}
+    sizes = {video['id']: (int(video['height']), int(video['width'])) for video in data['videos']}
     categories = {category['id'] for category in data['categories']}
     ids = set()
+    num_empty = 0
     for annotation in data['annotations']:
         name = f'{path}: annotation {annotation.get("id")}'
         video, category = annotation.get('video_id'), annotation.get('category_id')
         if video not in lengths:
             raise ValueError(f'{name} {unknown_id("video_id", video, lengths, "videos")}')
         if category not in categories:
-            raise ValueError(
-                f'{name} has category_id {category!r}, which is not in "categories" ({sorted(categories, key=str)}): correct it'
-            )
+            raise ValueError(f'{name} has category_id {category!r}, which is not in "categories": correct it')
         count = len(annotation.get('segmentations') or ())
         if count != lengths[video]:
             raise ValueError(
@@ -114,8 +129,23 @@ def _check_annotations(data: TracksFile, path: str) -> None:
                 'needed, null where the instance is out of sight'
             )
         ids.add(annotation.get('id'))
+        num_empty += _drop_empty(annotation, sizes[video], name)
     if len(ids) < len(data['annotations']) or None in ids:
         raise ValueError(f'{path}: ids of annotations must be there and unique, they are the ids of the tracks')
+    if num_empty:
+        text = f'{path}: {num_empty} masks have no polygon of 3 or more points: they are left out'
+        print_log(text, logger='current', level=logging.WARNING)
+
+
+def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], name: str) -> int:
+    """Check polygons and take out those without outline; return their number. Run lengths are checked when loaded."""
+    masks: list[Any] = annotation['segmentations']
+    num_empty = 0
+    for frame, mask in enumerate(masks):
+        if isinstance(mask, list) and mask:
+            masks[frame] = normalise(mask, size, f'{name}, frame {frame}')
+            num_empty += masks[frame] is None
+    return num_empty
 
 
 class TrackDataset(VideoDataset):
@@ -144,15 +174,15 @@ class TrackDataset(VideoDataset):
         self.cat_ids = [category['id'] for category in categories]
         self._metainfo['category_ids'] = tuple(self.cat_ids)
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
-        annotations = defaultdict(list)
+        annotations: dict[Any, list[TrackAnnotation]] = defaultdict(list)
         for annotation in data['annotations']:
             if annotation['category_id'] in self.cat2label:
                 annotations[annotation['video_id']].append(annotation)
         return [self._video(video, annotations[video['id']]) for video in data['videos']]
 
-    def _video(self, video: Mapping[str, Any], annotations: list[dict[str, Any]]) -> Item:
+    def _video(self, video: Video, annotations: list[TrackAnnotation]) -> Item:
         folder = self.data_prefix.get('img', '')
-        images = []
+        images: list[Item] = []
         for frame, name in enumerate(video['file_names']):
             seen = [annotation for annotation in annotations if annotation['segmentations'][frame]]
             images.append(
@@ -166,7 +196,7 @@ class TrackDataset(VideoDataset):
         is_annotated = any(not one['ignore_flag'] for image in images for one in image['instances'])
         return {'video_id': video['id'], 'images': images, 'is_annotated': is_annotated}
 
-    def _instance(self, annotation: Mapping[str, Any], frame: int) -> dict[str, Any]:
+    def _instance(self, annotation: TrackAnnotation, frame: int) -> dict[str, Any]:
         return {
             'bbox_label': self.cat2label[annotation['category_id']],
             'mask': annotation['segmentations'][frame],

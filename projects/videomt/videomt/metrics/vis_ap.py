@@ -20,7 +20,7 @@ from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from pycocotools import mask as mask_api
 
-from eomt_mm.annotations.masks import RLE, areas
+from eomt_mm.annotations.masks import RLE, areas, check_runs
 from eomt_mm.datasets.panoptic_png import write_aside
 from eomt_mm.evaluation.ap_counting import ImageMatches, encode_masks, match_by_class, summarise
 from eomt_mm.registry import METRICS
@@ -142,7 +142,13 @@ class VideoInstanceAP(VideoMetric):
         if found is None or 'masks' not in found:
             raise ValueError(f'{name_of(frame)} has no pred_track_instances.masks: AP of tracks needs a VIS model')
         masks = found.masks
-        rles = list(masks) if isinstance(masks, list) else encode_masks(torch.as_tensor(masks).cpu().numpy())
+        whose = f'a prediction of {name_of(frame)}'
+        is_runs = isinstance(masks, list)
+        rles = (
+            [check_runs(mask, whose) for mask in masks]
+            if is_runs
+            else encode_masks(torch.as_tensor(masks).cpu().numpy())
+        )
         size = tuple(frame.metainfo['ori_shape'][:2])
         others = sorted({tuple(rle['size']) for rle in rles} - {size})
         if others:
