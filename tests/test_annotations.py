@@ -332,7 +332,7 @@ def test_no_json(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / 'some.json'
     path.write_bytes(content)
     for read in (items, ground_truth, panoptic_set, youtube_vis, read_vipseg_json):
-        with pytest.raises(ValueError, match='some.json.*not valid json|some.json: the whole: expected'):
+        with pytest.raises(ValueError, match='some.json.*not valid json|some.json: the document: expected'):
             read(str(path))
 
 

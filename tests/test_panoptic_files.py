@@ -90,7 +90,7 @@ def test_nothing_annotated_is_no_number(data: Path) -> None:
     [
         (lambda content: content['annotations'].pop(3), r'no results of 1 annotated images .*\[3\]'),
         (lambda content: content['annotations'].append(content['annotations'][0]), '6 annotations of 5 images'),
-        (lambda content: content.pop('annotations'), 'no json with "annotations"'),
+        (lambda content: content.pop('annotations'), 'missing required field `annotations`'),
         (lambda content: content['annotations'][2]['segments_info'].pop(), r'2.png: predicted ids \[\d+\] are not'),
         (lambda content: content['annotations'][2]['segments_info'][0].update(category_id=99999), r'\[99999\]'),
         (lambda content: content['annotations'][1]['segments_info'][0].update(id=5), '1.png: .*have no pixel'),
@@ -110,7 +110,7 @@ def test_files_are_checked(data: Path) -> None:
     with pytest.raises(FileNotFoundError, match='1.png does not exist'):
         judge(data)
     (data / 'pred.json').write_text('[')
-    with pytest.raises(ValueError, match='no json with'):
+    with pytest.raises(ValueError, match='pred.json: the document: .*tools/test.py --out'):
         judge(data)
 
 

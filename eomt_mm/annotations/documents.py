@@ -145,7 +145,7 @@ def parse(content: bytes, form: type[Document], path: str) -> Document:
             return msgspec.convert(json.loads(content), form)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(' - at ')
-        place = place.strip('`').removeprefix('$').removeprefix('.') or 'the whole'
+        place = place.strip('`').removeprefix('$').removeprefix('.') or 'the document'
         raise ValueError(f'{path}: {place}: {what[0].lower()}{what[1:]}; correct the file') from error
     except (ValueError, RecursionError) as error:
         raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
