@@ -84,7 +84,8 @@ class GeometryMixin(BaseDataPreprocessor):
             batch = torch.cat([geometry.apply(image) for geometry, image in zip(geometries, images, strict=True)])
         for sample in samples:
             sample.set_metainfo(dict(batch_input_shape=self.img_size, pad_shape=self.img_size))
-        return dict(inputs=batch.float().sub_(self.mean).div_(self.std), data_samples=samples)
+        batch = batch.to(torch.promote_types(torch.float32, self.mean.dtype))  # a model in float64 sees float64
+        return dict(inputs=batch.sub_(self.mean).div_(self.std), data_samples=samples)
 
     def whole_inputs(self, inputs: Tensor) -> list[DetDataSample] | list[SegDataSample]:
         """Samples for inputs (B, 3, H, W) that did not come through this preprocessor: each is an image of its own."""
