@@ -24,6 +24,7 @@ from mmengine.config import DictAction
 from torch import Tensor
 from tqdm import tqdm
 
+from eomt_mm.checkpoints.class_names import own_labels
 from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
@@ -78,13 +79,6 @@ def recovered_meta(report: ImportReport) -> dict[str, Any]:
         return dict(classes=labels)
     report.notes.append('class names are not known: give --config, or the results will show numbers or wrong names')
     return {}
-
-
-def own_labels(config: dict[str, Any]) -> tuple[str, ...]:
-    """Class names of a Hugging Face ``config.json``; none where they are its placeholders LABEL_0, LABEL_1, ..."""
-    labels = config.get('id2label') or {}
-    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    return () if all(name.startswith('LABEL_') for name in names) else names
 
 
 def num_things(meta: dict[str, Any]) -> int | None:

@@ -2,7 +2,8 @@
 
 Examples:
     python tools/train.py configs/eomt/coco/eomt_dinov2-l_12e_coco-panoptic-640.py --data-root data/coco
-    python tools/train.py CONFIG --resume                      # goes on from the last checkpoint of the work dir
+    python tools/train.py CONFIG --resume                      # from the last checkpoint of the work dir
+    python tools/train.py CONFIG --resume --cfg-options train_cfg.max_iters=40000    # settings are the config's
     python tools/train.py CONFIG --cfg-options img_size=512 train_cfg.max_iters=20000
     python tools/train.py CONFIG --cfg-options load_from=hf://owner/name    # or any released file
 """
@@ -19,6 +20,7 @@ from mmengine.device import get_device
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
+from eomt_mm.checkpoints.files import read_names
 from eomt_mm.engine.processes import start_processes
 from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
 
@@ -49,7 +51,7 @@ def parse_args() -> argparse.Namespace:
 def set_start(cfg: Config, resume: str | None) -> None:
     """Decides what the run starts from: a checkpoint to resume, ``load_from``, or pretrained weights.
 
-    A checkpoint holds all weights, so the backbone's are not fetched first.
+    Weights of the backbone that the checkpoint holds are not fetched first.
     """
     if resume == 'auto':
         resume = latest_whole_checkpoint(cfg.work_dir)
@@ -62,8 +64,14 @@ def set_start(cfg: Config, resume: str | None) -> None:
     if cfg.get('load_from'):
         keep = resume is not None or cfg.get('default_hooks', {}).get('checkpoint_fit', {}).get('class_head', True)
         cfg.load_from = local_checkpoint(cfg, cfg.load_from, class_head=keep)
-        if cfg.model.backbone.type == 'eomt_mm.TimmViT':
+        whole = resume is not None or holds_backbone(cfg.load_from)
+        if whole and cfg.model.backbone.type == 'eomt_mm.TimmViT':
             cfg.model.backbone.update(pretrained=False, weights=None)
+
+
+def holds_backbone(checkpoint: str) -> bool:
+    """Whether a checkpoint has weights for the backbone; folders of sharded training have all."""
+    return Path(checkpoint).is_dir() or any(name.startswith('backbone.') for name in read_names(Path(checkpoint)))
 
 
 def main() -> None:
@@ -75,9 +83,7 @@ def main() -> None:
         # bfloat16 has the range of float32: nothing to scale
         scale = 'dynamic' if args.amp_dtype == 'float16' else dict(enabled=False)
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=args.amp_dtype, loss_scale=scale)
-    if args.auto_scale_lr and args.resume:
-        print('--auto-scale-lr: a resumed run keeps the learning rates of its checkpoint')
-    elif args.auto_scale_lr:
+    if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(f'--auto-scale-lr: {args.config} states no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True

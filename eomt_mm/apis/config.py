@@ -35,7 +35,8 @@ def load_config(
         path: of the config.
         cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size`` and
             ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`) reach every place that uses
-            them, also where a config file restates those of its bases.
+            them, also where a config file restates those of its bases. ``custom_hooks`` of one's own leave the mask
+            annealing of the bases in place.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.datasets.zip_backend`).
 
@@ -63,6 +64,7 @@ def load_config(
     _warn_unread(cfg, options)
     cfg.merge_from_dict(options)
     _settle_root(cfg, Path(path))
+    _keep_annealing(cfg, Path(path))
     if 'img_size' in cfg:
         for part, key in _places(cfg._cfg_dict, 'img_size'):
             if key not in options:
@@ -125,6 +127,23 @@ def _inherited_roots(path: Path) -> list[str | None]:
         if not (states and uses):
             waiting += [base for base in _bases(file) if base.is_file()]
     return list(found) or [None]
+
+
+def _keep_annealing(cfg: Config, path: Path) -> None:
+    """Adds the mask annealing of the bases to ``custom_hooks`` that replace theirs; an empty list has none."""
+    waiting = [path]
+    while cfg.get('custom_hooks') and not _annealing(cfg) and waiting:
+        file = waiting.pop(0)
+        if 'custom_hooks' in _assigned(ast.parse(file.read_text())):
+            inherited = Config.fromfile(file, import_custom_modules=False)
+            if not inherited.custom_hooks:
+                return
+            cfg.custom_hooks = [*_annealing(inherited), *cfg.custom_hooks]
+        waiting += [base for base in _bases(file) if base.is_file()]
+
+
+def _annealing(cfg: Config) -> list[dict[str, Any]]:
+    return [hook for hook in cfg.custom_hooks if str(hook.get('type', '')).endswith('MaskAnnealingHook')]
 
 
 def _assigned(tree: ast.Module) -> dict[str, ast.expr]:

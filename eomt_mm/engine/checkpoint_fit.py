@@ -1,38 +1,54 @@
-"""Refuses checkpoints that are not the model's, where mmengine would only warn."""
+"""What a run takes from a checkpoint: weights that are the model's, for the same classes, and no settings."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
+from eomt_mm.checkpoints.class_names import difference
 from eomt_mm.checkpoints.fit import check_fit, listed_names
 from eomt_mm.checkpoints.importing import ClassHead
+from eomt_mm.engine.checkpointing import VALIDATION_DUE
+from eomt_mm.engine.resumed_settings import ConfigSettings
 from eomt_mm.registry import HOOKS
 
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Compares a loaded checkpoint with the model before its weights are copied.
+    """Compares a loaded checkpoint with model, data and config, where mmengine would only warn.
 
-    Weights of another shape are always refused. Missing ones are refused in testing and when resuming; a training that
-    starts from ``load_from`` may lack some, which are logged and keep their initial values.
+    - Weights of another shape are always refused. Missing ones are refused in testing and when resuming; a training
+      that starts from ``load_from`` may lack up to half, which are logged and keep their initial values.
+    - Class names of the checkpoint that are not those of the data, or have another order, are refused where class rows
+      are taken (:func:`~eomt_mm.checkpoints.class_names.difference`).
+    - A resumed run takes rates, weight decay and schedules from its config, computed from the present ``max_iters``.
 
     Args:
         class_head: False: a training that starts from ``load_from`` leaves out the class predictor, since its classes
-            are others; 'auto': where it is for another number of classes. Resuming and testing always take everything.
+            are others; 'auto': where it is for another number of classes, or for other names. Resuming and testing
+            always take everything.
+        same_classes: refuse other class names; False: they mean the same, whatever they are called.
 
     Raises:
         ValueError: for another ``class_head``.
     """
 
-    def __init__(self, class_head: ClassHead = True) -> None:
+    def __init__(self, class_head: ClassHead = True, same_classes: bool = True) -> None:
         if class_head not in (True, False, 'auto'):
             raise ValueError(f"class_head={class_head!r}: True, False or 'auto'")
         self.class_head = class_head
+        self.same_classes = same_classes
+        self._settings: ConfigSettings | None = None
+
+    def before_run(self, runner: Any) -> None:
+        """Notes the settings of a training before a checkpoint replaces them."""
+        if isinstance(runner.optim_wrapper, BaseOptimWrapper):
+            self._settings = ConfigSettings(runner)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError; see :func:`~eomt_mm.checkpoints.fit.check_fit`."""
@@ -41,11 +57,15 @@ class CheckpointFitHook(Hook):
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         saved = checkpoint.get('state_dict', checkpoint)
         expected, source = model.state_dict(), str(runner._load_from)
-        rows = _class_rows(saved)
-        if starts_training and rows and not self._takes_classes(saved, expected):
+        rows, other_names = _class_rows(saved), self._other_names(runner, checkpoint)
+        if starts_training and rows and not self._takes_classes(saved, expected, other_names):
             for name in rows:
                 del saved[name]
             print_log(f'class predictor of {source} left out: class_head={self.class_head}', logger='current')
+        elif rows and other_names:
+            raise ValueError(
+                f'checkpoint {source} is for other classes: {other_names}. {self._way_out(starts_training)}'
+            )
         missing = check_fit(expected, saved, source, allow_missing=starts_training)
         if missing:
             print_log(
@@ -53,10 +73,48 @@ class CheckpointFitHook(Hook):
                 f'{listed_names(missing)}',
                 logger='current',
             )
+        if self._settings is not None and runner._resume:
+            self._settings.check_fit(checkpoint.get('optimizer') or {}, source)
 
-    def _takes_classes(self, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> bool:
+    def before_train(self, runner: Any) -> None:
+        """Puts the settings of the config back in a resumed run.
+
+        Raises:
+            ValueError: there is no step left to train.
+        """
+        if not runner.iter:
+            return
+        if runner.iter >= runner.max_iters and not runner.message_hub.get_info(VALIDATION_DUE, False):
+            raise ValueError(
+                f'--resume: {runner._load_from} is after step {runner.iter}, and max_iters={runner.max_iters}: nothing '
+                f'is left to train. Set train_cfg.max_iters above {runner.iter} to train on'
+            )
+        if self._settings is not None:
+            self._settings.restore(runner)
+
+    def _other_names(self, runner: Any, checkpoint: Mapping[str, Any]) -> str | None:
+        """How the checkpoint's class names differ from those of the data of the loops that are built."""
+        saved = _names((checkpoint.get('meta') or {}).get('dataset_meta'))
+        if not self.same_classes:
+            return None
+        for own in _names_of_data(runner):
+            text = difference(saved, own)
+            if text:
+                return f'{text}. The checkpoint has {listed_names(saved)}; the data have {listed_names(own)}'
+        return None
+
+    def _way_out(self, starts_training: bool) -> str:
+        start = "class_head='auto' to train a new class predictor, or " if starts_training else ''
+        return (
+            f'Give data with its classes in its order (metainfo), or set default_hooks.checkpoint_fit: {start}'
+            f'same_classes=False where both mean the same'
+        )
+
+    def _takes_classes(
+        self, saved: Mapping[str, Tensor], expected: Mapping[str, Tensor], other_names: str | None
+    ) -> bool:
         if self.class_head == 'auto':
-            return {saved[name].shape for name in _class_rows(saved)} == {
+            return not other_names and {saved[name].shape for name in _class_rows(saved)} == {
                 expected[name].shape for name in _class_rows(expected)
             }
         return self.class_head
@@ -64,3 +122,14 @@ class CheckpointFitHook(Hook):
 
 def _class_rows(state: Mapping[str, Tensor]) -> list[str]:
     return [name for name in state if '.class_predictor.' in name]
+
+
+def _names(meta: Any) -> Sequence[str]:
+    names = meta.get('classes') if isinstance(meta, Mapping) else None
+    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+
+
+def _names_of_data(runner: Any) -> Iterator[Sequence[str]]:
+    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+        if isinstance(loop, BaseLoop):
+            yield _names(getattr(loop.dataloader.dataset, 'metainfo', None))

@@ -86,6 +86,7 @@ class MaskAnnealingHook(Hook):
         self.total_steps = total_steps
         self.power = power
         self._steps: list[tuple[int, int]] = []
+        self._most: list[float] = []  # probabilities of a resumed checkpoint, which no later one exceeds
 
     def before_train(self, runner: Any) -> None:
         """Works out the steps for this schedule and model, and sets the probabilities (of a resumed run, too).
@@ -101,6 +102,7 @@ class MaskAnnealingHook(Hook):
         if self.total_steps not in (None, runner.max_iters):
             scaled = f' (scaled from a schedule of {self.total_steps})'
         print_log(f'mask annealing of {head.num_blocks} joint blocks at steps {shown}{scaled}', logger='current')
+        self._most = self._resumed_probs(runner, head)
         left = self.keep_probs(runner.max_iters)
         if max(left) > 0:
             print_log(
@@ -117,6 +119,18 @@ class MaskAnnealingHook(Hook):
     ) -> None:
         """Probabilities for the next step; mmengine counts ``iter`` up only after the hooks."""
         self._set(runner, find_head(runner.model), done=1)
+
+    def after_train(self, runner: Any) -> None:
+        """Warns where the run ended before the annealing: evaluation runs without the masks it was trained with."""
+        probs = self.keep_probs(runner.iter)
+        if runner.iter < runner.max_iters and max(probs) > 0:
+            print_log(
+                f'ended after step {runner.iter} of {runner.max_iters} with masks on (keep probabilities {probs}), but '
+                f'masks are off in evaluation, where this model scores low. Train to the end with --resume, or set '
+                f'train_cfg.max_iters to a length that the run reaches',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def annealing_steps(self, num_blocks: int, max_iters: int) -> list[tuple[int, int]]:
         """(start, end) of each joint block in steps of a schedule of ``max_iters``."""
@@ -138,7 +152,24 @@ class MaskAnnealingHook(Hook):
 
     def keep_probs(self, step: int) -> list[float]:
         """Keep probability of each joint block after ``step`` steps."""
-        return [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
+        probs = [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
+        # the saved probabilities are float32: where they are the schedule's own, it counts to its last bit
+        most = self._most or [1.0] * len(probs)
+        return [prob if prob <= limit + 1e-6 else limit for prob, limit in zip(probs, most, strict=True)]
+
+    def _resumed_probs(self, runner: Any, head: EoMTHead) -> list[float]:
+        """Upper limits of the probabilities: a longer schedule does not turn masks on again that were off."""
+        self._most = []
+        if not runner.iter:
+            return []
+        saved = head.attn_mask_probs.tolist()
+        if any(prob > limit + 1e-6 for prob, limit in zip(self.keep_probs(runner.iter), saved, strict=True)):
+            print_log(
+                f'masks stay at most as they were in the checkpoint (keep probabilities {saved}), although the '
+                f'schedule of {runner.max_iters} steps would have them on at step {runner.iter}',
+                logger='current',
+            )
+        return saved
 
     def _set(self, runner: Any, head: EoMTHead, done: int = 0) -> None:
         probs = self.keep_probs(runner.iter + done)

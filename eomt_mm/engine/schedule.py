@@ -81,6 +81,13 @@ class TwoStagePolyLR(_ParamScheduler):
             for base, in_backbone in zip(self.base_values, self._in_backbone, strict=True)
         ]
 
+    def jump(self, step: int) -> None:
+        """Sets the rates of ``step``, as if all steps before had been made."""
+        within = min(step, self.end - 1)
+        self.last_step = self._global_step = within - 1
+        self.step()
+        self._global_step = step
+
     @property
     def _in_backbone(self) -> list[bool]:
         return [group.get('is_backbone', False) for group in self.optimizer.param_groups]

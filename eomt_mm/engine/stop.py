@@ -125,7 +125,7 @@ class GracefulStopHook(Hook):
         assert self._checkpoints is not None
         self._checkpoints.save_step(runner, final=True)
         self._tell(runner)
-        self.after_train(runner)
+        runner.call_hook('after_train')
         raise SystemExit(0)
 
     def _tell(self, runner: Any) -> None:

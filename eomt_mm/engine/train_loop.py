@@ -1,6 +1,7 @@
 """The training loop: one iteration is one optimiser step, and an interrupted run goes on as if it had not been."""
 
 import bisect
+import logging
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any
@@ -13,6 +14,7 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from torch import Tensor, nn
 
 from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_position, seed_generators
+from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.registry import LOOPS
 
 Batch = dict[str, Any]
@@ -147,6 +149,7 @@ class TrainLoop(BaseLoop):
     def run(self) -> nn.Module:
         """Trains from the current step to the last one, or until a hook sets ``stop_training``; returns the model."""
         self._prepare()
+        self._check_annealing()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         batches = iter(self.dataloader)  # workers start here, with the position and the seed of a resumed run
@@ -203,6 +206,20 @@ class TrainLoop(BaseLoop):
             logger='current',
         )
         return seen
+
+    def _check_annealing(self) -> None:
+        """Warns where masks would stay on: a list of ``custom_hooks`` replaces that of the schedule."""
+        from eomt_mm.engine.mask_annealing import MaskAnnealingHook  # it knows this module
+
+        masked = any(isinstance(module, EoMTHead) and module.masked_attention for module in self.runner.model.modules())
+        if masked and not any(isinstance(hook, MaskAnnealingHook) for hook in self.runner.hooks):
+            print_log(
+                'masks are not annealed: the model trains with masked attention, no hook is a MaskAnnealingHook, and '
+                "masks are off in evaluation. Add dict(type='eomt_mm.MaskAnnealingHook') to custom_hooks, or set "
+                'masked_attention=False in the head',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _tell_head(self, micro_batches: Sequence[Batch]) -> None:
         """The losses of accumulated micro-batches are divided by what the whole step holds."""

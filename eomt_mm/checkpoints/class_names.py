@@ -1,0 +1,57 @@
+"""Whether the class names of a checkpoint are those of data, up to spelling: rows and labels must mean the same."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Names of one class in different hosts differ by synonyms ('bed ', 'road, route'), or altogether: of ADE20K's 150
+# classes, nine in mmseg and mmdet ('windowpane', 'window').
+SAME_SHARE = 0.9
+# Published weights come in several spellings of their names.
+PUBLISHED_SHARE = 0.5
+SHOWN = 4
+
+
+def own_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Class names of a Hugging Face ``config.json``; none where they are its placeholders LABEL_0, LABEL_1, ..."""
+    labels = config.get('id2label') or {}
+    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
+    return () if all(name.startswith('LABEL_') for name in names) else names
+
+
+def difference(saved: Sequence[str], own: Sequence[str], same_share: float = SAME_SHARE) -> str | None:
+    """How class names of a checkpoint differ from those of data.
+
+    Names agree where they share a synonym, whatever the case, blanks, ``_`` and ``-``. Lists of equal length are the
+    same where no name has another place and nine in ten names (``same_share``) agree.
+
+    Args:
+        saved: names in the checkpoint, by row.
+        own: names in the data, by label.
+        same_share: part of the names that must agree.
+
+    Returns:
+        one line; None where they are the same, or one of them is empty.
+    """
+    if not saved or not own or list(saved) == list(own):
+        return None
+    if len(saved) != len(own):
+        return f'{len(saved)} classes in the checkpoint, {len(own)} in the data'
+    theirs, ours = [_synonyms(name) for name in saved], [_synonyms(name) for name in own]
+    apart = [i for i in range(len(saved)) if not theirs[i] & ours[i]]
+    moved = [(i, j) for i in apart for j in apart if theirs[i] & ours[j]]
+    if moved:
+        i, j = moved[0]
+        return (
+            f"'{saved[i]}' is class {i} in the checkpoint and class {j} in the data; "
+            f'{len({i for i, _ in moved})} of {len(saved)} names have another place'
+        )
+    if len(apart) <= (1 - same_share) * len(saved):
+        return None
+    shown = ', '.join(f"'{saved[i]}' is '{own[i]}' in the data (class {i})" for i in apart[:SHOWN])
+    return f'{len(apart)} of {len(saved)} names differ: {shown}{", ..." if len(apart) > SHOWN else ""}'
+
+
+def _synonyms(name: str) -> set[str]:
+    parts = re.split('[,;]', name.casefold())
+    return {' '.join(re.split(r'[\s_-]+', part.strip())) for part in parts if part.strip()}

@@ -1,0 +1,117 @@
+"""A resumed run takes its settings from the config: of optimiser and schedules, a checkpoint gives the state alone.
+
+mmengine and torch restore both together: ``Optimizer.load_state_dict`` replaces the parameter groups with their rates,
+weight decay and betas, ``_ParamScheduler.load_state_dict`` every attribute, the schedule's length among them.
+"""
+
+import warnings
+from collections.abc import Iterator
+from copy import deepcopy
+from itertools import chain
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.optim import OptimWrapperDict
+from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
+
+from eomt_mm.engine.schedule import TwoStagePolyLR
+
+State = dict[str, Any]
+# Of groups: what is no setting, or follows from the schedule at each step.
+NO_SETTINGS = ('params', 'param_names', 'lr')
+# Of schedulers: what changes with each step, and what repeats the groups' settings.
+COUNTS = ('last_step', '_global_step', '_last_value', 'base_values')
+
+
+class ConfigSettings:
+    """Settings of optimiser and schedules as they were built from the config, before a checkpoint is loaded."""
+
+    def __init__(self, runner: Any) -> None:
+        self.groups = [{key: deepcopy(group[key]) for key in group if key != 'params'} for group in groups_of(runner)]
+        self.schedulers = [deepcopy(scheduler.state_dict()) for scheduler in schedulers_of(runner)]
+
+    def check_fit(self, saved: State, source: str) -> None:
+        """Compares the parameters of the groups with those in a checkpoint, whose momenta torch takes by position.
+
+        Args:
+            saved: ``optimizer`` of the checkpoint.
+            source: the checkpoint, for the message.
+
+        Raises:
+            ValueError: other parameters, or in other groups.
+        """
+        own = [group['param_names'] for group in self.groups if 'param_names' in group]
+        theirs = [group['param_names'] for group in saved.get('param_groups', ()) if 'param_names' in group]
+        if not (own and theirs) or own == theirs:
+            return
+        differing = sorted(set(chain(*own)) ^ set(chain(*theirs)))
+        what = f'other trained parameters, such as {differing[0]}' if differing else 'the same parameters'
+        raise ValueError(
+            f'--resume: {source} has momenta for {len(theirs)} parameter groups, the config makes {len(own)} with '
+            f'{what}: resume with the layer_decay, frozen_stages and number of blocks of the checkpoint, or start '
+            f'anew from its weights with load_from={source}'
+        )
+
+    def restore(self, runner: Any) -> None:
+        """Puts the settings back after a resume, and the schedules to the runner's step. Logs what changed."""
+        schedulers = schedulers_of(runner)
+        follows_metric = any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers)
+        changes: dict[str, str] = {}
+        for group, settings in zip(groups_of(runner), self.groups, strict=True):
+            _note(changes, group, settings, NO_SETTINGS)
+            kept = {key: group[key] for key in ('lr', 'initial_lr') if follows_metric and key in group}
+            group.update(deepcopy(settings), **kept)
+        if follows_metric:
+            print_log('schedules that follow a metric keep the state and rates of the checkpoint', logger='current')
+        else:
+            for scheduler, state in zip(schedulers, self.schedulers, strict=True):
+                _note(changes, scheduler.state_dict(), state, COUNTS)
+                optimizer = scheduler.optimizer
+                vars(scheduler).clear()
+                vars(scheduler).update(deepcopy(state), optimizer=optimizer)
+            advance(schedulers, runner.iter, runner.epoch)
+        if changes:
+            listed = ', '.join(f'{name} {change}' for name, change in changes.items())
+            print_log(f'settings that differ from those of the checkpoint follow the config: {listed}', 'current')
+
+
+def groups_of(runner: Any) -> list[State]:
+    """Parameter groups of all optimisers, with the one that mmengine adds for its log."""
+    wrapper = runner.optim_wrapper
+    parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
+    return [group for part in parts for group in part.param_groups]
+
+
+def schedulers_of(runner: Any) -> list[_ParamScheduler]:
+    """Schedulers of all optimisers."""
+    found = runner.param_schedulers or []
+    return list(chain(*found.values())) if isinstance(found, dict) else list(found)
+
+
+def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
+    """Brings new schedulers to where ``steps`` steps (or epochs, where they count these) bring them.
+
+    mmengine's schedulers derive each value from the one before, so all their steps are made again.
+    """
+    if all(isinstance(scheduler, TwoStagePolyLR) for scheduler in schedulers):
+        for scheduler in schedulers:
+            assert isinstance(scheduler, TwoStagePolyLR)
+            scheduler.jump(steps)
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the optimiser's own steps are not made again
+        for step in range(max(steps, epochs)):
+            for scheduler in schedulers:
+                if step < (epochs if scheduler.by_epoch else steps):
+                    scheduler.step()
+
+
+def _note(changes: dict[str, str], before: State, after: State, but: tuple[str, ...]) -> None:
+    """Adds the settings that change; of several groups the first one is shown."""
+    for key in _changed(before, after):
+        if key not in but:
+            changes.setdefault(key.removeprefix('initial_'), f'{before[key]} -> {after[key]}')
+
+
+def _changed(before: State, after: State) -> Iterator[str]:
+    return (key for key in after if key in before and bool(before[key] != after[key]))
