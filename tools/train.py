@@ -10,6 +10,7 @@ Examples:
 
 import argparse
 import os
+from contextlib import nullcontext
 from pathlib import Path
 
 # eomt_mm before the hosts: it says which of them are missing.
@@ -23,6 +24,7 @@ from mmengine.runner import Runner
 from eomt_mm.checkpoints.files import read_names
 from eomt_mm.engine.processes import start_processes
 from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
+from eomt_mm.engine.work_dir_lock import work_dir_lock
 
 
 def parse_args() -> argparse.Namespace:
@@ -89,8 +91,10 @@ def main() -> None:
         cfg.auto_scale_lr.enable = True
         # mmengine compares with the images of a micro-batch
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
-    set_start(cfg, args.resume)
-    (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
+    is_first = args.launcher == 'none' or os.environ['RANK'] == '0'
+    with work_dir_lock(cfg.work_dir) if is_first else nullcontext():
+        set_start(cfg, args.resume)
+        (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
 
 
 if __name__ == '__main__':

@@ -1,0 +1,68 @@
+"""One training per work dir: two would overwrite each other's checkpoints, and both would end without an error."""
+
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from eomt_mm.fileio.leftovers import HOST, started_at
+
+LOCK = '.train.lock'
+HOLDER = '.train.lock.holder'
+# Workers of a killed process hold its lock until they notice; torch's look every 5 seconds.
+WORKERS_END = 20.0
+
+
+@contextmanager
+def work_dir_lock(work_dir: str | Path) -> Iterator[None]:
+    """Holds a work dir while a training runs in it.
+
+    The operating system releases the lock when its process ends, however it ends, so a killed run blocks nobody.
+
+    Args:
+        work_dir: made where it is missing.
+
+    Raises:
+        RuntimeError: another process holds it; the message says which, where, and since when.
+    """
+    folder = Path(work_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / LOCK), folder / HOLDER
+    try:
+        _acquire(lock, holder)
+    except Timeout:
+        raise RuntimeError(
+            f'work_dir {work_dir} is in use by {_read(holder) or "another process"}. Wait for its end, stop it, or give '
+            f'this run a folder of its own with --work-dir'
+        ) from None
+    except (NotImplementedError, OSError) as error:
+        print(f'work_dir {work_dir} cannot be locked ({error}): start no second training in it')
+        yield
+        return
+    try:
+        holder.write_text(f'process {os.getpid()} on {HOST} since {time.strftime("%Y-%m-%d %H:%M:%S")}')
+        yield
+    finally:
+        holder.unlink(missing_ok=True)
+        lock.release()
+
+
+def _acquire(lock: FileLock, holder: Path) -> None:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        words = _read(holder).split()
+        is_gone = len(words) > 3 and words[3] == HOST and started_at(int(words[1])) is None
+        if not is_gone:
+            raise
+        lock.acquire(timeout=WORKERS_END)
+
+
+def _read(holder: Path) -> str:
+    try:
+        return holder.read_text()
+    except OSError:
+        return ''
