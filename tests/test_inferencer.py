@@ -241,7 +241,7 @@ def test_class_names_come_from_the_checkpoint(tmp_path: Path) -> None:
     (found,) = inferencer(noise(20, 20))['predictions']
     assert {segment['label'] for segment in found['segments_info']} <= set(names)
     assert len(inferencer.meta['palette']) == 8  # made: the checkpoint has none
-    with pytest.raises(ValueError, match='names for 3 classes, the model 8 classes'):
+    with pytest.raises(ValueError, match='names for 3 classes and rows for 8'):
         EoMTInferencer(*saved_model('semantic', tmp_path, classes=names[:3]), device='cpu')
 
 

@@ -11,7 +11,9 @@ from mmengine.config import Config
 from tool_runs import CONFIGS, small
 
 from eomt_mm.apis.model import import_for, local_checkpoint
+from eomt_mm.checkpoints.describe import Description
 from eomt_mm.checkpoints.files import hub_address
+from eomt_mm.checkpoints.importing import ImportReport
 
 CLASS_HEAD = 'panoptic_head.class_predictor.weight'
 
@@ -118,12 +120,9 @@ def test_two_released_files_of_one_name_stay_two(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr('eomt_mm.apis.model.MODELS.build', lambda cfg: torch.nn.Linear(1, 1))
     monkeypatch.setattr('eomt_mm.apis.model.config_meta', lambda cfg: {})
 
-    class Report:
-        def text(self) -> str:
-            return ''
-
     def import_one(cfg: Any, source: str, *_: Any) -> Any:
-        return {'name': torch.tensor([float(ord(source[-1]))])}, Report()
+        report = ImportReport(source, 'x', False, 'absolute', 'head', Description('dinov2', 8, 1, 14))
+        return {'name': torch.tensor([float(ord(source[-1]))])}, report
 
     monkeypatch.setattr('eomt_mm.apis.model.import_for', import_one)
     cfg = make_config(tmp_path)

@@ -24,7 +24,7 @@ from mmengine.config import DictAction
 from torch import Tensor
 from tqdm import tqdm
 
-from eomt_mm.checkpoints.class_names import own_labels
+from eomt_mm.checkpoints.class_names import check_names, stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
@@ -62,23 +62,17 @@ def parse_args() -> argparse.Namespace:
 def recovered_meta(report: ImportReport) -> dict[str, Any]:
     """Class names where there is no config: the file's own, or those of the published model with these numbers."""
     found = report.description
-    stored = report.meta.get('dataset_meta') or {}
-    if stored.get('classes'):
-        return plain_meta(stored)
-    labels = own_labels(report.config)
     task = PUBLISHED.get((found.num_classes or 0, found.num_queries or 0))
-    if task:
-        scope, kind = DATASET_OF[task]
-        meta = dataset_meta(dict(type=kind), scope)
-        # several spellings of the published names are around: half of them is enough
-        if not labels or 2 * len(set(labels) & set(meta['classes'])) >= len(labels):
-            report.notes.append(f'assumed without a config: classes of {task}')
-            return meta
-    if len(labels) == found.num_classes:
+    scope, kind = DATASET_OF[task] if task else ('', '')
+    published = dataset_meta(dict(type=kind), scope) if task else {}
+    meta = stated_meta(report, published)
+    if meta == published and task:
+        report.notes.append(f'assumed without a config: classes of {task}')
+    elif not meta:
+        report.notes.append('class names are not known: give --config, or the results will show numbers or wrong names')
+    elif not report.meta.get('dataset_meta'):
         report.notes.append('class names taken from config.json')
-        return dict(classes=labels)
-    report.notes.append('class names are not known: give --config, or the results will show numbers or wrong names')
-    return {}
+    return plain_meta(meta)
 
 
 def num_things(meta: dict[str, Any]) -> int | None:
@@ -145,6 +139,8 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
     stored_size = report.description.img_size
     if size and stored_size and report.whole and size != stored_size:
         report.notes.append(f'made for inputs of {stored_size} pixels, the config has {size}: results will differ')
+    if args.config and report.whole and not args.no_class_head:
+        check_names(report, meta, args.config)
     if not args.config:
         meta = recovered_meta(report) if report.whole and not args.no_class_head else {}
         suggest_config(report)

@@ -1,7 +1,6 @@
 """Models from configurations, and checkpoints of any known format for them."""
 
 from pathlib import Path
-from typing import Any
 
 import timm
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.addresses import hub_address, scheme_of
+from eomt_mm.checkpoints.class_names import stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for
 from eomt_mm.checkpoints.files import local_path, read_names, written_aside
 from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, OWN_BACKBONE, Readable
@@ -49,20 +49,8 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
                 f'belong to model.backbone.weights'
             )
         load_state_dict(model, state)
-        model.dataset_meta = _stated_meta(report) or model.dataset_meta
+        model.dataset_meta = stated_meta(report, model.dataset_meta)
     return model.to(device).eval()
-
-
-def _stated_meta(report: ImportReport) -> dict[str, Any] | None:
-    """``dataset_meta`` of a checkpoint, if it names classes: as many as it has rows of."""
-    meta: dict[str, Any] = report.meta.get('dataset_meta') or {}
-    names, count = meta.get('classes'), report.description.num_classes
-    if names and count is not None and len(names) != count:
-        raise ValueError(
-            f'checkpoint {report.source} has names for {len(names)} classes, the model {count} classes: take the '
-            f'config that it was trained with, or remove dataset_meta from its meta'
-        )
-    return meta if names else None
 
 
 def import_for(
@@ -140,7 +128,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
     name = name.strip('/.').replace('/', '--').removesuffix('.pth')
     target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'
     with written_aside(target) as aside:
-        torch.save(dict(state_dict=state, meta=dict(dataset_meta=config_meta(cfg))), aside)
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=stated_meta(report, config_meta(cfg)))), aside)
     return str(target)
 
 

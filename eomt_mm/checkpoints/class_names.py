@@ -4,6 +4,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from eomt_mm.checkpoints.class_order import PERMUTATION
+from eomt_mm.checkpoints.importing import ImportReport
+
 # Names of one class in different hosts differ by synonyms ('bed ', 'road, route'), or altogether: of ADE20K's 150
 # classes, nine in mmseg and mmdet ('windowpane', 'window').
 SAME_SHARE = 0.9
@@ -17,6 +20,54 @@ def own_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
     labels = config.get('id2label') or {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     return () if all(name.startswith('LABEL_') for name in names) else names
+
+
+def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
+    """``dataset_meta`` for imported class rows.
+
+    Args:
+        report: of the import. Names come from ``meta.dataset_meta`` of our own files and ``id2label`` of Hugging Face's
+            ``config.json``, which is brought into the order of the rows.
+        own: what the config says: for files that state no names, or its names in another spelling.
+
+    Raises:
+        ValueError: the file names another number of classes than it has rows of.
+    """
+    count = report.description.num_classes
+    stated: dict[str, Any] = report.meta.get('dataset_meta') or {}
+    names, is_foreign = stated.get('classes'), False
+    if not names and report.whole:
+        names, is_foreign = own_labels(report.config), True
+    if not names:
+        return dict(own)
+    if count is not None and len(names) != count:
+        place = 'id2label of its config.json' if is_foreign else 'dataset_meta of its meta'
+        raise ValueError(
+            f'checkpoint {report.source} has names for {len(names)} classes and rows for {count}: take the config that '
+            f'it was trained with, or correct {place}'
+        )
+    if not is_foreign:
+        return stated
+    if report.reordered:
+        names = [names[row] for row in PERMUTATION]
+    same = difference(names, own.get('classes') or (), PUBLISHED_SHARE) is None and own.get('classes')
+    return dict(own) if same else dict(classes=tuple(names))
+
+
+def check_names(report: ImportReport, own: Mapping[str, Any], config: object) -> dict[str, Any]:
+    """:func:`stated_meta`, where the classes are those of the config that a converter was given.
+
+    Raises:
+        ValueError: they are others.
+    """
+    stated = stated_meta(report, own)
+    text = difference(stated.get('classes') or (), own.get('classes') or ())
+    if text:
+        raise ValueError(
+            f'{report.source} names other classes than {config}: {text}. Give a config with these classes (metainfo), '
+            f'or --no-class-head to leave the class rows out'
+        )
+    return stated
 
 
 def difference(saved: Sequence[str], own: Sequence[str], same_share: float = SAME_SHARE) -> str | None:
@@ -46,7 +97,7 @@ def difference(saved: Sequence[str], own: Sequence[str], same_share: float = SAM
             f"'{saved[i]}' is class {i} in the checkpoint and class {j} in the data; "
             f'{len({i for i, _ in moved})} of {len(saved)} names have another place'
         )
-    if len(apart) <= (1 - same_share) * len(saved):
+    if len(saved) - len(apart) >= same_share * len(saved):
         return None
     shown = ', '.join(f"'{saved[i]}' is '{own[i]}' in the data (class {i})" for i in apart[:SHOWN])
     return f'{len(apart)} of {len(saved)} names differ: {shown}{", ..." if len(apart) > SHOWN else ""}'

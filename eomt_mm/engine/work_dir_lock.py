@@ -35,8 +35,8 @@ def work_dir_lock(work_dir: str | Path) -> Iterator[None]:
         _acquire(lock, holder)
     except Timeout:
         raise RuntimeError(
-            f'work_dir {work_dir} is in use by {_read(holder) or "another process"}. Wait for its end, stop it, or give '
-            f'this run a folder of its own with --work-dir'
+            f'work_dir {work_dir} is in use by {_read(holder) or "another process"}. Wait for its end, stop it, or '
+            f'give this run a folder of its own with --work-dir'
         ) from None
     except (NotImplementedError, OSError) as error:
         print(f'work_dir {work_dir} cannot be locked ({error}): start no second training in it')

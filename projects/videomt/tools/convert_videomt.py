@@ -22,6 +22,7 @@ import torch
 from mmengine.config import DictAction
 from videomt.checkpoints import export_huggingface, import_videomt
 
+from eomt_mm.checkpoints.class_names import check_names
 from eomt_mm.checkpoints.files import check_free, written_aside
 
 
@@ -51,7 +52,8 @@ def convert(args: argparse.Namespace) -> str:
     model: Any = init_model(load_config(args.config, args.cfg_options)) if args.config else None
     expected = model.state_dict() if model else None
     state, report = import_videomt(args.src, expected, not args.no_class_head, args.base, args.weights)
-    meta = report.meta.get('dataset_meta') or (model.dataset_meta if model else {})
+    own = model.dataset_meta if model else {}
+    meta = own if args.no_class_head or not report.whole else check_names(report, own, args.config)
     if args.to == 'hf':
         options: dict[str, Any] = {}
         if model:
