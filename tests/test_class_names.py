@@ -45,7 +45,8 @@ def test_names_that_differ(saved: list[str], own: list[str], text: str) -> None:
 @pytest.fixture
 def cfg(tmp_path: Path) -> Any:
     names = dict(classes=('cat', 'dog', 'sky', 'sea'), thing_classes=('cat', 'dog'), stuff_classes=('sky', 'sea'))
-    options = {f'metainfo.{key}': value for key, value in names.items()}
+    options: dict[str, Any] = {f'metainfo.{key}': value for key, value in names.items()}
+    options['model.backbone.model_name'] = 'vit_small_patch14_reg4_dinov2'
     return load_config(CONFIGS['panoptic'], {**options, 'work_dir': str(tmp_path)})
 
 
