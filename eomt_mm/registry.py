@@ -21,8 +21,10 @@ from mmengine.registry import (  # noqa: E402
     Registry,
 )
 
-from eomt_mm.datasets import zip_backend  # noqa: E402, F401  paths zip://... for all of mmengine.fileio
-from eomt_mm.engine import atomic_files  # noqa: E402, F401  local files are written whole or not at all
+from eomt_mm.fileio import (  # noqa: E402
+    atomic_files,  # noqa: F401  local files are written whole or not at all
+    zip_backend,  # noqa: F401  paths zip://... for all of mmengine.fileio
+)
 
 compat.allow_checkpoint_globals()
 compat.read_checkpoints_safely()
@@ -54,7 +56,7 @@ HOOKS = _child(
     'engine.pictures', 'engine.stop', 'engine.total_batch',
 )  # fmt: skip
 LOOPS = _child('loop', MMENGINE_LOOPS, 'engine.train_loop')
-RUNNERS = _child('runner', MMENGINE_RUNNERS, 'engine.sharding')
+RUNNERS = _child('runner', MMENGINE_RUNNERS, 'engine.sharding.runner')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(
     'optim_wrapper_constructor', MMENGINE_OPTIM_WRAPPER_CONSTRUCTORS, 'engine.layer_decay'
 )

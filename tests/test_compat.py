@@ -12,11 +12,11 @@ from pickle import UnpicklingError
 import numpy as np
 import pytest
 import torch
+from paths import ROOT
 from torch import Tensor, nn
 
 from eomt_mm import compat
 
-ROOT = Path(__file__).resolve().parents[1]
 GOOD = {
     'torch': '2.14.1+cu130',
     'torchvision': '0.29.1',

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from paths import ROOT
 
 import eomt_mm
 from eomt_mm import compat
 
-ROOT = Path(__file__).resolve().parents[1]
 PACKAGED = ('eomt_mm', 'configs', 'tools', 'requirements')
 PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml')
 

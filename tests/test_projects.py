@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from paths import ROOT
 from PIL import Image
 
 from eomt_mm.apis import load_config
 
-EXAMPLES = Path(__file__).resolve().parent.parent / 'projects' / 'example_backbone' / 'configs'
+EXAMPLES = ROOT / 'projects' / 'example_backbone' / 'configs'
 
 
 @pytest.mark.parametrize(

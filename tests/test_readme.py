@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from mmengine.registry import DATASETS, MODELS, DefaultScope
+from paths import ROOT
 
 from eomt_mm.apis import load_config
-from eomt_mm.datasets.shapes import SHAPES_METAINFO
+from eomt_mm.synthetic.shapes import SHAPES_METAINFO
 
-ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / 'README.md').read_text()
 
 

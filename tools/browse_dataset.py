@@ -27,9 +27,9 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
+from eomt_mm.core.geometry import Padding, pad_bottom_right
 from eomt_mm.datasets.sampling import SeededDataset
 from eomt_mm.engine.pictures import coloured, ground_truth_segments, knows_void, legend_of
-from eomt_mm.models.geometry import Padding, pad_bottom_right
 from eomt_mm.visualization import DrawnSegment, draw_segments, side_by_side
 from eomt_mm.visualization.figures import save_picture
 from eomt_mm.visualization.palettes import PALETTES, distinct_palette

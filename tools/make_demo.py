@@ -65,7 +65,7 @@ def image_demo(args: argparse.Namespace) -> None:
     """EoMT on generated images."""
     data, train, test, pictures = (args.work_dir / name for name in ('data', 'train', 'test', 'pictures'))
     counts = ['--num-train', args.num_train, '--num-val', args.num_val]
-    run('-m', 'eomt_mm.datasets.generate', 'coco', data, *map(str, counts), '--size', '128', '160', '--overwrite')
+    run('-m', 'eomt_mm.synthetic.generate', 'coco', data, *map(str, counts), '--size', '128', '160', '--overwrite')
     run(ROOT / 'tools/train.py', CONFIG, '--data-root', data, '--work-dir', train, *train_options(args.max_iters))
     checkpoint = (train / 'last_checkpoint').read_text().strip()
     run(ROOT / 'tools/test.py', CONFIG, checkpoint, '--data-root', data, '--work-dir', test, '--show-dir', pictures)

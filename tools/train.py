@@ -92,8 +92,8 @@ def main() -> None:
         # mmengine compares with the images of a micro-batch
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     is_first = args.launcher == 'none' or os.environ['RANK'] == '0'
+    set_start(cfg, args.resume)
     with work_dir_lock(cfg.work_dir) if is_first else nullcontext():
-        set_start(cfg, args.resume)
         (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
 
 

@@ -14,7 +14,7 @@ from mmengine.config import Config, ConfigDict
 
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.apis.config_names import PROJECTS
-from eomt_mm.datasets.zip_backend import zip_root
+from eomt_mm.fileio.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size', 'metainfo', 'runner_type', 'sharding')
@@ -38,7 +38,7 @@ def load_config(
             them, also where a config file restates those of its bases. ``custom_hooks`` of one's own leave the mask
             annealing of the bases in place.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
-            place (:mod:`eomt_mm.datasets.zip_backend`).
+            place (:mod:`eomt_mm.fileio.zip_backend`).
 
     Returns:
         complete config.

@@ -7,9 +7,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.apis.inputs import ImageInput, Video
 from eomt_mm.checkpoints.files import written_aside
-from eomt_mm.datasets.panoptic_png import write_aside
 
 CODEC = 'mp4v'  # MPEG-4 Part 2: the only one for .mp4 that every OpenCV wheel writes
 

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from eomt_mm.annotations.panoptic_png import write_aside, write_panoptic_png
 from eomt_mm.apis.inputs import ImageInput
 from eomt_mm.apis.results import Prediction
 from eomt_mm.checkpoints.files import written_aside
-from eomt_mm.datasets.panoptic_png import write_aside, write_panoptic_png
 
 IMAGE_INFO = 'image_info.json'
 Append = Callable[[dict[str, Any]], None]

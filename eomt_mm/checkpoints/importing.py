@@ -15,7 +15,7 @@ from eomt_mm.checkpoints.files import Checkpoint, State, read_checkpoint
 from eomt_mm.checkpoints.fitting import check_complete, check_model, listed, resample, settle_biases
 from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, Format, Readable, to_ours
 from eomt_mm.checkpoints.rules import Mapped
-from eomt_mm.models.eomt_head import default_num_blocks
+from eomt_mm.core.head import default_num_blocks
 
 PROBS = 'head.attn_mask_probs'
 CLASS_HEAD = 'head.class_predictor.'

@@ -7,7 +7,7 @@ from typing import Any
 from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
-import eomt_mm.datasets.zip_backend  # noqa: F401  registers zip://
+import eomt_mm.fileio.zip_backend  # noqa: F401  registers zip://
 
 
 class FolderDataset(BaseDataset):

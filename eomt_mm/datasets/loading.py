@@ -12,7 +12,7 @@ from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotations
 
 from eomt_mm.annotations.masks import RLE, Rings, normalise, to_rle
-from eomt_mm.datasets.panoptic_png import read_panoptic_png
+from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import MapSegment, check_size, image_size, store_segments
 from eomt_mm.fileio.images import decode_image
 from eomt_mm.registry import TRANSFORMS

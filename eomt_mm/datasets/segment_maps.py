@@ -10,7 +10,7 @@ from mmengine import fileio
 from PIL import Image
 
 from eomt_mm.annotations.masks import EXIF_HINT
-from eomt_mm.datasets.panoptic_png import relabel_segments, run_starts
+from eomt_mm.annotations.panoptic_png import relabel_segments, run_starts
 from eomt_mm.fileio.images import decode_image
 
 Results = dict[str, Any]

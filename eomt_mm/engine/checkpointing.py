@@ -13,8 +13,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
-from eomt_mm.engine.atomic_files import AtomicLocalBackend
 from eomt_mm.engine.resuming import POINTER
+from eomt_mm.fileio.atomic_files import AtomicLocalBackend
 from eomt_mm.fileio.leftovers import remove_unfinished
 from eomt_mm.registry import HOOKS
 

@@ -8,22 +8,10 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
-from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.schedules import lr_factor
 from eomt_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
-
-
-def lr_factor(
-    block: int | None, depth: int, layer_decay: float, num_joint_blocks: int, decay_joint_blocks: bool
-) -> float:
-    """Learning-rate factor of a backbone parameter, as published.
-
-    Block i of L has ``layer_decay ** (L - 1 - i)``; embeddings count as block 0 (no decay step of their own); the
-    final norm (``block=None``) has 1, and so have the joint blocks unless ``decay_joint_blocks``.
-    """
-    if block is None or (block >= depth - num_joint_blocks and not decay_joint_blocks):
-        return 1.0
-    return layer_decay ** (depth - 1 - block)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()

@@ -9,21 +9,10 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import nn
 
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.schedules import annealed_keep_prob, published_steps
 from eomt_mm.engine.train_loop import check_counts_steps
-from eomt_mm.models.eomt_head import EoMTHead
-from eomt_mm.models.masked_attention import annealed_keep_prob
 from eomt_mm.registry import HOOKS
-
-
-def published_steps(num_blocks: int, total: int, unit: int | None = None) -> list[tuple[int, int]]:
-    """(start, end) of the annealing of each joint block in a schedule of ``total`` steps.
-
-    With the unit u = total // 6, starts run evenly from u to 4u and each block takes u steps; halves round up. This
-    gives the published steps of every configuration but those whose hook states ``unit``, ``first_block`` or both.
-    """
-    unit = total // 6 if unit is None else unit
-    starts = [math.floor(unit * (1 + 3 * b / max(1, num_blocks - 1)) + 0.5) for b in range(num_blocks)]
-    return [(start, start + unit) for start in starts]
 
 
 @HOOKS.register_module()

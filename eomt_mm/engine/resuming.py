@@ -84,7 +84,7 @@ def damage(path: str | Path) -> str | None:
 
 
 def _tensor_damage(folder: Path) -> str | None:
-    from eomt_mm.engine.folder_reader import folder_damage  # needs torch >= 2.6, as writing such a folder does
+    from eomt_mm.engine.sharding.reader import folder_damage  # needs torch >= 2.6, as writing such a folder does
 
     try:
         fault = folder_damage(folder)

@@ -5,25 +5,8 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
+from eomt_mm.core.schedules import two_stage_factor
 from eomt_mm.registry import PARAM_SCHEDULERS
-
-
-def two_stage_factor(
-    step: int, total: int, warmup_steps: tuple[int, int], is_backbone: bool, power: float = 0.9
-) -> float:
-    """Factor on the learning rate at optimiser step ``step`` (0-based) of ``total``.
-
-    With warm-up (w0, w1): everything but the backbone rises linearly over w0 steps; the backbone stays at 0 for w0
-    steps and rises over the next w1. Both then fall as (1 - progress)^power to 0 at ``total``.
-    """
-    head_warmup, backbone_warmup = warmup_steps
-    start, length = (head_warmup, backbone_warmup) if is_backbone else (0, head_warmup)
-    if step < start:
-        return 0.0
-    if step < start + length:
-        return (step - start) / length
-    progress = (step - start - length) / max(1, total - start - length)
-    return max(0.0, 1 - progress) ** power
 
 
 @PARAM_SCHEDULERS.register_module()

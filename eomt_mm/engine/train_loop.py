@@ -13,8 +13,8 @@ from mmengine.runner import BaseLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch import Tensor, nn
 
+from eomt_mm.core.head import EoMTHead
 from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_position, seed_generators
-from eomt_mm.models.eomt_head import EoMTHead
 from eomt_mm.registry import LOOPS
 
 Batch = dict[str, Any]

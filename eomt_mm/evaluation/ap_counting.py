@@ -18,7 +18,7 @@ from pycocotools import mask as mask_api
 from pycocotools.cocoeval import COCOeval
 
 from eomt_mm.annotations.masks import RLE, areas
-from eomt_mm.datasets.panoptic_png import run_starts
+from eomt_mm.annotations.panoptic_png import run_starts
 
 
 class TrueInstance(NamedTuple):

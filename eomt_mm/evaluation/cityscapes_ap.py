@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.cityscapes_counting import as_array, as_bool, average_precisions, match_image
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image

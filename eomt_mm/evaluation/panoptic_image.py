@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import eomt_mm.datasets.zip_backend  # noqa: F401  registers zip:// in workers, too
-from eomt_mm.datasets.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
+import eomt_mm.fileio.zip_backend  # noqa: F401  registers zip:// in workers, too
+from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
 from eomt_mm.evaluation.pq_counting import count_panoptic
 
 # mmdet's encoding of a predicted pixel, label + 1000 * number of the instance (mmdet.evaluation.functional).

@@ -15,7 +15,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap, judge_image
 from eomt_mm.evaluation.panoptic_truth import PanopticTruth, TruthInFiles, TruthInSamples
 from eomt_mm.evaluation.pq_counting import Averages, summarise

@@ -14,8 +14,8 @@ from mmengine.logging import print_log
 
 from eomt_mm.datasets.coco_json import categories_by_name
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
-from eomt_mm.datasets.zip_backend import is_missing_folder
 from eomt_mm.evaluation.panoptic_image import ImageTruth
+from eomt_mm.fileio.zip_backend import is_missing_folder
 
 
 class PanopticTruth(Protocol):

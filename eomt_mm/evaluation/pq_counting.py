@@ -17,7 +17,7 @@ from typing import TypedDict
 
 import numpy as np
 
-from eomt_mm.datasets.panoptic_png import index_of, run_starts
+from eomt_mm.annotations.panoptic_png import index_of, run_starts
 
 
 class Averages(TypedDict):

@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
-from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.registry import METRICS
 
 

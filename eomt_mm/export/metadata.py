@@ -9,10 +9,10 @@ import torch
 from torch import nn
 
 from eomt_mm import __version__
+from eomt_mm.core.geometry import Padding, Size
+from eomt_mm.core.head import EoMTHead
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.postprocess import Logits, PanopticMap, Postprocess, SemanticLabels, TopInstances
-from eomt_mm.models.eomt_head import EoMTHead
-from eomt_mm.models.geometry import Padding, Size
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.models.preprocessors import as_size
 from eomt_mm.models.segmentors import EoMTDetector, EoMTSegmentor

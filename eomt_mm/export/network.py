@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.geometry import Size
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.network import eomt_forward
 from eomt_mm.export.postprocess import Logits, Postprocess
-from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt import eomt_forward
-from eomt_mm.models.eomt_head import EoMTHead
-from eomt_mm.models.geometry import Size
 
 
 class ExportNetwork(nn.Module):
@@ -63,7 +63,7 @@ class ExportNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalises, runs :func:`~eomt_mm.models.eomt.eomt_forward`, and post-processes its final prediction.
+        """Normalises, runs :func:`~eomt_mm.core.network.eomt_forward`, and post-processes its final prediction.
 
         Args:
             images: uint8 (N, 3, *size), RGB.

@@ -1,4 +1,4 @@
-"""Results in the graph: the rules of :mod:`eomt_mm.models.postprocess` for whole batches, with fixed shapes.
+"""Results in the graph: the rules of :mod:`eomt_mm.core.postprocess` for whole batches, with fixed shapes.
 
 Results are over the input, padding included; bringing them to the image is the caller's. Nothing depends on how many
 queries are kept: where those functions choose queries, these carry all of them and mark the kept ones.
@@ -7,7 +7,7 @@ queries are kept: where those functions choose queries, these carry all of them 
 import torch
 from torch import Tensor, nn
 
-from eomt_mm.models.geometry import Size, resize
+from eomt_mm.core.geometry import Size, resize
 
 # Query maps resized together; more would only take more memory (16 maps of 640 x 640 are 26 MB per image).
 MAPS_AT_ONCE = 16
@@ -39,7 +39,7 @@ class Logits(Postprocess):
 
 
 class SemanticLabels(Postprocess):
-    """The class of largest score of every pixel; see :func:`~eomt_mm.models.postprocess.semantic_scores`."""
+    """The class of largest score of every pixel; see :func:`~eomt_mm.core.postprocess.semantic_scores`."""
 
     outputs = dict(label_map='int32 (N, H, W), class indices')
 
@@ -50,7 +50,7 @@ class SemanticLabels(Postprocess):
 
 
 class TopInstances(Postprocess):
-    """The ``max_per_image`` best (query, class) pairs; see :func:`~eomt_mm.models.postprocess.instance_prediction`.
+    """The ``max_per_image`` best (query, class) pairs; see :func:`~eomt_mm.core.postprocess.instance_prediction`.
 
     They are in order of query, then class.
     """
@@ -82,7 +82,7 @@ class TopInstances(Postprocess):
 
 
 class PanopticMap(Postprocess):
-    """Non-overlapping segments; see :func:`~eomt_mm.models.postprocess.panoptic_prediction`.
+    """Non-overlapping segments; see :func:`~eomt_mm.core.postprocess.panoptic_prediction`.
 
     Args:
         num_things: classes below this index are things.

@@ -11,25 +11,19 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.models.criterion import Criterion, StepTotals
-from eomt_mm.models.eomt import Predictions
-from eomt_mm.models.eomt_head import EoMTHead
-from eomt_mm.models.postprocess import (
+from eomt_mm.core.criterion import Criterion, StepTotals
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.network import Predictions
+from eomt_mm.core.postprocess import (
     Instances,
     Segment,
     ToImage,
     instance_prediction,
     panoptic_prediction,
 )
-from eomt_mm.models.targets import (
-    Target,
-    det_sample_target,
-    num_det_targets,
-    num_seg_targets,
-    seg_sample_target,
-    with_valid,
-)
-from eomt_mm.models.window_scores import semantic_predictions
+from eomt_mm.core.targets import Target, with_valid
+from eomt_mm.core.window_scores import semantic_predictions
+from eomt_mm.models.sample_targets import det_sample_target, num_det_targets, num_seg_targets, seg_sample_target
 from eomt_mm.registry import MODELS
 
 DET_TASKS = ('panoptic', 'instance')
@@ -40,10 +34,10 @@ class HostHead(EoMTHead):
 
     Args:
         num_classes: number K of classes.
-        criterion: arguments of :class:`~eomt_mm.models.criterion.Criterion` that differ from the published ones.
+        criterion: arguments of :class:`~eomt_mm.core.criterion.Criterion` that differ from the published ones.
         ignore_void: leave pixels without ground truth out of matching and mask losses: void, crowds, and the padding of
             crops, which pipelines fill with void. As published they count as background of every mask.
-        **head_kwargs: arguments of :class:`~eomt_mm.models.eomt_head.EoMTHead`; ``embed_dim``, ``depth`` and
+        **head_kwargs: arguments of :class:`~eomt_mm.core.head.EoMTHead`; ``embed_dim``, ``depth`` and
             ``patch_size`` come from the backbone.
     """
 
@@ -185,7 +179,7 @@ class EoMTDetHead(HostHead):
         task: 'panoptic' or 'instance'.
         num_things_classes: number of thing classes; they come first.
         num_stuff_classes: number of stuff classes; 0 for instance segmentation.
-        score_thr, overlap_thr: see :func:`~eomt_mm.models.postprocess.panoptic_prediction`.
+        score_thr, overlap_thr: see :func:`~eomt_mm.core.postprocess.panoptic_prediction`.
         max_per_image: number of instances predicted per image.
         **kwargs: see :class:`HostHead`.
     """

@@ -14,7 +14,7 @@ from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.models.geometry import Padding, Size, Windows, pad_bottom_right
+from eomt_mm.core.geometry import Padding, Size, Windows, pad_bottom_right
 from eomt_mm.registry import MODELS
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)

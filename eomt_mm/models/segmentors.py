@@ -8,11 +8,11 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.network import Predictions, eomt_forward
+from eomt_mm.core.postprocess import semantic_scores
 from eomt_mm.models import heads, preprocessors  # noqa: F401  they register
-from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt import Predictions, eomt_forward
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
-from eomt_mm.models.postprocess import semantic_scores
 from eomt_mm.registry import MODELS
 
 MODELS.register_module(module=TimmViT)
@@ -39,7 +39,7 @@ class EoMTSegmentor(BaseSegmentor):
     """Semantic segmentation in mmseg.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
         decode_head: config of an :class:`~eomt_mm.models.heads.EoMTSegHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTSegDataPreprocessor`.
         train_cfg, test_cfg: unused; mmseg's tools pass them.
@@ -64,7 +64,7 @@ class EoMTSegmentor(BaseSegmentor):
         self.align_corners = self.decode_head.align_corners
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
-        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.models.eomt.eomt_forward`."""
+        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
         return eomt_forward(self.backbone, self.decode_head, inputs)
 
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Predictions:
@@ -90,7 +90,7 @@ class EoMTDetector(BaseDetector):
     """Panoptic or instance segmentation in mmdet.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
         panoptic_head: config of an :class:`~eomt_mm.models.heads.EoMTDetHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTDetDataPreprocessor`.
         train_cfg, test_cfg: unused; mmdet's tools pass them.
@@ -112,7 +112,7 @@ class EoMTDetector(BaseDetector):
         self.backbone, self.panoptic_head = build_backbone_and_head(backbone, panoptic_head, self.data_preprocessor)
 
     def extract_feat(self, batch_inputs: Tensor) -> Predictions:
-        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.models.eomt.eomt_forward`."""
+        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
         return eomt_forward(self.backbone, self.panoptic_head, batch_inputs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None) -> Predictions:

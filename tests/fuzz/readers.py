@@ -26,8 +26,8 @@ from videomt.datasets.generate import write_youtube_vis
 
 from eomt_mm.apis import init_model, load_config
 from eomt_mm.checkpoints.exporting import export_huggingface
-from eomt_mm.datasets.generate import write_ade20k, write_coco
-from eomt_mm.datasets.shapes import SHAPES_METAINFO
+from eomt_mm.synthetic.generate import write_ade20k, write_coco
+from eomt_mm.synthetic.shapes import SHAPES_METAINFO
 
 ROOT = Path(__file__).resolve().parents[2]
 TOY = ROOT / 'configs' / 'eomt' / 'toy'

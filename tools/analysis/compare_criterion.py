@@ -30,7 +30,7 @@ from mmengine.structures import InstanceData
 from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
-from eomt_mm.models.criterion import Criterion
+from eomt_mm.core.criterion import Criterion
 
 STOCK = Path(mmdet.__file__).parent / '.mim/configs/mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py'
 NUM_CLASSES = 133  # COCO panoptic

@@ -23,9 +23,9 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from transformers.utils.logging import disable_progress_bar
 
 from eomt_mm.checkpoints.importing import import_checkpoint
-from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt import Predictions, eomt_forward
-from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.network import Predictions, eomt_forward
 
 NUM_CLASSES, NUM_QUERIES = 133, 200  # COCO panoptic
 TOLERANCE = 1e-4  # of the range of the outputs, in float32

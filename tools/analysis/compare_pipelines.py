@@ -81,7 +81,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     args.metainfo = None
     if args.shapes:
-        from eomt_mm.datasets.shapes import SHAPES_METAINFO
+        from eomt_mm.synthetic.shapes import SHAPES_METAINFO
 
         args.metainfo = SHAPES_METAINFO
     return args

@@ -22,7 +22,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from eomt_mm.models.geometry import Padding, Size  # isort: skip  before the hosts
+from eomt_mm.core.geometry import Padding, Size  # isort: skip  before the hosts
 import torch
 import torch.nn.functional as F
 from mmdet.models import MaskFormerFusionHead

@@ -30,7 +30,7 @@ from compare_forward import (  # type: ignore[import-not-found]
 )
 from torch import Tensor, nn
 
-from eomt_mm.models.criterion import Criterion
+from eomt_mm.core.criterion import Criterion
 
 Targets = list[dict[str, Tensor]]
 SIDES = ('eomt_mm', 'transformers')

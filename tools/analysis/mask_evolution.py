@@ -22,8 +22,8 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from eomt_mm.core.geometry import resize
 from eomt_mm.engine.mask_annealing import find_head
-from eomt_mm.models.geometry import resize
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 CELL = 2.4  # inches

@@ -35,8 +35,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from eomt_mm.models.eomt_head import EoMTHead
-from eomt_mm.models.matcher import HungarianMatcher
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.matcher import HungarianMatcher
 
 GIB = 2**30
 PARTS = ('blocks', 'joint blocks', 'scale blocks', 'final norm', 'losses', 'embeddings, queries, mask product')

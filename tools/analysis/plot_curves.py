@@ -19,9 +19,9 @@ import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
+from eomt_mm.core.schedules import annealed_keep_prob, two_stage_factor
 from eomt_mm.engine.mask_annealing import find_head
-from eomt_mm.engine.schedule import TwoStagePolyLR, two_stage_factor
-from eomt_mm.models.masked_attention import annealed_keep_prob
+from eomt_mm.engine.schedule import TwoStagePolyLR
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
 Scalars = dict[str, list[tuple[int, float]]]  # name to (step, value)

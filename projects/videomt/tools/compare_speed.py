@@ -35,8 +35,8 @@ from eomt_mm.benchmarking.models import build_model
 from eomt_mm.benchmarking.report import spread
 from eomt_mm.checkpoints.describe import describe
 from eomt_mm.checkpoints.rules import map_to_theirs
-from eomt_mm.models.backbone import TimmViT
-from eomt_mm.models.eomt import eomt_forward
+from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.network import eomt_forward
 
 NUM_CLASSES, NUM_QUERIES = 40, 200  # YouTube-VIS
 TOLERANCE = 1e-4  # of the range of the outputs, which are compared in float32

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eomt_mm.models.criterion import Criterion, StepTotals
+from eomt_mm.core.criterion import Criterion, StepTotals
 from videomt.matcher import FirstAppearanceMatcher
 from videomt.network import ClipPredictions
 from videomt.targets import ClipTarget
@@ -26,7 +26,7 @@ class ClipCriterion(Criterion):
         official_labels: repeat a fault of the published training, for comparisons: labels are read from the last
             frame's annotations, so a target that it does not show is matched as "no object" and trained as the last
             class. False: from the first frame that shows it. Instances only.
-        kwargs: see :class:`~eomt_mm.models.criterion.Criterion`.
+        kwargs: see :class:`~eomt_mm.core.criterion.Criterion`.
     """
 
     matcher: FirstAppearanceMatcher
@@ -56,7 +56,7 @@ class ClipCriterion(Criterion):
             totals: of the step that the batch is a part of, counted in frames; None where it is the whole step.
 
         Returns:
-            see :meth:`~eomt_mm.models.criterion.Criterion.forward`.
+            see :meth:`~eomt_mm.core.criterion.Criterion.forward`.
         """
         classes, masks = predictions.class_logits, predictions.mask_logits
         labels = [target.labels for target in targets]

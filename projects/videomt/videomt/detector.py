@@ -7,7 +7,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.structures import TrackDataSample
 from torch import Tensor
 
-from eomt_mm.models.backbone import TimmViT
+from eomt_mm.core.backbone import TimmViT
 from eomt_mm.models.segmentors import build_backbone_and_head
 from eomt_mm.registry import MODELS
 from videomt import head, preprocessor  # noqa: F401  they register
@@ -24,7 +24,7 @@ class VidEoMTDetector(BaseDetector):
     """Instance, panoptic or semantic segmentation of videos.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
         panoptic_head: config of a :class:`~videomt.head.VidEoMTHostHead`.
         data_preprocessor: config of a :class:`~videomt.preprocessor.VidEoMTDataPreprocessor`.
         window_size: number of frames that go through the backbone together in evaluation; changes memory, not results.

@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.structures import TrackDataSample
 from torch import Tensor
 
-from eomt_mm.models.criterion import StepTotals
+from eomt_mm.core.criterion import StepTotals
 from eomt_mm.registry import MODELS
 from videomt.criterion import ClipCriterion
 from videomt.network import ClipPredictions, VidEoMTHead

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from eomt_mm.models.matcher import HungarianMatcher, Match, Matches, compute_dtype, on_the_host
+from eomt_mm.core.matcher import HungarianMatcher, Match, Matches, compute_dtype, on_the_host
 from videomt.targets import ClipTarget
 
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt_mm.models.backbone import TimmViT, Tokens
-from eomt_mm.models.eomt_head import EoMTHead
+from eomt_mm.core.backbone import TimmViT, Tokens
+from eomt_mm.core.head import EoMTHead
 
 Logits = tuple[Tensor, Tensor]  # of one frame and layer: classes (B, Q, K + 1), masks (B, Q, H/4, W/4)
 
@@ -35,7 +35,7 @@ class VidEoMTHead(EoMTHead):
             as published: where ``norm_queries`` does. EoMT always does, so True suits heads that start from an EoMT.
         drop_last_auxiliary: as published, training makes no prediction before the last joint block. False: as EoMT,
             before every one.
-        **kwargs: see :class:`~eomt_mm.models.eomt_head.EoMTHead`.
+        **kwargs: see :class:`~eomt_mm.core.head.EoMTHead`.
     """
 
     def __init__(

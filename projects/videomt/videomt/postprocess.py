@@ -15,11 +15,11 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
+from eomt_mm.core.geometry import Padding, resize
+from eomt_mm.core.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
-from eomt_mm.models.geometry import Padding, resize
 from eomt_mm.models.heads import boxes_of_masks
-from eomt_mm.models.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
 
 TASKS = ('instance', 'panoptic', 'semantic')
 WHOLE_VIDEO, RUNNING_MEAN = 'mean of all frames', 'mean of the frames so far'

@@ -8,7 +8,7 @@ from mmdet.structures import TrackDataSample
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from eomt_mm.models.geometry import pad_bottom_right
+from eomt_mm.core.geometry import pad_bottom_right
 from eomt_mm.models.preprocessors import IMAGENET_MEAN, IMAGENET_STD
 from eomt_mm.registry import MODELS
 

@@ -12,7 +12,7 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import PixelData
 from torch import Tensor
 
-from eomt_mm.models.geometry import pad_bottom_right
+from eomt_mm.core.geometry import pad_bottom_right
 from eomt_mm.models.preprocessors import IMAGENET_MEAN, IMAGENET_STD
 from videomt.mask_store import MaskStore
 from videomt.network import videomt_forward

@@ -9,7 +9,8 @@ import torch
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from eomt_mm.models.targets import check_labels, missing_annotation, pad_masks, source_of
+from eomt_mm.core.targets import check_labels, pad_masks
+from eomt_mm.models.sample_targets import missing_annotation, source_of
 
 Size = tuple[int, int]
 FIELDS = ('labels', 'instances_ids', 'masks')

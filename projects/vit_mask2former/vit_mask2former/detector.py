@@ -8,14 +8,14 @@ from mmdet.structures import DetDataSample
 from mmengine.structures import InstanceData
 from torch import Tensor
 
-from eomt_mm.models.targets import det_sample_target
+from eomt_mm.models.sample_targets import det_sample_target
 
 Config = dict[str, Any]
 
 
 @MODELS.register_module()
 class ViTMask2Former(Mask2Former):
-    """Mask2Former with a :class:`~eomt_mm.models.backbone.TimmViT`; queries, decoders and losses are mmdet's.
+    """Mask2Former with a :class:`~eomt_mm.core.backbone.TimmViT`; queries, decoders and losses are mmdet's.
 
     Args:
         backbone: config of the ViT.

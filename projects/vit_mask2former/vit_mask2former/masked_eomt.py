@@ -5,7 +5,7 @@ from typing import Any
 from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
-from eomt_mm.models.eomt import Predictions
+from eomt_mm.core.network import Predictions
 from eomt_mm.models.heads import EoMTDetHead
 
 

@@ -1,4 +1,4 @@
-"""Generated shapes in COCO's panoptic format: 4 things, 4 stuff (eomt_mm.datasets.generate writes them)."""
+"""Generated shapes in COCO's panoptic format: 4 things, 4 stuff (eomt_mm.synthetic.generate writes them)."""
 _base_ = ['./coco_panoptic.py']
 data_root = 'data/shapes/'
 img_size = 128

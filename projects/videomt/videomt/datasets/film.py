@@ -2,7 +2,7 @@
 
 Every film has one of each: a thing that stays, one that passes in front of it and hides it completely in the middle
 frame, one that appears only in the second half, one that leaves in the first. They move over two kinds of stuff beside
-a patch of void. Shapes and colours of the classes are those of :mod:`eomt_mm.datasets.shapes`.
+a patch of void. Shapes and colours of the classes are those of :mod:`eomt_mm.synthetic.shapes`.
 """
 
 import colorsys
@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eomt_mm.datasets.shapes import CLASSES, NUM_THINGS
+from eomt_mm.synthetic.shapes import CLASSES, NUM_THINGS
 
 Array = np.ndarray[Any, Any]
 NUM_CORNERS = {'circle': 40, 'square': 4, 'triangle': 3, 'star': 10}

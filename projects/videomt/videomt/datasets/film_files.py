@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
-from eomt_mm.datasets.shapes import NUM_THINGS
+from eomt_mm.synthetic.shapes import NUM_THINGS
 from videomt.datasets.classes import WILD_PALETTE, WILD_SCENES, WILD_THINGS
 from videomt.datasets.film import Array, Film
 

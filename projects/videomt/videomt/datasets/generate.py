@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from eomt_mm.datasets.panoptic_png import write_panoptic_png
+from eomt_mm.annotations.panoptic_png import write_panoptic_png
 from videomt.datasets.classes import INSTANCE_CLASSES, WILD_SCENES
 from videomt.datasets.film import draw_film
 from videomt.datasets.film_files import (

@@ -13,7 +13,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine import fileio
 
 from eomt_mm.annotations.masks import decode, normalise
-from eomt_mm.datasets.panoptic_png import read_panoptic_png
+from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import check_size, read_map
 from eomt_mm.registry import TRANSFORMS
 

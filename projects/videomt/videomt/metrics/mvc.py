@@ -10,7 +10,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
-from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.registry import METRICS
 from videomt.metrics.panoptic_results import frame_file
 from videomt.metrics.stq import mean_iou

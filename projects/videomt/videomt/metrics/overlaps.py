@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from eomt_mm.datasets.panoptic_png import run_starts
+from eomt_mm.annotations.panoptic_png import run_starts
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 from eomt_mm.evaluation.pq_counting import count_overlap
 from videomt.metrics.video_metric import FrameTruth

@@ -11,7 +11,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
-from eomt_mm.datasets.panoptic_png import write_aside, write_panoptic_png
+from eomt_mm.annotations.panoptic_png import write_aside, write_panoptic_png
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 
 

@@ -21,7 +21,7 @@ from mmengine.logging import print_log
 from pycocotools import mask as mask_api
 
 from eomt_mm.annotations.masks import RLE, areas, check_runs
-from eomt_mm.datasets.panoptic_png import write_aside
+from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.ap_counting import ImageMatches, encode_masks, match_by_class, summarise
 from eomt_mm.registry import METRICS
 from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of

@@ -1,0 +1,80 @@
+"""Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable."""
+
+import gc
+import os
+import runpy
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from paths import ROOT
+
+os.environ['OMP_NUM_THREADS'] = '1'  # before torch and numpy: a second thread waits longer than it computes here
+
+import eomt_mm  # noqa: F401  isort: skip
+import pytest
+import torch
+from mmengine.logging import MessageHub, MMLogger
+from mmengine.registry import DefaultScope
+from mmengine.visualization import Visualizer
+
+from eomt_mm.synthetic.generate import write_ade20k, write_coco
+
+
+@pytest.fixture(scope='module', autouse=True)
+def cheap_collections() -> None:
+    """Data sets of the hosts collect garbage when they are built: half a second each for all modules ever imported."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope='session')
+def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """COCO tree: 6 training and 4 validation images of about 96 x 96, with crowds, void and unannotated images."""
+    root = tmp_path_factory.mktemp('coco') / 'root'
+    return write_coco(root, num_train=6, num_val=4, size=(96, 96), progress=False)
+
+
+@pytest.fixture(scope='session')
+def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ADE20K tree: 6 training and 4 validation images of about 96 x 96, one of each split all void."""
+    root = tmp_path_factory.mktemp('ade') / 'root'
+    return write_ade20k(root, num_train=6, num_val=4, size=(96, 96), progress=False)
+
+
+@pytest.fixture(scope='session', autouse=True)
+def plain_config_text() -> Iterator[None]:
+    """A run writes its configuration out five times, and each time yapf lays it out anew for most of a second."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, False))
+        yield
+
+
+@pytest.fixture(autouse=True)
+def no_settings_left() -> Iterator[None]:
+    """A runner sets mmengine's default scope for the whole process, a tool the threads; the next test starts anew."""
+    yield
+    DefaultScope._instance_dict.clear()
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a tool with arguments, in this process."""
+
+    def run(name: str, *arguments: Any) -> None:
+        from mmdet.visualization import DetLocalVisualizer
+        from mmseg.visualization import SegLocalVisualizer
+
+        # mmengine keeps these per process; a user's next run is a new one
+        for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
+            manager._instance_dict.clear()
+        script = ROOT / 'tools' / name
+        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
+        monkeypatch.setattr(sys, 'path', [str(script.parent), *sys.path])  # as Python does
+        monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)  # which tools set
+        runpy.run_path(str(script), run_name='__main__')
+
+    return run

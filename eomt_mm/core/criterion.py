@@ -1,0 +1,261 @@
+"""Losses of EoMT: class, mask and dice, on every prediction layer (Mask2Former, section 3.3)."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from eomt_mm.core.matcher import HungarianMatcher, Matches, compute_dtype
+from eomt_mm.core.point_sampling import pixels_at_points, sample_at_points, uncertain_points
+
+# A logit whose sigmoid and softplus are exactly 0.
+CERTAIN_NO = -1e4
+
+
+@dataclass(frozen=True)
+class StepTotals:
+    """What an optimiser step holds in this process: losses are divided by it, not by what one micro-batch holds.
+
+    Attributes:
+        num_images: images.
+        num_matched: matched queries, min(targets, queries) of each image.
+        num_micro_batches: parts that the step's batch comes in; the optimiser wrapper averages their losses.
+    """
+
+    num_images: int
+    num_matched: int
+    num_micro_batches: int = 1
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Matched pairs of a batch, layer by layer, image by image; on the device of the logits.
+
+    Attributes:
+        nums: per image the number of pairs in each layer; M in all.
+        queries: (L, M), counted through the batch.
+        targets: (L, M), counted within each image.
+    """
+
+    nums: list[int]
+    queries: Tensor
+    targets: Tensor
+
+    @classmethod
+    def of(cls, matches: list[Matches], num_queries: int, device: torch.device) -> 'Pairs':
+        """Of matches per layer and image; see :class:`~eomt_mm.core.matcher.HungarianMatcher`."""
+        queries = [torch.cat([query_idx + b * num_queries for b, (query_idx, _) in enumerate(m)]) for m in matches]
+        targets = [torch.cat([target_idx for _, target_idx in layer]) for layer in matches]
+        both = torch.stack(queries + targets).to(device)  # (2L, M)
+        return cls([len(query_idx) for query_idx, _ in matches[0]], *both.chunk(2))
+
+
+def mean_over_processes(value: Tensor) -> Tensor:
+    """Average of a 0-d tensor over the processes of a distributed run; the value itself otherwise."""
+    if dist.is_available() and dist.is_initialized():
+        value = value.clone()
+        dist.all_reduce(value)
+        value /= dist.get_world_size()
+    return value
+
+
+class Criterion(nn.Module):
+    """Matches queries to targets and computes the weighted losses, in float32 whatever autocast says.
+
+    Args:
+        num_classes: number K of classes, without "no object".
+        class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs.
+        no_object_weight: weight of "no object" in the class loss; above 0, or images without targets have no loss.
+        num_points: points per mask.
+        oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
+        sync_class_norm: average the normaliser of the class loss over processes. False as published: each process
+            divides by its own.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        class_weight: float = 2.0,
+        mask_weight: float = 5.0,
+        dice_weight: float = 5.0,
+        no_object_weight: float = 0.1,
+        num_points: int = 12544,
+        oversample_ratio: float = 3.0,
+        importance_ratio: float = 0.75,
+        sync_class_norm: bool = True,
+    ) -> None:
+        super().__init__()
+        if no_object_weight <= 0:
+            raise ValueError(f'no_object_weight={no_object_weight}: above 0; published is 0.1')
+        if oversample_ratio < 1:
+            raise ValueError(f'oversample_ratio={oversample_ratio}: at least 1; published is 3')
+        if not 0 <= importance_ratio <= 1:
+            raise ValueError(f'importance_ratio={importance_ratio}: between 0 and 1; published is 0.75')
+        self.num_classes = num_classes
+        self.class_weight = class_weight
+        self.mask_weight = mask_weight
+        self.dice_weight = dice_weight
+        self.no_object_weight = no_object_weight
+        self.num_points = num_points
+        self.oversample_ratio = oversample_ratio
+        self.importance_ratio = importance_ratio
+        self.sync_class_norm = sync_class_norm
+        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
+
+    def forward(
+        self,
+        class_logits: Sequence[Tensor],
+        mask_logits: Sequence[Tensor],
+        targets: list[dict[str, Tensor]],
+        match_points: Sequence[Tensor] | None = None,
+        loss_points: Sequence[Tensor] | None = None,
+        totals: StepTotals | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses of all prediction layers, each matched on its own.
+
+        Args:
+            class_logits: per layer (B, Q, K + 1).
+            mask_logits: per layer (B, Q, h, w).
+            targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool; with ``valid`` (H, W) bool,
+                in all images or none, points on other pixels count neither in the matching nor in the losses.
+            match_points: per layer (B, P, 2), points of the matching; drawn, for all layers together, where not given.
+            loss_points: per layer (M, P, 2), points of the M matched pairs, image by image and by query within an
+                image; drawn where not given.
+            totals: of the step that the batch is a part of; None where it is the whole step.
+
+        Returns:
+            ``loss_cls``, ``loss_mask``, ``loss_dice`` of the final layer, and the same with ``d{i}.`` in front for
+            the layers before it; 0-d, weighted.
+        """
+        matches = self.matcher(class_logits, mask_logits, targets, match_points)
+        return self.matched_losses(class_logits, mask_logits, targets, matches, loss_points, totals)
+
+    def matched_losses(
+        self,
+        class_logits: Sequence[Tensor],
+        mask_logits: Sequence[Tensor],
+        targets: list[dict[str, Tensor]],
+        matches: list[Matches],
+        points: Sequence[Tensor] | None = None,
+        totals: StepTotals | None = None,
+    ) -> dict[str, Tensor]:
+        """Losses for given matches, per layer and image; an image has as many in each layer. See :meth:`forward`."""
+        pairs = Pairs.of(matches, class_logits[0].shape[1], mask_logits[0].device)
+        totals = totals or StepTotals(len(pairs.nums), sum(pairs.nums))
+        with torch.autocast(mask_logits[0].device.type, enabled=False):
+            loss_cls = self.class_losses(class_logits, targets, pairs, totals)
+            loss_mask, loss_dice = self.mask_losses(mask_logits, targets, pairs, points, totals)
+        losses = dict(
+            loss_cls=self.class_weight * loss_cls,
+            loss_mask=self.mask_weight * loss_mask,
+            loss_dice=self.dice_weight * loss_dice,
+        )
+        prefixes = [*(f'd{i}.' for i in range(len(matches) - 1)), '']
+        return {prefix + name: values[i] for i, prefix in enumerate(prefixes) for name, values in losses.items()}
+
+    def class_losses(
+        self, class_logits: Sequence[Tensor], targets: list[dict[str, Tensor]], pairs: Pairs, totals: StepTotals
+    ) -> Tensor:
+        """Cross-entropy (L,) over all queries, divided by the sum of weights; unmatched ones are "no object"."""
+        logits = torch.stack([layer.flatten(0, 1) for layer in class_logits])  # (L, BQ, K + 1)
+        logits = logits.to(compute_dtype(logits))
+        parts = zip(targets, pairs.targets.split(pairs.nums, 1), strict=True)
+        matched = torch.cat([target['labels'][index] for target, index in parts], 1)  # (L, M)
+        labels = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
+        labels.scatter_(1, pairs.queries, matched)
+        weights = logits.new_ones(self.num_classes + 1)
+        weights[-1] = self.no_object_weight
+        unmatched = totals.num_images * class_logits[0].shape[1] - totals.num_matched
+        norm = logits.new_tensor(totals.num_matched + self.no_object_weight * unmatched)
+        norm /= totals.num_micro_batches
+        if self.sync_class_norm:
+            norm = mean_over_processes(norm)
+        losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), weights, reduction='none')
+        return losses.view_as(labels).sum(1) / norm
+
+    def mask_losses(
+        self,
+        mask_logits: Sequence[Tensor],
+        targets: list[dict[str, Tensor]],
+        pairs: Pairs,
+        points: Sequence[Tensor] | None,
+        totals: StepTotals,
+    ) -> tuple[Tensor, Tensor]:
+        """Binary cross-entropy (L,) and dice (L,) of the matched pairs, divided by their mean number per process."""
+        layers = len(mask_logits)
+        logits = torch.cat(
+            [layer.flatten(0, 1)[index] for layer, index in zip(mask_logits, pairs.queries, strict=True)]
+        )
+        logits = logits.to(compute_dtype(logits))  # (LM, h, w); in the graph even where there are no pairs
+        counts_at = valid_points(targets, pairs)
+        if points is None:
+            at = uncertain_points(
+                logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio, counts_at
+            )
+        else:
+            at = torch.cat(list(points)).to(logits.dtype)  # (LM, P, 2)
+        nums = layers * pairs.nums
+        parts = zip(layers * targets, at.split(nums), pairs.targets.flatten().split(nums), strict=True)
+        masks = torch.cat([sample_at_points(target['masks'], part, index) for target, part, index in parts])
+        counts = None if counts_at is None else counts_at(at, slice(None))
+        losses = pair_losses(sample_at_points(logits, at), masks, counts)
+        norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
+        bce, dice = (loss.view(layers, -1).sum(1) / norm for loss in losses)
+        return bce, dice
+
+
+class SumOfBCE(torch.autograd.Function):
+    """Binary cross-entropy of logits (M, P) and masks (M, P) in [0, 1], summed over points to (M,).
+
+    bce(x, t) = relu(x) - x * t - log(sigmoid(abs(x))). The masks have no gradient. ``F``'s own form keeps a third
+    tensor for the backward pass, and is not vectorised on the CPU.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, masks: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, masks)
+        bce = logits.relu().addcmul_(logits, masks, value=-1)
+        return bce.sub_(logits.abs().sigmoid_().log_()).sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        logits, masks = ctx.saved_tensors
+        return logits.sigmoid().sub_(masks).mul_(grads[0][:, None]), None
+
+
+def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Binary cross-entropy and dice (M,) of pairs at points.
+
+    Args:
+        logits: (M, P).
+        masks: (M, P), in [0, 1].
+        counts: (M, P) bool, which points count; None: all do.
+    """
+    num_points: Any = max(1, logits.shape[-1])
+    if counts is not None:
+        num_points = counts.sum(-1).clamp(min=1)
+        logits = logits.masked_fill(~counts, CERTAIN_NO)
+        masks = masks * counts
+    probs = logits.sigmoid()
+    dice = 1 - (2 * torch.linalg.vecdot(probs, masks) + 1) / (probs.sum(-1) + masks.sum(-1) + 1)
+    return SumOfBCE.apply(logits, masks) / num_points, dice
+
+
+def valid_points(targets: list[dict[str, Tensor]], pairs: Pairs) -> Callable[[Tensor, slice], Tensor] | None:
+    """What tells which points of matched pairs fall on valid pixels; None where targets have no ``valid`` (H, W).
+
+    Returns:
+        function of points (m, P, 2) of a slice of the LM pairs, giving (m, P) bool.
+    """
+    if 'valid' not in targets[0]:
+        return None
+    valid = torch.stack([target['valid'] for target in targets])
+    images = torch.arange(len(targets)).repeat_interleave(torch.tensor(pairs.nums)).repeat(len(pairs.queries))
+    images = images.to(valid.device)
+    return lambda points, part: pixels_at_points(valid, points, images[part])

@@ -1,0 +1,221 @@
+"""What EoMT adds to the ViT: queries, class and mask predictors, and the blocks that scale the patch tokens up."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from timm.layers import LayerNorm2d
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from eomt_mm.core.backbone import Tokens
+
+# Of one feature map of a strip and image: small enough to stay in the cache, large enough that the convolution, which
+# reorders its weights in each call, is fast. With 32 MB of cache, 4 to 20 MB were within 10% of each other.
+STRIP_BYTES = 12 * 2**20
+
+
+def default_num_blocks(depth: int) -> int:
+    """Number of joint blocks published for a ViT of ``depth`` blocks: S, B: 3, L: 4, g: 5."""
+    published = 3 if depth <= 12 else 4 if depth <= 24 else 5
+    return min(published, depth)
+
+
+def num_scale_blocks(patch_size: int) -> int:
+    """Number of 2x scale blocks that bring the patch grid to about a quarter of the input: 2 at patch 16."""
+    return max(1, int(math.log2(patch_size)) - 2)
+
+
+class ScaleBlock(nn.Module):
+    """Doubles the resolution: transposed convolution, GELU, depthwise 3x3 convolution, channel LayerNorm."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.up = nn.ConvTranspose2d(dim, dim, kernel_size=2, stride=2)
+        self.act = nn.GELU()
+        self.conv = nn.Conv2d(dim, dim, kernel_size=3, padding=1, groups=dim, bias=False)
+        self.norm = LayerNorm2d(dim, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        return self.finish(self.up(x))
+
+    def finish(self, scaled: Tensor) -> Tensor:
+        """What follows the transposed convolution; (B, C, H, W) to the same shape."""
+        return self.norm(self.conv(self.act(scaled)))
+
+
+class Upscale(nn.ModuleList):
+    """Scale blocks one after the other, and the queries' masks on what comes out: the largest tensors of the network.
+
+    The last block and the product run in strips of rows. Of a strip, only the transposed convolution's output is kept
+    for the backward pass; activation, depthwise convolution, norm and product, which are cheap, run there once more.
+    """
+
+    def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
+        """Mask logits (B, Q, H, W).
+
+        Args:
+            x: patches (B, C, h, w), channels-last in memory.
+            embeddings: of the masks, (B, Q, C).
+        """
+        blocks: list[Any] = list(self)
+        *first, last = blocks
+        for block in first:
+            x = block(x)
+        rows = _rows_per_strip(x)
+        if rows is None:
+            return self._masks(last.up(x), embeddings, 0, 2 * x.shape[2])
+        strips: list[Tensor] = []
+        above: Tensor | None = None
+        parts = x.split(rows, dim=2)
+        for i, part in enumerate(parts):
+            scaled = last.up(part)
+            if above is not None:  # the depthwise convolution looks one row up and down: strips lag by one row
+                scaled = torch.cat([above, scaled], dim=2)
+            above = scaled[:, :, -2:]
+            bottom = scaled.shape[2] - (i < len(parts) - 1)
+            strips.append(self._masks(scaled, embeddings, int(i > 0), bottom))
+        return torch.cat(strips, dim=2)
+
+    def _masks(self, scaled: Tensor, *args: Any) -> Tensor:
+        """:meth:`_masks_of_rows`, kept for the backward pass as its arguments."""
+        if torch.is_grad_enabled():
+            return checkpoint(self._masks_of_rows, scaled, *args, use_reentrant=False, preserve_rng_state=False)
+        return self._masks_of_rows(scaled, *args)
+
+    def _masks_of_rows(self, scaled: Tensor, embeddings: Tensor, top: int, bottom: int) -> Tensor:
+        """Mask logits (B, Q, bottom - top, W) of rows of what the last transposed convolution gave, (B, C, H', W)."""
+        last: Any = self[-1]
+        features = last.finish(scaled)[:, :, top:bottom]
+        return (embeddings @ features.flatten(2)).unflatten(2, features.shape[2:])
+
+
+def _rows_per_strip(x: Tensor) -> int | None:
+    """Rows of the last block's input (B, C, h, w) in a strip; None: all at once.
+
+    On the CPU a new tensor of tens of megabytes costs more time in page faults than its arithmetic does; a strip's
+    tensors stay in the cache, and their memory is used again by the next strip. Compiled code is fused anyway. The
+    batch does not count, so that results do not depend on it.
+    """
+    if x.device.type != 'cpu' or torch.compiler.is_compiling():
+        return None
+    _, channels, h, w = x.shape
+    rows = max(1, STRIP_BYTES // (4 * w * channels * x.element_size()))
+    return rows if rows < h else None
+
+
+class EoMTHead(nn.Module):
+    """Queries and predictors of EoMT (paper, section "Encoder-only Mask Transformer").
+
+    Args:
+        embed_dim: width C of the ViT.
+        depth: number of blocks of the ViT.
+        patch_size: in pixels; decides the number of scale blocks.
+        num_classes: number K of classes; the class logits have one more, "no object", at the end.
+        num_queries: number Q of queries.
+        num_blocks: number of joint blocks, 1 to depth; None: as published for this depth.
+        masked_attention: mask the joint blocks in training with the intermediate predictions.
+        predict_intermediate: predict before each joint block in evaluation too.
+        with_cp: activation checkpointing of the predictions: the upscaled features, the largest tensors of a training
+            step, are computed again in the backward pass instead of being kept for every layer. Gradients are the same.
+
+    Raises:
+        ValueError: naming the argument that does not fit.
+    """
+
+    attn_mask_probs: Tensor
+
+    def __init__(
+        self,
+        embed_dim: int,
+        depth: int,
+        patch_size: int,
+        num_classes: int,
+        num_queries: int = 200,
+        num_blocks: int | None = None,
+        masked_attention: bool = True,
+        predict_intermediate: bool = False,
+        with_cp: bool = False,
+    ) -> None:
+        super().__init__()
+        num_blocks = default_num_blocks(depth) if num_blocks is None else num_blocks
+        if num_classes < 1:
+            raise ValueError(f'num_classes={num_classes}: at least 1, the number of classes without "no object"')
+        if num_queries < 1:
+            raise ValueError(f'num_queries={num_queries}: at least 1; published are 100 (semantic) and 200')
+        if not 1 <= num_blocks <= depth:
+            raise ValueError(f'num_blocks={num_blocks}: between 1 and the {depth} blocks of the backbone')
+        self.num_classes = num_classes
+        self.num_queries = num_queries
+        self.num_blocks = num_blocks
+        self.masked_attention = masked_attention
+        self.predict_intermediate = predict_intermediate
+        self.with_cp = with_cp
+        self.queries = nn.Embedding(num_queries, embed_dim)
+        self.class_predictor = nn.Linear(embed_dim, num_classes + 1)
+        self.mask_mlp = nn.Sequential(
+            nn.Linear(embed_dim, embed_dim),
+            nn.GELU(),
+            nn.Linear(embed_dim, embed_dim),
+            nn.GELU(),
+            nn.Linear(embed_dim, embed_dim),
+        )
+        self.upscale = Upscale(ScaleBlock(embed_dim) for _ in range(num_scale_blocks(patch_size)))
+        # Probability of keeping the masks of each joint block; saved, so that a resumed run goes on where it was.
+        self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
+        self._note_probs([1.0] * num_blocks)
+
+    @property
+    def predicts_before_blocks(self) -> bool:
+        """Whether predictions are made before each joint block, not only after the last one."""
+        return self.training or self.predict_intermediate
+
+    def set_attn_mask_probs(self, probs: list[float]) -> None:
+        """Sets the keep probabilities, one per joint block, each in [0, 1].
+
+        Raises:
+            ValueError: for another number of them, or a value outside.
+        """
+        if len(probs) != self.num_blocks or not all(0 <= prob <= 1 for prob in probs):
+            raise ValueError(f'probs={probs}: one for each of the {self.num_blocks} joint blocks, each in [0, 1]')
+        self.attn_mask_probs.copy_(torch.tensor(probs))
+        self._note_probs(probs)
+
+    def masks_block(self, b: int) -> bool:
+        """Whether joint block ``b`` is masked: in training, as long as its masks are kept with any probability."""
+        return self.training and self.masked_attention and self._probs()[b] > 0
+
+    @torch.compiler.disable
+    def _probs(self) -> list[float]:
+        """The probabilities on the host, as last noted: to read the buffer is to wait for the device in every step.
+
+        The buffer's version counts every change in place (loading, resuming, a broadcast), after which it is read once.
+        """
+        buffer, version, values = self._noted
+        if buffer is not self.attn_mask_probs or version != buffer._version:
+            values = self.attn_mask_probs.tolist()
+            self._note_probs(values)
+        return values
+
+    def _note_probs(self, values: list[float]) -> None:
+        self._noted = (self.attn_mask_probs, self.attn_mask_probs._version, values)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'EoMTHead':
+        """Moves to a device or precision, as every module does; the probabilities stay what they are."""
+        values = self._probs()
+        super()._apply(fn, recurse)
+        self._note_probs(values)
+        return self
+
+    def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
+        """Class and mask logits from normalised tokens ``[queries, prefix, patches]``.
+
+        Returns:
+            class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s), s = patch_size / 2^n for n scale blocks.
+        """
+        (h, w), x = tokens.grid, tokens.x
+        queries, patches = x[:, : self.num_queries], x[:, -h * w :]
+        mask_logits = self.upscale(patches.unflatten(1, (h, w)).permute(0, 3, 1, 2), self.mask_mlp(queries))
+        return self.class_predictor(queries), mask_logits

@@ -1,0 +1,96 @@
+"""Query-to-patch masked attention, annealed by a probability per block (EoMT paper, paragraph "Mask annealing")."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+
+@torch.no_grad()
+def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tensor | float = 1.0) -> Tensor:
+    """Where each query may attend: the patches inside the mask that it predicts.
+
+    Args:
+        mask_logits: (B, Q, H/s, W/s), the intermediate prediction.
+        grid: rows and columns (h, w) of the patches.
+        keep_prob: probability in [0, 1] with which the mask of an (image, query) pair is kept; otherwise the query
+            sees every patch. A 0-d tensor is read on its device, without a transfer.
+
+    Returns:
+        bool (B, Q, h * w), True = may attend.
+    """
+    inside = F.interpolate(mask_logits, grid, mode='bilinear', align_corners=False) > 0  # (B, Q, h, w)
+    keep = torch.rand(inside.shape[:2], device=inside.device) < keep_prob  # (B, Q)
+    return inside.flatten(2) | ~keep[..., None]
+
+
+@dataclass(frozen=True)
+class QueryRowsMask:
+    """Stands for :func:`full_attention_mask` as ``attn_mask`` of any attention, without its N x N entries.
+
+    Rows of a softmax do not know each other. So ``F.scaled_dot_product_attention``, asked with this mask, runs twice:
+    for the query rows with their own (Q x N) mask, and for all other rows without any, where the fastest kernels
+    serve. Whatever else is asked of it is asked of the full mask: attention that is written out means the same.
+
+    Attributes:
+        query_mask: bool (B, Q, h * w), True = may attend.
+        num_tokens: length N of the sequence.
+    """
+
+    query_mask: Tensor
+    num_tokens: int
+
+    @classmethod
+    def __torch_function__(
+        cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            return attention_by_rows(*args, **kwargs)
+        args, kwargs = tree_map(lambda value: value.full() if isinstance(value, cls) else value, (args, kwargs))
+        return func(*args, **kwargs)
+
+    def full(self) -> Tensor:
+        return full_attention_mask(self.query_mask, self.num_tokens)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.full(), name)
+
+    def __invert__(self) -> Tensor:
+        return ~self.full()
+
+
+def attention_by_rows(query: Tensor, key: Tensor, value: Tensor, attn_mask: QueryRowsMask, **options: Any) -> Tensor:
+    """``F.scaled_dot_product_attention`` of (B, heads, N, head_dim) tensors, its masked and its free rows apart."""
+    query_mask = attn_mask.query_mask
+    num_queries, num_patches = query_mask.shape[1:]
+    # Queries always see queries and prefix tokens.
+    mask = F.pad(query_mask, (key.shape[-2] - num_patches, 0), value=True)[:, None]  # (B, 1, Q, N)
+    attend = F.scaled_dot_product_attention
+    masked = attend(query[:, :, :num_queries], key, value, attn_mask=mask, **options)
+    free = attend(query[:, :, num_queries:], key, value, **options)
+    # Joined as (B, N, heads, head_dim), the order in which the next layer reads heads: no second copy there.
+    return torch.cat([masked.transpose(1, 2), free.transpose(1, 2)], dim=1).transpose(1, 2)
+
+
+def full_attention_mask(query_mask: Tensor, num_tokens: int) -> Tensor:
+    """Expands a query-to-patch mask over the sequence ``[queries, prefix, patches]``.
+
+    Only query-to-patch entries can be False. Queries always see queries and prefix tokens, so no row is ever all
+    False, and softmax never meets an empty row.
+
+    Args:
+        query_mask: bool (B, Q, h * w).
+        num_tokens: length N of the sequence.
+
+    Returns:
+        bool (B, 1, N, N), True = attend, equal for all heads.
+    """
+    batch, num_queries, num_patches = query_mask.shape
+    mask = query_mask.new_ones(batch, 1, num_tokens, num_tokens)
+    mask[:, 0, :num_queries, num_tokens - num_patches :] = query_mask
+    return mask

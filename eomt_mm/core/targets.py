@@ -1,0 +1,92 @@
+"""Ground truth as targets: labels (N,) int64 and masks (N, H, W) bool, void left out."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from eomt_mm.core.geometry import Size
+
+Target = dict[str, Tensor]
+
+
+def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255, source: str = '') -> Target:
+    """One target per class in a label map.
+
+    Args:
+        label_map: (H, W), class indices.
+        num_classes: number of classes.
+        ignore_index: value of void pixels, which belong to no mask.
+        source: file to name in errors.
+
+    Raises:
+        ValueError: for a label outside the classes.
+    """
+    labels = label_map.unique()
+    labels = labels[labels != ignore_index].long()
+    check_labels(labels, num_classes, source)
+    return dict(labels=labels, masks=label_map == labels[:, None, None])
+
+
+def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: str = '') -> Target:
+    """One target per segment of an id map: id k is the segment with label ``labels[k - 1]``; 0 is void.
+
+    Args:
+        id_map: (H, W).
+        labels: (N,); segments without a pixel in the map give no target.
+        num_classes: number of classes.
+        source: file to name in errors.
+
+    Raises:
+        ValueError: for a label outside the classes, or an id without a label.
+    """
+    ids = id_map.unique()
+    ids = ids[ids > 0].long()
+    check_labels(labels, num_classes, source)
+    unlabelled = ids[ids > len(labels)].tolist()
+    if unlabelled:
+        raise ValueError(
+            f'ground truth{f" of {source}" if source else ""} holds segment(s) {unlabelled} with {len(labels)} '
+            f'label(s): id k takes label k - 1, so a transform that drops instances must keep their labels or '
+            f'renumber the map'
+        )
+    return dict(labels=labels[ids - 1].long(), masks=id_map == ids[:, None, None])
+
+
+def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
+    """Raises ValueError where a label is outside [0, num_classes)."""
+    outside = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
+    if outside:
+        raise ValueError(
+            f'ground truth{f" of {source}" if source else ""} holds label(s) {outside}, outside the {num_classes} '
+            f'classes 0..{num_classes - 1} of the head: check num_classes, the classes of the data set, '
+            f'reduce_zero_label and the ignore index'
+        )
+
+
+def with_valid(target: Target) -> Target:
+    """Adds ``valid`` (H, W) bool: the pixels of some target, for ground truth that gives every known pixel to one."""
+    return dict(target, valid=target['masks'].any(0))
+
+
+def pad_masks(target: Target, size: Size) -> Target:
+    """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask.
+
+    Raises:
+        ValueError: where the masks are larger.
+    """
+    h, w = target['masks'].shape[-2:]
+    if (h, w) == tuple(size):
+        return target
+    if h > size[0] or w > size[1]:
+        raise ValueError(
+            f'ground truth of {h} x {w} pixels does not fit the input of {size[0]} x {size[1]}: image and ground truth '
+            f'must go through the same resizing and cropping'
+        )
+    return dict(target, masks=F.pad(target['masks'], (0, size[1] - w, 0, size[0] - h)))
+
+
+def num_values(values: Tensor, skip: int) -> int:
+    """Number of different values from -1 on but ``skip``; a map of a megapixel takes a millisecond or two."""
+    counts = torch.bincount(values.flatten().int().clamp(min=-1) + 1)
+    counts[skip + 1 : skip + 2] = 0
+    return int(counts.count_nonzero())

@@ -1,0 +1,81 @@
+"""Class scores of an image that is cut into windows, summed up while its windows come: memory is that of the image."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from eomt_mm.core.geometry import Windows
+from eomt_mm.core.network import Predictions
+from eomt_mm.core.postprocess import MAPS_AT_ONCE, max_of_parts, semantic_scores
+
+
+class WindowScores:
+    """Sums of one image and one prediction layer.
+
+    Args:
+        geometry: of the image.
+    """
+
+    def __init__(self, geometry: Windows) -> None:
+        self._geometry = geometry
+        self._sums = torch.empty(0)
+        self._num_added = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every window was added."""
+        return self._num_added == self._geometry.num_inputs
+
+    def add(self, class_logits: Tensor, mask_logits: Tensor) -> None:
+        """Adds the next window: (1, Q, K + 1) and (1, Q, h, w)."""
+        scores = semantic_scores(class_logits, mask_logits, self._geometry.input_size)
+        if self._geometry.num_inputs == 1:
+            self._sums = scores[0]
+        elif self._num_added == 0:
+            self._sums = self._geometry.empty_sums(scores)
+        if self._geometry.num_inputs > 1:
+            self._geometry.add(self._sums, scores, self._num_added)
+        self._num_added += 1
+
+    def labels(self, keep_scores: bool) -> tuple[Tensor, Tensor | None]:
+        """The class of largest score of every pixel; uses the sums up.
+
+        Args:
+            keep_scores: whether to return the scores of all classes at once, for which memory is needed.
+
+        Returns:
+            (H, W) int64 at the image's own size, and the scores (K, H, W) or None.
+        """
+        sums, self._sums = self._sums, torch.empty(0)
+        if keep_scores:
+            scores = self._geometry.average(sums)
+            return scores.argmax(0), scores
+        return max_of_parts(self._geometry.average(part) for part in sums.split(MAPS_AT_ONCE))[1], None
+
+
+def semantic_predictions(
+    chunks: Iterable[Predictions], geometries: Sequence[Windows], keep_scores: bool
+) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
+    """Labels of images whose windows come in chunks.
+
+    Args:
+        chunks: predictions of the windows of all images, one after the other, in chunks of any size.
+        geometries: of the images.
+        keep_scores: of the final layer, see :meth:`WindowScores.labels`.
+
+    Yields:
+        for each image in turn, once its last window is there, what :meth:`WindowScores.labels` returns of every layer.
+    """
+    owners = (index for index, geometry in enumerate(geometries) for _ in range(geometry.num_inputs))
+    layers: list[WindowScores] = []
+    for class_logits, mask_logits in chunks:
+        for window, owner in enumerate(islice(owners, len(class_logits[0]))):
+            layers = layers or [WindowScores(geometries[owner]) for _ in class_logits]
+            for layer, classes, masks in zip(layers, class_logits, mask_logits, strict=True):
+                layer.add(classes[window : window + 1], masks[window : window + 1])
+            if layers[0].is_complete:
+                *earlier, final = layers
+                yield [*(layer.labels(False) for layer in earlier), final.labels(keep_scores)]
+                layers = []
