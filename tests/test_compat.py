@@ -114,6 +114,7 @@ def test_the_stand_in_has_ops_but_no_dunder_names() -> None:
     assert not hasattr(extension, '__path__') and not hasattr(extension, '__all__')
 
 
+@pytest.mark.slow
 def test_hosts_import_without_noise() -> None:
     code = """
 import eomt_mm

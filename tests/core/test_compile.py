@@ -89,12 +89,13 @@ def test_other_batch_sizes_would_be_noticed() -> None:
             compiled(images(3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ('family', 'with_cp'),
     [
         (FAMILIES[0], False),
-        pytest.param(FAMILIES[0], True, marks=pytest.mark.slow),
-        pytest.param(FAMILIES[1], True, marks=pytest.mark.slow),
+        (FAMILIES[0], True),
+        (FAMILIES[1], True),
     ],
 )
 def test_compiled_training(family: str, with_cp: bool) -> None:

@@ -343,6 +343,7 @@ def test_what_is_kept_does_not_grow_with_masks() -> None:
     assert record_size((64, 64), 3) == record_size((512, 512), 3) < 2000
 
 
+@pytest.mark.slow
 def test_what_is_kept_of_2000_images_is_bounded() -> None:
     rng = np.random.default_rng(0)
     metric = build()

@@ -123,6 +123,7 @@ def test_tool_writes_crowds_and_void(data: Path) -> None:
     assert all((read_panoptic_png(file) == 0).any() for file in data.glob('gt/*.png'))
 
 
+@pytest.mark.slow
 def test_both_sides_are_compared(tool_functions: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Our own side stands for panopticapi, which another environment has."""
     seconds, numbers = tool_functions['run_side'](sys.executable, 'eomt_mm', data, False)

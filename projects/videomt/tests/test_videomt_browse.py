@@ -13,8 +13,11 @@ CONFIGS = ROOT / 'projects' / 'videomt' / 'configs'
 
 @pytest.mark.parametrize('split', ['train', 'val'])
 @pytest.mark.parametrize(('leaf', 'tree'), [
-    ('videomt_tiny_500i_shapes-96', 'youtube_vis'), ('videomt_dinov2-s_40k_ytvis2019-448', 'youtube_vis'),
-    ('videomt_dinov2-l_40k_vipseg-720', 'vipseg'), ('videomt_dinov2-l_40k_vspw-720', 'vspw'),
+    ('videomt_tiny_500i_shapes-96', 'youtube_vis'),
+    *(pytest.param(leaf, tree, marks=pytest.mark.slow) for leaf, tree in (
+        ('videomt_dinov2-s_40k_ytvis2019-448', 'youtube_vis'), ('videomt_dinov2-l_40k_vipseg-720', 'vipseg'),
+        ('videomt_dinov2-l_40k_vspw-720', 'vspw'),
+    )),
 ])  # fmt: skip
 def test_pictures_of_clips(leaf: str, tree: str, split: str, tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     root = generate.WRITERS[tree](tmp_path / 'data', num_videos=2, num_frames=4, size=(48, 64))

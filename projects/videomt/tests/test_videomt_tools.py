@@ -37,8 +37,8 @@ def options(max_iters: int = 2, **more: Any) -> list[str]:
 
 @pytest.mark.parametrize(('leaf', 'tree', 'key', 'files'), [
     ('videomt_dinov2-s_40k_ytvis2019-448', 'youtube_vis', 'vis/AP', ['results.json', 'results.zip']),
-    ('videomt_dinov3-l_40k_vipseg-720', 'vipseg', 'vps/STQ', ['pred.json']),
-    ('videomt_dinov2-l_40k_vspw-720', 'vspw', 'vss/mIoU', []),
+    pytest.param('videomt_dinov3-l_40k_vipseg-720', 'vipseg', 'vps/STQ', ['pred.json'], marks=pytest.mark.slow),
+    pytest.param('videomt_dinov2-l_40k_vspw-720', 'vspw', 'vss/mIoU', [], marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_train_then_test(
     leaf: str, tree: str, key: str, files: list[str], tool: Callable, roots: dict[str, Path], coco_root: Path,
