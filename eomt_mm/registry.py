@@ -35,7 +35,9 @@ def _child(name: str, parent: Registry, *locations: str) -> Registry:
     return Registry(name, parent=parent, scope='eomt_mm', locations=[f'eomt_mm.{where}' for where in locations])
 
 
-MODELS = _child('model', MMENGINE_MODELS, 'models.segmentors')
+MODELS = _child(
+    'model', MMENGINE_MODELS, 'models.backbone', 'models.heads', 'models.preprocessors', 'models.segmentors'
+)
 DATASETS = _child(
     'dataset', MMENGINE_DATASETS,
     'datasets.ade20k', 'datasets.cityscapes', 'datasets.coco_instance', 'datasets.coco_panoptic',

@@ -1,7 +1,6 @@
 """A timm ViT as tokens, so that the head's queries can join before the last blocks."""
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import timm
@@ -9,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt_mm.checkpoints.addresses import scheme_of
-from eomt_mm.core.masked_attention import QueryRowsMask
+from eomt_mm.core.masked_attention import block_mask
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Tokens:
         return replace(self, x=torch.cat([queries.expand(batch, -1, -1), self.x], dim=1))
 
 
-class TimmViT(nn.Module):
+class PlainViT(nn.Module):
     """Any plain ViT of timm with blocks of the form ``block(x, attn_mask=...)``, classifier and pooling left out.
 
     Args:
@@ -42,11 +40,6 @@ class TimmViT(nn.Module):
         img_size: side in pixels of the square input that the position embeddings are made for; other sizes are
             interpolated in each forward. A multiple of ``patch_size``.
         patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
-        pretrained: load timm's weights for ``model_name``. Happens in :meth:`init_weights`, that is, at the start of
-            training only; building never touches the network.
-        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``
-            or an ``http(s)://`` address, instead of timm's download; positions and patch kernels are resampled. Loaded
-            like ``pretrained``.
         drop_path_rate: stochastic depth, 0 as published.
         frozen_stages: what keeps its weights. -1: nothing; 0: the embeddings; n: the first n blocks too; depth: all,
             the final norm included. Frozen parameters have no gradient and no optimiser state; frozen blocks drop
@@ -58,7 +51,6 @@ class TimmViT(nn.Module):
 
     Raises:
         ValueError: for a name that timm lacks, a model of another kind, or sizes or a number that do not fit.
-        FileNotFoundError: where ``weights`` do not exist.
     """
 
     def __init__(
@@ -66,8 +58,6 @@ class TimmViT(nn.Module):
         model_name: str,
         img_size: int = 640,
         patch_size: int | None = 16,
-        pretrained: bool = False,
-        weights: str | None = None,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
         with_cp: bool = False,
@@ -79,21 +69,14 @@ class TimmViT(nn.Module):
                 f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists them, "
                 f'EoMT uses vit_(small|base|large|giant)_patch14_reg4_dinov2'
             )
-        if weights is not None and not scheme_of(weights) and not Path(weights).exists():
-            raise FileNotFoundError(
-                f"backbone weights='{weights}' do not exist; give a file or folder of timm, Meta or Hugging Face, or "
-                f'hf://owner/name or http(s)://'
-            )
         if patch_size is not None:
             model_kwargs['patch_size'] = patch_size
         self.model_name = model_name
-        self.pretrained = pretrained
-        self.weights = weights
         self._model_kwargs = dict(
             img_size=img_size, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate, **model_kwargs
         )
         try:
-            vit = self._create()
+            vit = self.create()
         except (TypeError, AssertionError) as error:  # other kinds of model know no dynamic_img_size
             raise ValueError(
                 f"model_name='{model_name}' cannot be built as a plain ViT with {self._model_kwargs}: {error}"
@@ -126,7 +109,8 @@ class TimmViT(nn.Module):
     def depth(self) -> int:
         return len(self.vit.blocks)
 
-    def _create(self, **kwargs: Any) -> Any:
+    def create(self, **kwargs: Any) -> Any:
+        """The timm model; ``kwargs`` are further arguments of ``timm.create_model``, such as ``pretrained``."""
         vit: Any = timm.create_model(self.model_name, **self._model_kwargs, **kwargs)
         vit.attn_pool = None  # SigLIP has one; its parameters would never get a gradient
         if isinstance(vit.norm, nn.Identity):  # models that pool by averaging keep their last norm behind the pooling
@@ -140,8 +124,8 @@ class TimmViT(nn.Module):
             return int(parts[1]) + 1
         return self.depth if parts[0] == 'norm' else 0
 
-    def train(self, mode: bool = True) -> 'TimmViT':
-        """As ever, but what is frozen stays in evaluation mode: it drops neither paths nor units nor patches."""
+    def train(self, mode: bool = True) -> 'PlainViT':
+        """Sets the mode; what is frozen stays in evaluation mode: it drops neither paths nor units nor patches."""
         super().train(mode)
         if self.frozen_stages >= 0:
             for name, module in self.vit.named_children():
@@ -191,9 +175,10 @@ class TimmViT(nn.Module):
         return replace(tokens, x=x)
 
     def _block_output(self, x: Tensor, i: int, query_mask: Tensor | None, rope: Tensor | None) -> Tensor:
-        attn_mask = None if query_mask is None else QueryRowsMask(query_mask, x.shape[1])
+        block = self.vit.blocks[i]
+        attn_mask = None if query_mask is None else block_mask(block, query_mask, x.shape[1])
         positions = {} if rope is None else dict(rope=self._sequence_rope(x.shape[1], rope))
-        return self.vit.blocks[i](x, attn_mask=attn_mask, **positions)
+        return block(x, attn_mask=attn_mask, **positions)
 
     def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
         """Rotary positions of the whole sequence but its first P tokens, which timm's attention leaves alone.
@@ -220,30 +205,3 @@ class TimmViT(nn.Module):
         if parts[0] == 'blocks':
             return int(parts[1])
         return None if parts[0] == 'norm' else 0
-
-    def init_weights(self) -> None:
-        """Loads the pretrained weights, resampled to this patch and image size.
-
-        mmengine calls this once, before training and before ``load_from`` or a resume. timm's own ``init_weights`` is
-        never called: it would draw the weights anew.
-        """
-        if not (self.pretrained or self.weights):
-            return
-        origin = f"weights='{self.weights}'" if self.weights else f"pretrained weights of '{self.model_name}'"
-        try:
-            state = self._read_weights() if self.weights else self._create(pretrained=True).state_dict()
-        except Exception as error:
-            raise RuntimeError(
-                f'backbone: could not load {origin}: {error}\n'
-                f'Check that the file belongs to this model; without network give model.backbone.weights=FILE, '
-                f'or train from scratch with model.backbone.pretrained=False.'
-            ) from error
-        self.vit.load_state_dict(state)
-
-    def _read_weights(self) -> dict[str, Tensor]:
-        from eomt_mm.checkpoints.importing import import_checkpoint  # it knows heads, which know this module
-
-        prefix = 'backbone.vit.'
-        expected = {prefix + name: value for name, value in self.vit.state_dict().items()}
-        state, _ = import_checkpoint(self.weights or '', expected)
-        return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}

@@ -32,6 +32,20 @@ class StepTotals:
     num_micro_batches: int = 1
 
 
+class StepLosses:
+    """Mixin of heads whose losses are divided by what the whole optimiser step holds.
+
+    Attributes:
+        step_totals: of the step that the next batches are parts of; None where a batch is the whole step.
+    """
+
+    step_totals: StepTotals | None = None
+
+    def count_step(self, micro_batches: Sequence[Sequence[Any]]) -> StepTotals:
+        """Totals of a step, from the samples of each of its micro-batches."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
 class Pairs:
     """Matched pairs of a batch, layer by layer, image by image; on the device of the logits.

@@ -1,7 +1,6 @@
 """What EoMT adds to the ViT: queries, class and mask predictors, and the blocks that scale the patch tokens up."""
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -163,9 +162,11 @@ class EoMTHead(nn.Module):
             nn.Linear(embed_dim, embed_dim),
         )
         self.upscale = Upscale(ScaleBlock(embed_dim) for _ in range(num_scale_blocks(patch_size)))
-        # Probability of keeping the masks of each joint block; saved, so that a resumed run goes on where it was.
+        # Probability of keeping the masks of each joint block; saved, so that a resumed run continues where it was.
         self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
-        self._note_probs([1.0] * num_blocks)
+        # Which of them are above 0: to read the buffer is to wait for the device in every step.
+        self._masked = [True] * num_blocks
+        self.register_load_state_dict_pre_hook(_note_stored_probs)
 
     @property
     def predicts_before_blocks(self) -> bool:
@@ -181,33 +182,15 @@ class EoMTHead(nn.Module):
         if len(probs) != self.num_blocks or not all(0 <= prob <= 1 for prob in probs):
             raise ValueError(f'probs={probs}: one for each of the {self.num_blocks} joint blocks, each in [0, 1]')
         self.attn_mask_probs.copy_(torch.tensor(probs))
-        self._note_probs(probs)
+        self.note_attn_mask_probs(probs)
+
+    def note_attn_mask_probs(self, probs: list[float]) -> None:
+        """Notes what the buffer holds, where it was not written by :meth:`set_attn_mask_probs` or a state dict."""
+        self._masked = [prob > 0 for prob in probs]
 
     def masks_block(self, b: int) -> bool:
         """Whether joint block ``b`` is masked: in training, as long as its masks are kept with any probability."""
-        return self.training and self.masked_attention and self._probs()[b] > 0
-
-    @torch.compiler.disable
-    def _probs(self) -> list[float]:
-        """The probabilities on the host, as last noted: to read the buffer is to wait for the device in every step.
-
-        The buffer's version counts every change in place (loading, resuming, a broadcast), after which it is read once.
-        """
-        buffer, version, values = self._noted
-        if buffer is not self.attn_mask_probs or version != buffer._version:
-            values = self.attn_mask_probs.tolist()
-            self._note_probs(values)
-        return values
-
-    def _note_probs(self, values: list[float]) -> None:
-        self._noted = (self.attn_mask_probs, self.attn_mask_probs._version, values)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> 'EoMTHead':
-        """Moves to a device or precision, as every module does; the probabilities stay what they are."""
-        values = self._probs()
-        super()._apply(fn, recurse)
-        self._note_probs(values)
-        return self
+        return self.training and self.masked_attention and self._masked[b]
 
     def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
         """Class and mask logits from normalised tokens ``[queries, prefix, patches]``.
@@ -219,3 +202,10 @@ class EoMTHead(nn.Module):
         queries, patches = x[:, : self.num_queries], x[:, -h * w :]
         mask_logits = self.upscale(patches.unflatten(1, (h, w)).permute(0, 3, 1, 2), self.mask_mlp(queries))
         return self.class_predictor(queries), mask_logits
+
+
+def _note_stored_probs(head: EoMTHead, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
+    """Load-state-dict hook; a tensor of another length is torch's to refuse."""
+    stored = state_dict.get(f'{prefix}attn_mask_probs')
+    if stored is not None and len(stored) == head.num_blocks:
+        head.note_attn_mask_probs(stored.tolist())

@@ -6,8 +6,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
-from torch.utils._pytree import tree_map
+from timm.layers import Attention, AttentionRope
+from timm.models.eva import EvaAttention
+from timm.models.vision_transformer import ParallelScalingBlock
+from torch import Tensor, nn
+
+# What passes its mask on to `F.scaled_dot_product_attention` and does nothing else with it, while `fused_attn` is set.
+BY_ROWS = (Attention, AttentionRope, EvaAttention, ParallelScalingBlock)
 
 
 @torch.no_grad()
@@ -28,40 +33,40 @@ def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tens
     return inside.flatten(2) | ~keep[..., None]
 
 
-@dataclass(frozen=True)
-class QueryRowsMask:
-    """Stands for :func:`full_attention_mask` as ``attn_mask`` of any attention, without its N x N entries.
+def block_mask(block: nn.Module, query_mask: Tensor, num_tokens: int) -> 'QueryRowsMask | Tensor':
+    """The mask that ``block`` takes as ``attn_mask``: of the query rows, or in full where its attention needs that.
 
-    Rows of a softmax do not know each other. So ``F.scaled_dot_product_attention``, asked with this mask, runs twice:
-    for the query rows with their own (Q x N) mask, and for all other rows without any, where the fastest kernels
-    serve. Whatever else is asked of it is asked of the full mask: attention that is written out means the same.
-
-    Attributes:
+    Args:
+        block: of a ViT; its attention is ``block.attn``, or its own.
         query_mask: bool (B, Q, h * w), True = may attend.
         num_tokens: length N of the sequence.
     """
+    attention: Any = getattr(block, 'attn', block)
+    if type(attention) in BY_ROWS and attention.fused_attn:
+        return QueryRowsMask(query_mask)
+    return full_attention_mask(query_mask, num_tokens)
+
+
+@dataclass(frozen=True)
+class QueryRowsMask:
+    """Stands for :func:`full_attention_mask` in ``F.scaled_dot_product_attention``, without its N x N entries.
+
+    Rows of a softmax do not know each other. So attention runs twice: for the query rows with their own (Q x N) mask,
+    and for all other rows without any, where the fastest kernels serve. No other function takes it.
+
+    Attributes:
+        query_mask: bool (B, Q, h * w), True = may attend.
+    """
 
     query_mask: Tensor
-    num_tokens: int
 
     @classmethod
     def __torch_function__(
         cls, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        kwargs = kwargs or {}
         if func is F.scaled_dot_product_attention:
-            return attention_by_rows(*args, **kwargs)
-        args, kwargs = tree_map(lambda value: value.full() if isinstance(value, cls) else value, (args, kwargs))
-        return func(*args, **kwargs)
-
-    def full(self) -> Tensor:
-        return full_attention_mask(self.query_mask, self.num_tokens)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.full(), name)
-
-    def __invert__(self) -> Tensor:
-        return ~self.full()
+            return attention_by_rows(*args, **(kwargs or {}))
+        return NotImplemented
 
 
 def attention_by_rows(query: Tensor, key: Tensor, value: Tensor, attn_mask: QueryRowsMask, **options: Any) -> Tensor:

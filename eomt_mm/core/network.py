@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from eomt_mm.core.backbone import TimmViT, Tokens
+from eomt_mm.core.backbone import PlainViT, Tokens
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.masked_attention import query_patch_mask
 
@@ -14,7 +14,7 @@ from eomt_mm.core.masked_attention import query_patch_mask
 Predictions = tuple[list[Tensor], list[Tensor]]
 
 
-def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictions:
+def eomt_forward(backbone: PlainViT, head: EoMTHead, images: Tensor) -> Predictions:
     """Runs EoMT.
 
     In training, and with ``head.predict_intermediate``, a prediction is made before each joint block as well; in
@@ -49,7 +49,7 @@ def eomt_forward(backbone: TimmViT, head: EoMTHead, images: Tensor) -> Predictio
     return class_logits, mask_logits
 
 
-def predict_layer(backbone: TimmViT, head: EoMTHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
+def predict_layer(backbone: PlainViT, head: EoMTHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
     """Class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s) from the tokens between two blocks."""
 
     def logits(x: Tensor) -> tuple[Tensor, Tensor]:

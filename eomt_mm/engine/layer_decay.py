@@ -8,7 +8,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPERS, OPTIMIZERS
 from torch import nn
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.schedules import lr_factor
 from eomt_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
@@ -50,7 +50,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
         """Groups with ``params``, ``lr``, ``lr_factor``, ``is_backbone`` and ``param_names``."""
-        vits = [(name, module) for name, module in model.named_modules() if isinstance(module, TimmViT)]
+        vits = [(name, module) for name, module in model.named_modules() if isinstance(module, PlainViT)]
         heads = [module for module in model.modules() if isinstance(module, EoMTHead)]
         if len(vits) != 1 or len(heads) != 1:
             raise ValueError(

@@ -2,7 +2,8 @@
 
 import bisect
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -13,6 +14,7 @@ from mmengine.runner import BaseLoop
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch import Tensor, nn
 
+from eomt_mm.core.criterion import StepLosses
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_position, seed_generators
 from eomt_mm.registry import LOOPS
@@ -168,10 +170,13 @@ class TrainLoop(BaseLoop):
         """One optimiser step."""
         data_batch = joined(micro_batches)
         self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
-        self._tell_head(micro_batches)
-        outputs = averaged(
-            [self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper) for batch in micro_batches]
-        )
+        with self._totals_in_heads(micro_batches):
+            outputs = averaged(
+                [
+                    self.runner.model.train_step(batch, optim_wrapper=self.runner.optim_wrapper)
+                    for batch in micro_batches
+                ]
+            )
         # before the hooks: one of them saves the checkpoint of this step
         self.samples_seen += self.samples_per_step
         self.runner.message_hub.update_info(SAMPLES_SEEN, self.samples_seen)
@@ -221,13 +226,18 @@ class TrainLoop(BaseLoop):
                 level=logging.WARNING,
             )
 
-    def _tell_head(self, micro_batches: Sequence[Batch]) -> None:
+    @contextmanager
+    def _totals_in_heads(self, micro_batches: Sequence[Batch]) -> Iterator[None]:
         """The losses of accumulated micro-batches are divided by what the whole step holds."""
-        if len(micro_batches) == 1:
-            return
-        for module in self.runner.model.modules():
-            if hasattr(module, 'join_step'):  # heads: HostHead, and those of projects
-                module.join_step([batch['data_samples'] for batch in micro_batches])
+        accumulates = len(micro_batches) > 1
+        heads = [head for head in self.runner.model.modules() if accumulates and isinstance(head, StepLosses)]
+        for head in heads:
+            head.step_totals = head.count_step([batch['data_samples'] for batch in micro_batches])
+        try:
+            yield
+        finally:
+            for head in heads:
+                head.step_totals = None
 
     def _validates_now(self) -> bool:
         due = self._iter % self.val_interval == 0 or self._iter == self._max_iters

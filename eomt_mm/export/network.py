@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.geometry import Size
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import eomt_forward
@@ -35,7 +35,7 @@ class ExportNetwork(nn.Module):
 
     def __init__(
         self,
-        backbone: TimmViT,
+        backbone: PlainViT,
         head: EoMTHead,
         size: Size,
         mean: Sequence[float],
@@ -95,7 +95,7 @@ class FixedRope(nn.Module):
         return self.embed
 
 
-def with_fixed_positions(backbone: TimmViT, size: Size) -> TimmViT:
+def with_fixed_positions(backbone: PlainViT, size: Size) -> PlainViT:
     """A copy whose positions are constants for inputs of ``size``.
 
     timm resamples them in every forward, and when exporting also where nothing changes: bicubic and antialiased, which

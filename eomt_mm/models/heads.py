@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.core.criterion import Criterion, StepTotals
+from eomt_mm.core.criterion import Criterion, StepLosses, StepTotals
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import Predictions
 from eomt_mm.core.postprocess import (
@@ -29,7 +29,7 @@ from eomt_mm.registry import MODELS
 DET_TASKS = ('panoptic', 'instance')
 
 
-class HostHead(EoMTHead):
+class HostHead(StepLosses, EoMTHead):
     """EoMT's head with its criterion.
 
     Args:
@@ -60,20 +60,17 @@ class HostHead(EoMTHead):
         """Number N of a sample's targets, without making them."""
         raise NotImplementedError
 
-    def join_step(self, micro_batches: Sequence[Sequence[Any]]) -> None:
-        """Tells samples that their micro-batches make one optimiser step; call it before the first :meth:`loss`."""
+    def count_step(self, micro_batches: Sequence[Sequence[Any]]) -> StepTotals:
         samples = [sample for batch in micro_batches for sample in batch]
         num_matched = sum(min(self.num_targets(sample), self.num_queries) for sample in samples)
-        totals = StepTotals(len(samples), num_matched, len(micro_batches))
-        for sample in samples:
-            sample.set_metainfo(dict(step_totals=totals))
+        return StepTotals(len(samples), num_matched, len(micro_batches))
 
     def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
         """Weighted losses of all prediction layers; see :meth:`Criterion.forward`."""
         targets = [self.target(sample) for sample in samples]
         if self.ignore_void:
             targets = [with_valid(target) for target in targets]
-        return self.criterion(*predictions, targets, totals=samples[0].get('step_totals'))
+        return self.criterion(*predictions, targets, totals=self.step_totals)
 
     def predict(self, predictions: Predictions, samples: list[Any]) -> list[Any]:
         """Adds the prediction of the final layer."""

@@ -8,25 +8,22 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.network import Predictions, eomt_forward
 from eomt_mm.core.postprocess import semantic_scores
-from eomt_mm.models import heads, preprocessors  # noqa: F401  they register
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.registry import MODELS
-
-MODELS.register_module(module=TimmViT)
 
 Config = dict[str, Any]
 
 
-def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[TimmViT, Any]:
+def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[PlainViT, Any]:
     """Builds both; what the head must know of the backbone is told here, not in the config.
 
     Raises:
         ValueError: where the preprocessor's ``img_size`` is no multiple of the patch size.
     """
-    vit: TimmViT = MODELS.build(backbone)
+    vit: PlainViT = MODELS.build(backbone)
     from_backbone = dict(embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size)
     img_size = getattr(data_preprocessor, 'img_size', None)
     if img_size is not None and any(side % vit.patch_size for side in img_size):
@@ -39,7 +36,7 @@ class EoMTSegmentor(BaseSegmentor):
     """Semantic segmentation in mmseg.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
         decode_head: config of an :class:`~eomt_mm.models.heads.EoMTSegHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTSegDataPreprocessor`.
         train_cfg, test_cfg: unused; mmseg's tools pass them.
@@ -90,7 +87,7 @@ class EoMTDetector(BaseDetector):
     """Panoptic or instance segmentation in mmdet.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
         panoptic_head: config of an :class:`~eomt_mm.models.heads.EoMTDetHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTDetDataPreprocessor`.
         train_cfg, test_cfg: unused; mmdet's tools pass them.

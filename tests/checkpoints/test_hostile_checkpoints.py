@@ -28,9 +28,9 @@ from eomt_mm.benchmarking.models import build_model
 from eomt_mm.checkpoints.addresses import cache_path
 from eomt_mm.checkpoints.files import local_path, read_checkpoint
 from eomt_mm.checkpoints.torch_files import read_torch
-from eomt_mm.core.backbone import TimmViT
 from eomt_mm.engine.resuming import check_whole
 from eomt_mm.engine.sharding.state import merge_folder, read_folder
+from eomt_mm.models.backbone import TimmViT
 
 Tool = Callable[..., None]
 REFUSED = (ValueError, OSError, RuntimeError, SystemExit)

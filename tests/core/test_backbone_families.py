@@ -8,7 +8,8 @@ import torch
 from torch import nn
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DINOv3ViTConfig, DINOv3ViTModel
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.checkpoints.pretrained import load_pretrained
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import eomt_forward
 
@@ -27,10 +28,10 @@ FAMILIES = {
 ROTARY = [name for name in FAMILIES if 'dinov3' in name or 'eva02' in name]
 
 
-def make(name: str, seed: int = 0) -> TimmViT:
+def make(name: str, seed: int = 0) -> PlainViT:
     """A small model of the family with every parameter random, so that none can hide an error."""
     torch.manual_seed(seed)
-    backbone = TimmViT(name, **FAMILIES[name])
+    backbone = PlainViT(name, **FAMILIES[name])
     for param in backbone.parameters():
         nn.init.normal_(param, std=0.3)
     return backbone.eval()
@@ -91,15 +92,15 @@ def test_last_norm_behind_the_pooling_is_loaded(tmp_path: Any) -> None:
     source = timm.create_model(name, num_classes=0, **shape)
     nn.init.normal_(source.fc_norm.weight)
     torch.save(source.state_dict(), tmp_path / 'eva.pth')
-    backbone = TimmViT(name, patch_size=14, img_size=224, weights=str(tmp_path / 'eva.pth'), **shape)
-    backbone.init_weights()
+    backbone = PlainViT(name, patch_size=14, img_size=224, **shape)
+    load_pretrained(backbone, str(tmp_path / 'eva.pth'))
     assert torch.equal(backbone.vit.norm.weight, source.fc_norm.weight)
 
 
 @pytest.mark.parametrize('name', ['resnet18', 'swin_tiny_patch4_window7_224', 'vit_small_patch16_rope_mixed_224'])
 def test_other_models_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match=name):
-        TimmViT(name, img_size=224)
+        PlainViT(name, img_size=224)
 
 
 @pytest.mark.parametrize('kind', ['dinov2', 'dinov3'])
@@ -114,8 +115,8 @@ def test_hugging_face_backbones_are_read_as_they_are(kind: str, tmp_path: Any) -
     for param in peer.parameters():
         nn.init.normal_(param, std=0.3)
     peer.save_pretrained(tmp_path / 'hub')
-    backbone = TimmViT(name, weights=str(tmp_path / 'hub'), **SMALL)
-    backbone.init_weights()
+    backbone = PlainViT(name, **SMALL)
+    load_pretrained(backbone, str(tmp_path / 'hub'))
     images = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         expected = peer(images).last_hidden_state

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import eomt_forward
 
@@ -26,7 +26,7 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.backbone = TimmViT(family, 64, depth=3, embed_dim=32, num_heads=2, **backbone)
+            self.backbone = PlainViT(family, 64, depth=3, embed_dim=32, num_heads=2, **backbone)
             self.head = EoMTHead(32, 3, 16, num_classes=4, num_queries=7, num_blocks=2)
             with torch.no_grad():
                 for parameter in self.parameters():

@@ -27,7 +27,7 @@ import torch
 torch.set_num_threads(1)
 from eomt_mm.core import backbone, criterion, geometry, head, network, postprocess
 
-vit = backbone.TimmViT('vit_small_patch14_reg4_dinov2', 32, depth=2, embed_dim=16, num_heads=2)
+vit = backbone.PlainViT('vit_small_patch14_reg4_dinov2', 32, depth=2, embed_dim=16, num_heads=2)
 eomt_head = head.EoMTHead(16, 2, 16, num_classes=3, num_queries=4, num_blocks=1)
 images = geometry.Padding((50, 80), (20, 32), (32, 32)).apply(torch.rand(3, 20, 32))
 target = dict(labels=torch.tensor([0, 2]), masks=torch.rand(2, 32, 32) > 0.5)

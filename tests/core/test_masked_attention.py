@@ -6,8 +6,16 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from timm.models.vision_transformer import (
+    Attention,
+    Block,
+    DiffParallelScalingBlock,
+    ParallelScalingBlock,
+    ParallelThingsBlock,
+)  # fmt: skip
+from torch import nn
 
-from eomt_mm.core.masked_attention import QueryRowsMask, full_attention_mask, query_patch_mask
+from eomt_mm.core.masked_attention import QueryRowsMask, block_mask, full_attention_mask, query_patch_mask
 from eomt_mm.core.schedules import annealed_keep_prob
 
 GRID = (3, 5)
@@ -52,7 +60,7 @@ def test_attention_by_rows_equals_attention_with_the_full_mask(share: float) -> 
     q, k, v = (torch.randn(2, 3, 7 + 2 + 15, 8, dtype=torch.float64, requires_grad=True) for _ in range(3))
     query_mask = torch.rand(2, 7, 15) < share
     outputs, gradients = [], []
-    for mask in (QueryRowsMask(query_mask, 24), full_attention_mask(query_mask, 24)):
+    for mask in (QueryRowsMask(query_mask), full_attention_mask(query_mask, 24)):
         outputs.append(F.scaled_dot_product_attention(q, k, v, attn_mask=mask, scale=0.3))
         gradients.append(torch.autograd.grad(outputs[-1].square().sum(), (q, k, v)))
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-12)
@@ -63,19 +71,37 @@ def test_attention_by_rows_equals_attention_with_the_full_mask(share: float) -> 
     assert torch.allclose(outputs[0], free) is (share == 1)
 
 
-def test_no_full_mask_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(QueryRowsMask, 'full', None)
-    q = torch.randn(1, 2, 10, 8)
-    F.scaled_dot_product_attention(q, q, q, attn_mask=QueryRowsMask(torch.zeros(1, 4, 6, dtype=torch.bool), 10))
+def test_only_fused_attention_of_timm_gets_the_query_rows_alone() -> None:
+    """No full mask is made there; every other attention has one."""
+
+    class Swapped(Attention):
+        """As somebody puts in the place of timm's."""
+
+    query_mask, block = torch.rand(2, 4, 6) > 0.5, Block(8, 2)
+    rows = block_mask(block, query_mask, 11)
+    assert isinstance(rows, QueryRowsMask) and isinstance(
+        block_mask(ParallelScalingBlock(8, 2), query_mask, 11), QueryRowsMask
+    )
+    with pytest.raises(TypeError):
+        torch.zeros_like(rows)
+    full = full_attention_mask(query_mask, 11)
+    block.attn.fused_attn = False
+    assert torch.equal(block_mask(block, query_mask, 11), full)
+    block.attn = Swapped(8, 2)
+    for other in (block, ParallelThingsBlock(8, 2)):
+        assert torch.equal(block_mask(other, query_mask, 11), full)
 
 
-def test_every_other_function_sees_the_full_mask() -> None:
-    query_mask = torch.rand(2, 4, 6) > 0.5
-    mask, full = QueryRowsMask(query_mask, 11), full_attention_mask(query_mask, 11)
-    assert mask.dtype == torch.bool and mask.shape == full.shape
-    assert torch.equal(~mask, ~full)
-    assert torch.equal(torch.zeros_like(mask), torch.zeros_like(full))
-    assert torch.equal(torch.zeros(2, 1, 11, 11).masked_fill(mask=mask, value=1.0), full.float())
+@pytest.mark.parametrize('kind', [Block, ParallelScalingBlock, ParallelThingsBlock, DiffParallelScalingBlock])
+def test_every_kind_of_block_takes_its_mask(kind: type[nn.Module]) -> None:
+    """A query that sees no patch does not depend on patches, and no other token's row is masked."""
+    block, x, query_mask = kind(8, 2).eval(), torch.randn(2, 11, 8), torch.ones(2, 4, 6, dtype=torch.bool)
+    query_mask[:, 0] = False
+    other = torch.cat([x[:, :5], torch.randn(2, 6, 8)], dim=1)
+    mask = block_mask(block, query_mask, 11)
+    outputs = [block(tokens, attn_mask=mask)[:, :5] for tokens in (x, other)]
+    changed = (outputs[0] - outputs[1]).abs().amax((0, 2)) > 1e-6
+    assert changed.tolist() == [False, True, True, True, True]
 
 
 def test_mask_is_the_bilinear_prediction_above_zero() -> None:

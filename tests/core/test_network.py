@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from eomt_mm.core import network as eomt
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.masked_attention import query_patch_mask
 from eomt_mm.core.network import eomt_forward
@@ -23,7 +23,7 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            self.backbone = TimmViT(
+            self.backbone = PlainViT(
                 'vit_small_patch14_reg4_dinov2', img_size, patch_size, depth=4, embed_dim=32, num_heads=2
             )
             self.head = EoMTHead(32, 4, patch_size, K, Q, **{**dict(num_blocks=3), **head_kwargs})
@@ -191,7 +191,7 @@ def hf_and_ours(swiglu: bool = False) -> tuple[nn.Module, Network]:
     network = Network()
     if swiglu:
         # hidden width as transformers rounds it: 2/3 of 4 * 32, up to a multiple of 8
-        network.backbone = TimmViT(name, 64, depth=4, embed_dim=32, num_heads=2, mlp_ratio=2 * 88 / 32)
+        network.backbone = PlainViT(name, 64, depth=4, embed_dim=32, num_heads=2, mlp_ratio=2 * 88 / 32)
     network.load_state_dict(from_hf(hf.state_dict()))
     return hf, network
 

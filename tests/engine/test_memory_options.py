@@ -16,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
 from eomt_mm.apis import load_config
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.criterion import Criterion
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import eomt_forward
@@ -36,7 +36,7 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.backbone = TimmViT(family, 64, with_cp=blocks, **SHAPE, **backbone)
+            self.backbone = PlainViT(family, 64, with_cp=blocks, **SHAPE, **backbone)
             self.head = EoMTHead(32, 4, 16, K, Q, num_blocks=3, with_cp=predictions)
             with torch.no_grad():
                 for parameter in self.parameters():
@@ -193,7 +193,7 @@ def test_frozen_stages_freeze_embeddings_then_blocks_then_the_norm(family: str, 
             return int(name.split('.')[2]) < stages
         return stages == 4 if name.startswith('vit.norm.') else stages >= 0
 
-    backbone = TimmViT(family, 64, frozen_stages=stages, **SHAPE)
+    backbone = PlainViT(family, 64, frozen_stages=stages, **SHAPE)
     assert {n: not p.requires_grad for n, p in backbone.named_parameters()} == {
         name: expected(name) for name, _ in backbone.named_parameters()
     }
@@ -202,7 +202,7 @@ def test_frozen_stages_freeze_embeddings_then_blocks_then_the_norm(family: str, 
 @pytest.mark.parametrize('stages', [-2, 5])
 def test_frozen_stages_out_of_range_are_refused(stages: int) -> None:
     with pytest.raises(ValueError, match=rf'frozen_stages={stages}: -1 .* to 4'):
-        TimmViT(DINOV2, 64, frozen_stages=stages, **SHAPE)
+        PlainViT(DINOV2, 64, frozen_stages=stages, **SHAPE)
 
 
 @pytest.mark.parametrize('stages', [0, 2, 4])
@@ -219,7 +219,7 @@ def test_what_is_not_frozen_learns_as_before(family: str, stages: int) -> None:
 @pytest.mark.parametrize('with_cp', [False, True])
 def test_frozen_blocks_keep_nothing_for_the_backward_pass(with_cp: bool) -> None:
     kept: list[Tensor] = []
-    backbone = TimmViT(DINOV2, 64, frozen_stages=2, with_cp=with_cp, **SHAPE).train()
+    backbone = PlainViT(DINOV2, 64, frozen_stages=2, with_cp=with_cp, **SHAPE).train()
     with torch.autograd.graph.saved_tensors_hooks(lambda x: kept.append(x) or x, lambda x: x):
         tokens = backbone(pictures(), num_blocks=2)
         assert kept == [] and not tokens.x.requires_grad
@@ -271,7 +271,7 @@ def test_frozen_parameters_have_no_optimiser_state_and_do_not_decay() -> None:
 
 
 def test_frozen_backbone_loads_its_weights_and_stays_frozen(tmp_path: Path) -> None:
-    source = TimmViT(DINOV2, 64, **SHAPE)
+    source = PlainViT(DINOV2, 64, **SHAPE)
     torch.save(source.vit.state_dict(), tmp_path / 'vit.pth')
     model = detector(frozen_stages=4, weights=str(tmp_path / 'vit.pth'))
     model.init_weights()

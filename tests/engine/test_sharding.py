@@ -111,7 +111,7 @@ def test_a_sharded_run_goes_on_where_an_unsharded_one_stopped(tmp_path: Path, pr
 def test_pretrained_weights_reach_the_sharded_model(
     tmp_path: Path, process_group: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr('eomt_mm.core.backbone.TimmViT.init_weights', lambda self: self.vit.pos_embed.data.fill_(7))
+    monkeypatch.setattr('eomt_mm.models.backbone.TimmViT.init_weights', lambda self: self.vit.pos_embed.data.fill_(7))
     runner = build(ShardedRunner, tmp_path)
     before = dict(runner.model.state_dict())
     same = before['backbone.vit.cls_token'].full_tensor().clone()

@@ -76,12 +76,11 @@ def test_number_of_instances_and_stuff(num: int, stuff: list[list[int]] | None) 
         assert head.num_targets(sample) == len(head.target(sample)['labels'])
 
 
-def test_samples_know_their_step() -> None:
+def test_totals_of_a_step() -> None:
     """Matched queries are at most the queries (2) of an image."""
     head = EoMTSegHead(num_classes=4, **HEAD)
     samples = [seg_sample([[0, 1, 2, 3]]), seg_sample([[255, 1]]), seg_sample([[255, 255]])]
-    head.join_step([samples[:2], samples[2:]])
-    assert all(sample.to('cpu').step_totals == StepTotals(3, 3, 2) for sample in samples)
+    assert head.count_step([samples[:2], samples[2:]]) == StepTotals(3, 3, 2)
 
 
 # ---- whole steps

@@ -23,7 +23,7 @@ from transformers import EomtConfig, EomtForUniversalSegmentation
 from transformers.utils.logging import disable_progress_bar
 
 from eomt_mm.checkpoints.importing import import_checkpoint
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import Predictions, eomt_forward
 
@@ -44,7 +44,7 @@ class Network(nn.Module):
     def __init__(self, model: str, size: int) -> None:
         super().__init__()
         width, depth, heads, name = MODELS[model]
-        self.backbone = TimmViT(name, size, embed_dim=width, depth=depth, num_heads=heads, init_values=1.0)
+        self.backbone = PlainViT(name, size, embed_dim=width, depth=depth, num_heads=heads, init_values=1.0)
         self.panoptic_head = EoMTHead(width, depth, self.backbone.patch_size, NUM_CLASSES, NUM_QUERIES)
 
     def forward(self, images: Tensor) -> Predictions:

@@ -81,7 +81,11 @@ def step_of(network: nn.Module, loss: Callable[[], Tensor]) -> Callable[[], None
 
 def make_step(side: str, network: Any, args: argparse.Namespace) -> Callable[[], None]:
     make_loss = dict(eomt_mm=our_loss, transformers=their_loss)[side]
-    network.train().get_submodule('panoptic_head' if side == 'eomt_mm' else '').attn_mask_probs.fill_(1)
+    network.train()
+    if side == 'eomt_mm':
+        network.panoptic_head.set_attn_mask_probs([1.0] * network.panoptic_head.num_blocks)
+    else:
+        network.attn_mask_probs.fill_(1)
     return step_of(network, make_loss(network, *make_batch(args)))
 
 

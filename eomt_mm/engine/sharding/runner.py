@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
+from eomt_mm.core.head import EoMTHead
 from eomt_mm.engine.sharding.state import (
     REST,
     copy_from_main_process,
@@ -105,7 +106,7 @@ def shard(model: nn.Module, settings: Sharding) -> int:
         # without an accelerator everything is on the host already
         offload_policy=CPUOffloadPolicy() if settings.cpu_offload and get_device() != 'cpu' else OffloadPolicy(),
     )
-    blocks = [block for vit in model.modules() if isinstance(vit, TimmViT) for block in vit.vit.blocks]
+    blocks = [block for vit in model.modules() if isinstance(vit, PlainViT) for block in vit.vit.blocks]
     for block in blocks:
         cast_buffers(block, dtypes['param_dtype'])
         # Inputs come in the right dtype from the root; rotary positions must stay in float32.
@@ -231,6 +232,9 @@ class ShardedRunner(Runner):
             load_tensors(dict(state_dict=targets), filename, no_dist=not self.distributed)
         else:
             copy_from_main_process(saved, targets)
+        for module in self.model.modules():
+            if isinstance(module, EoMTHead):  # tensors were written in place, past its load_state_dict
+                module.note_attn_mask_probs(module.attn_mask_probs.tolist())
         self._has_loaded = True
         self.logger.info(f'weights loaded from {filename}')
         return checkpoint

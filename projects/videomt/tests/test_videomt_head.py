@@ -73,14 +73,13 @@ def test_instances_are_matched_when_they_appear(task: str, first_frames: list[in
     assert [target.first_frames.tolist() for target in seen] == [first_frames]
 
 
-def test_samples_know_their_step() -> None:
+def test_totals_of_a_step() -> None:
     """Frames are counted, and queries (6) are the most that can be matched in one."""
     head = build().panoptic_head
     clips = [video(3)[1], video(3, empty=True)[1], video(2)[1]]
     many = [(i, 0, np.ones(SIZE, bool)) for i in range(9)]
     clips.append(TrackDataSample(video_data_samples=[true_frame('film', 0, SIZE, many)]))
-    head.join_step([clips[:1], clips[1:]])
-    assert all(clip.step_totals == StepTotals(3 + 3 + 2 + 1, 3 * 2 + 0 + 2 * 2 + 6, 2) for clip in clips)
+    assert head.count_step([clips[:1], clips[1:]]) == StepTotals(3 + 3 + 2 + 1, 3 * 2 + 0 + 2 * 2 + 6, 2)
 
 
 def test_micro_batches_give_the_gradient_of_the_whole(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,7 +97,8 @@ def test_micro_batches_give_the_gradient_of_the_whole(monkeypatch: pytest.Monkey
         size = 4 // micro_batches
         parts = [batch(*clips[i : i + size]) for i in range(0, 4, size)]
         if micro_batches > 1:
-            model.panoptic_head.join_step([one['data_samples'] for one in parts])
+            head = model.panoptic_head
+            head.step_totals = head.count_step([one['data_samples'] for one in parts])
         optimiser = Standstill(model, accumulative_counts=micro_batches)
         optimiser.initialize_count_status(model, 0, micro_batches)
         model.train()

@@ -8,7 +8,7 @@ from torch import Tensor
 from videomt.network import VidEoMTHead
 from videomt_networks import BLOCKS, CLASSES, DEPTH, QUERIES, WIDTH, Network, clips, final, relative_difference
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.network import eomt_forward
 
 WIDE = (48, 96)
@@ -226,7 +226,7 @@ def test_state_of_other_clips(shape: tuple[int, ...]) -> None:
 def test_published_sizes(model_name: str, depth: int, width: int, first_joint: int, millions: float | None) -> None:
     """Parameters as counted for YouTube-VIS 2019 (spec, section 1)."""
     with torch.device('meta'):
-        backbone = TimmViT(model_name)
+        backbone = PlainViT(model_name)
         head = VidEoMTHead(embed_dim=width, depth=depth, patch_size=backbone.patch_size, num_classes=40)
     assert (backbone.depth, backbone.embed_dim, depth - head.num_blocks) == (depth, width, first_joint)
     if millions is not None:

@@ -14,7 +14,7 @@ from videomt.checkpoints import export_huggingface, import_videomt
 from videomt.network import VidEoMTHead
 from videomt_networks import Network, clips, final, relative_difference, transformers_network
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 
 TOLERANCE = 1e-5  # of the output's range
 
@@ -97,7 +97,7 @@ def test_published_size_s(tmp_path: Path) -> None:
     )  # fmt: skip
     theirs.save_pretrained(tmp_path)
     ours = Network()
-    ours.backbone = TimmViT('vit_small_patch14_reg4_dinov2')
+    ours.backbone = PlainViT('vit_small_patch14_reg4_dinov2')
     ours.panoptic_head = VidEoMTHead(embed_dim=384, depth=12, patch_size=16, num_classes=40)
     ours.load_state_dict(import_videomt(tmp_path, ours.state_dict())[0])
     frames = clips(1, 3, (640, 640))

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from videomt.network import ClipPredictions, VidEoMTHead, videomt_forward
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 
 WIDTH, DEPTH, HEADS, SIZE, CLASSES, QUERIES, BLOCKS = 32, 4, 2, 64, 3, 5, 2
 
@@ -19,7 +19,7 @@ class Network(nn.Module):
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.backbone = TimmViT(model_name, SIZE, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, with_cp=with_cp)
+            self.backbone = PlainViT(model_name, SIZE, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS, with_cp=with_cp)
             self.panoptic_head = VidEoMTHead(
                 **dict(embed_dim=WIDTH, depth=DEPTH, patch_size=16, num_classes=CLASSES, num_queries=QUERIES,
                        num_blocks=BLOCKS, with_cp=with_cp) | head

@@ -35,7 +35,7 @@ from eomt_mm.benchmarking.models import build_model
 from eomt_mm.benchmarking.report import spread
 from eomt_mm.checkpoints.describe import describe
 from eomt_mm.checkpoints.rules import map_to_theirs
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.network import eomt_forward
 
 NUM_CLASSES, NUM_QUERIES = 40, 200  # YouTube-VIS
@@ -53,7 +53,7 @@ Logits = tuple[Tensor, Tensor]  # of classes (T, Q, K + 1) and masks (T, Q, H/4,
 class Network(nn.Module):
     """Our backbone and head."""
 
-    def __init__(self, backbone: TimmViT, head: VidEoMTHead) -> None:
+    def __init__(self, backbone: PlainViT, head: VidEoMTHead) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -61,7 +61,7 @@ class Network(nn.Module):
     def of_size(cls, model: str, img_size: int) -> 'Network':
         """One of ``MODELS``."""
         name, sizes = MODELS[model]
-        vit = TimmViT(name, img_size, init_values=1.0, **sizes)
+        vit = PlainViT(name, img_size, init_values=1.0, **sizes)
         head = VidEoMTHead(
             embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size, num_classes=NUM_CLASSES,
             num_queries=NUM_QUERIES,

@@ -7,7 +7,7 @@ from mmdet.models.detectors import BaseDetector
 from mmdet.structures import TrackDataSample
 from torch import Tensor
 
-from eomt_mm.core.backbone import TimmViT
+from eomt_mm.core.backbone import PlainViT
 from eomt_mm.models.segmentors import build_backbone_and_head
 from eomt_mm.registry import MODELS
 from videomt import head, preprocessor  # noqa: F401  they register
@@ -24,7 +24,7 @@ class VidEoMTDetector(BaseDetector):
     """Instance, panoptic or semantic segmentation of videos.
 
     Args:
-        backbone: config of a :class:`~eomt_mm.core.backbone.TimmViT`.
+        backbone: config of a :class:`~eomt_mm.core.backbone.PlainViT`.
         panoptic_head: config of a :class:`~videomt.head.VidEoMTHostHead`.
         data_preprocessor: config of a :class:`~videomt.preprocessor.VidEoMTDataPreprocessor`.
         window_size: number of frames that go through the backbone together in evaluation; changes memory, not results.
@@ -48,7 +48,7 @@ class VidEoMTDetector(BaseDetector):
         if window_size < 1:
             raise ValueError(f'window_size={window_size}: at least 1 frame')
         super().__init__(data_preprocessor or dict(type='eomt_mm.VidEoMTDataPreprocessor'), init_cfg)
-        self.backbone: TimmViT
+        self.backbone: PlainViT
         self.backbone, self.panoptic_head = build_backbone_and_head(backbone, panoptic_head, self.data_preprocessor)
         divisor, patch_size = self.data_preprocessor.size_divisor, self.backbone.patch_size
         if divisor % patch_size:

@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.structures import TrackDataSample
 from torch import Tensor
 
-from eomt_mm.core.criterion import StepTotals
+from eomt_mm.core.criterion import StepLosses, StepTotals
 from eomt_mm.registry import MODELS
 from videomt.criterion import ClipCriterion
 from videomt.network import ClipPredictions, VidEoMTHead
@@ -15,7 +15,7 @@ from videomt.targets import clip_target, num_clip_targets
 
 
 @MODELS.register_module()
-class VidEoMTHostHead(VidEoMTHead):
+class VidEoMTHostHead(StepLosses, VidEoMTHead):
     """``panoptic_head`` of :class:`~videomt.detector.VidEoMTDetector`.
 
     Args:
@@ -65,15 +65,13 @@ class VidEoMTHostHead(VidEoMTHead):
         """How results are made of logits."""
         return Rules(self.task, self.num_things_classes, self.max_per_video, self.score_thr, self.overlap_thr, self.rle)
 
-    def join_step(self, micro_batches: Sequence[Sequence[TrackDataSample]]) -> None:
-        """Tells samples that their micro-batches make one optimiser step; call it before the first :meth:`loss`."""
+    def count_step(self, micro_batches: Sequence[Sequence[TrackDataSample]]) -> StepTotals:
+        """Totals in frames."""
         clips = [clip for batch in micro_batches for clip in batch]
         num_matched = sum(
             len(clip) * min(num_clip_targets(clip.video_data_samples), self.num_queries) for clip in clips
         )
-        totals = StepTotals(sum(map(len, clips)), num_matched, len(micro_batches))
-        for clip in clips:
-            clip.set_metainfo(dict(step_totals=totals))
+        return StepTotals(sum(map(len, clips)), num_matched, len(micro_batches))
 
     def loss(self, predictions: ClipPredictions, clips: Sequence[TrackDataSample]) -> dict[str, Tensor]:
         """Weighted losses of all prediction layers.
@@ -87,4 +85,4 @@ class VidEoMTHostHead(VidEoMTHead):
             clip_target(clip.video_data_samples, self.num_classes, clip[0].batch_input_shape, by_appearance, device)
             for clip in clips
         ]
-        return self.criterion.clip_losses(predictions, targets, clips[0].get('step_totals'))
+        return self.criterion.clip_losses(predictions, targets, self.step_totals)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from eomt_mm.core.backbone import TimmViT, Tokens
+from eomt_mm.core.backbone import PlainViT, Tokens
 from eomt_mm.core.head import EoMTHead
 
 Logits = tuple[Tensor, Tensor]  # of one frame and layer: classes (B, Q, K + 1), masks (B, Q, H/4, W/4)
@@ -79,7 +79,7 @@ class VidEoMTHead(EoMTHead):
 
 
 def videomt_forward(
-    backbone: TimmViT, head: VidEoMTHead, frames: Tensor, state: Tensor | None = None
+    backbone: PlainViT, head: VidEoMTHead, frames: Tensor, state: Tensor | None = None
 ) -> tuple[ClipPredictions, Tensor]:
     """Runs VidEoMT on consecutive frames.
 
@@ -119,7 +119,7 @@ def videomt_forward(
     return predictions, state
 
 
-def _joint_blocks(backbone: TimmViT, head: VidEoMTHead, frame: Tokens) -> tuple[list[Logits], Tensor]:
+def _joint_blocks(backbone: PlainViT, head: VidEoMTHead, frame: Tokens) -> tuple[list[Logits], Tensor]:
     """One frame's predictions, layer by layer, and the queries (B, Q, C) that leave it."""
     layers = []
     first = backbone.depth - head.num_blocks

@@ -168,7 +168,7 @@ def test_masks_act_in_inference() -> None:
     with torch.no_grad():
         outputs = [model(images, mode='tensor')[1][-1] for model in (masked, plain)]
         assert not torch.equal(*outputs)
-        masked.panoptic_head.attn_mask_probs.zero_()
+        masked.panoptic_head.set_attn_mask_probs([0.0] * masked.panoptic_head.num_blocks)
         torch.testing.assert_close(masked(images, mode='tensor')[1][-1], outputs[1])
 
 
