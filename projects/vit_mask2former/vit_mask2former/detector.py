@@ -15,7 +15,7 @@ Config = dict[str, Any]
 
 @MODELS.register_module()
 class ViTMask2Former(Mask2Former):
-    """Mask2Former with a :class:`~eomt_mm.core.backbone.TimmViT`; queries, decoders and losses are mmdet's.
+    """Mask2Former with a :class:`~eomt_mm.models.backbone.TimmViT`; queries, decoders and losses are mmdet's.
 
     Args:
         backbone: config of the ViT.
