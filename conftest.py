@@ -22,6 +22,8 @@ from mmengine.visualization import Visualizer
 
 from eomt_mm.synthetic.generate import write_ade20k, write_coco
 
+pytest.register_assert_rewrite('contract')  # of tests/support: its assertions explain themselves, too
+
 
 @pytest.fixture(scope='module', autouse=True)
 def cheap_collections() -> None:

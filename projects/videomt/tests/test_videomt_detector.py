@@ -78,16 +78,6 @@ def test_the_last_frame_trains_through_the_first() -> None:
 # ---- evaluation
 
 
-@torch.no_grad()
-def test_tensor_mode() -> None:
-    model = build().eval()
-    inputs = torch.randn(2, 3, 3, 64, 96)
-    predictions = model(inputs, mode='tensor')
-    assert [tuple(x.shape) for x in (*predictions.class_logits, *predictions.mask_logits)] == [
-        (2, 3, 6, 4), (2, 3, 6, 16, 24),
-    ]  # fmt: skip
-
-
 @pytest.fixture(scope='module')
 def evaluated() -> Any:
     """In evaluation mode; masks as booleans, and all pairs of query and class."""
