@@ -6,7 +6,8 @@ Examples:
     python tools/convert_checkpoint.py dinov3.bin eomt.pth --config CONFIG --base hf://facebook/dinov3-vitl16-pretrain-lvd1689m
     python tools/convert_checkpoint.py work_dirs/mine/iter_88692.pth my_eomt/ --config CONFIG --to hf
 
-Without --config, what the weights tell is taken from them, and the output says what was assumed.
+Without --config, what the weights state is taken from them, --head names the head of another program's file, and the
+output lists what was assumed.
 """
 
 import argparse
@@ -29,6 +30,7 @@ from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.checkpoints.files import check_free, written_aside
+from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
@@ -49,6 +51,10 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
+    parser.add_argument(
+        '--head', choices=HEADS, help='of a file of another program, where there is no --config: panoptic_head is of '
+        'instance and panoptic, decode_head of semantic segmentation'
+    )  # fmt: skip
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
     parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
     parser.add_argument(
@@ -63,6 +69,8 @@ def recovered_meta(report: ImportReport) -> dict[str, Any]:
     """Class names where there is no config: the file's own, or those of the published model with these numbers."""
     found = report.description
     task = PUBLISHED.get((found.num_classes or 0, found.num_queries or 0))
+    if task and task.endswith('semantic') != (report.head == 'decode_head'):
+        task = None
     scope, kind = DATASET_OF[task] if task else ('', '')
     published = dataset_meta(dict(type=kind), scope) if task else {}
     meta = stated_meta(report, published)
@@ -126,6 +134,8 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
     progress(STAGES[0])
     expected, size, num_heads = None, None, None
     meta: dict[str, Any] = {}
+    if args.config and args.head:
+        raise ValueError(f'--head {args.head}: the config names the head; leave --head or --config out')
     if args.config:
         cfg = load_config(args.config, args.cfg_options)
         model: Any = init_model(cfg)
@@ -133,7 +143,7 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
         num_heads = model.backbone.vit.blocks[0].attn.num_heads
         size, meta = cfg.get('img_size'), config_meta(cfg)
     state, report = import_checkpoint(
-        args.src, expected, args.base, args.weights, not args.no_class_head,
+        args.src, expected, args.base, args.weights, not args.no_class_head, args.head,
         class_order=class_order_for(meta.get('classes'), num_things(meta)), progress=progress,
     )  # fmt: skip
     stored_size = report.description.img_size

@@ -93,7 +93,8 @@ def import_checkpoint(
         base: pretrained backbone, for files that hold differences to it; as ``source``.
         weights: 'auto', or what the user knows of the file: 'absolute' or 'delta'.
         class_head: False leaves the class rows out, for another set of classes; 'auto' where their number differs.
-        head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: the model's, or without a model a guess.
+        head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: the model's, or without a model that of our own
+            file; files of other programs do not state it.
         class_order: 'ade20k' brings ADE20K's panoptic class rows into mmdet's order, 'as_stored' does not; 'auto'
             does for a ``panoptic_head`` with 150 classes, unless the file is ours.
         progress: is called with the name of each stage as it begins, one of ``STAGES``.
@@ -107,7 +108,7 @@ def import_checkpoint(
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the download failed.
-        ValueError: naming what does not fit, and the remedy.
+        ValueError: naming what does not fit, and the fix.
     """
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
@@ -129,7 +130,7 @@ def import_checkpoint(
     if found.img_size is None and isinstance(size, int) and known.whole:
         found = replace(found, img_size=size)
     mapped.notes += _config_notes(read.config, found) if known.whole else []
-    head = head or _head(expected_state, found, known, read.state, mapped.notes)
+    head = head or _head(expected_state, read, known)
     report = ImportReport(
         read.path, known.title, known.whole, kind, head, found, read.config, read.meta,
         [(theirs, ours.replace('head.', f'{head}.', 1) if ours.startswith('head.') else ours, count)
@@ -177,19 +178,18 @@ def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
     return notes
 
 
-def _head(
-    expected: Mapping[str, Tensor] | None, found: Description, known: Format, stored: Mapping[str, Tensor],
-    notes: list[str],
-) -> str:  # fmt: skip
-    """Name of the head in our model."""
-    for names in (expected or {}, stored if known is OWN else {}):
+def _head(expected: Mapping[str, Tensor] | None, read: Checkpoint, known: Format) -> str:
+    """Name of the head in our model: as in the model, or in our own file; a bare backbone has none."""
+    for names in (expected or {}, read.state if known is OWN else {}):
         for head in HEADS:
             if any(name.startswith(f'{head}.') for name in names):
                 return head
-    head = 'decode_head' if found.num_queries == 100 else 'panoptic_head'
     if known.whole:
-        notes.append(f'assumed without a config: {head}, because there are {found.num_queries} queries')
-    return head
+        raise ValueError(
+            f'{read.path} ({known.title}) does not state its task: give --config CONFIG, or --head panoptic_head '
+            f'(instance, panoptic) or --head decode_head (semantic)'
+        )
+    return ''
 
 
 def _own_head(state: State, report: ImportReport, class_head: bool, class_order: ClassOrder) -> State:

@@ -92,7 +92,8 @@ def test_unclear_files_load_with_the_flag_and_dinov2_without(tmp_path: Path) -> 
     for peer, flag in ((hf_dinov3(), 'absolute'), (hf_dinov2(), 'auto')):
         official = official_from_hf(peer)
         del official['network.encoder.pixel_mean']
-        _, report = import_checkpoint(saved(official, tmp_path / 'x.bin'), None, None, flag)
+        source = saved(official, tmp_path / 'x.bin')
+        _, report = import_checkpoint(source, weights=flag, head='panoptic_head')
         assert report.weights == 'absolute'
 
 
@@ -133,7 +134,8 @@ def test_weights_that_decayed_are_still_differences(tmp_path: Path, delta: Any) 
         name: -0.7 * official_from_hf(delta[0])[name] if name.endswith(('norm1.weight', 'norm2.weight')) else value
         for name, value in delta[1].items()
     }
-    _, report = import_checkpoint(saved(shrunk, tmp_path / 'x.bin'), None, saved(delta[2], tmp_path / 'base.pth'))
+    source, base = saved(shrunk, tmp_path / 'x.bin'), saved(delta[2], tmp_path / 'base.pth')
+    _, report = import_checkpoint(source, base=base, head='panoptic_head')
     assert report.weights == 'delta'
 
 

@@ -101,10 +101,10 @@ def test_files_of_others_come_back_unchanged(tmp_path: Path, peer: Callable[[], 
     theirs.attn_mask_probs.zero_()
     official = official_from_hf(theirs)
     torch.save(official, tmp_path / 'x.bin')
-    export_official(import_checkpoint(tmp_path / 'x.bin')[0], tmp_path / 'back.bin')
+    export_official(import_checkpoint(tmp_path / 'x.bin', head='panoptic_head')[0], tmp_path / 'back.bin')
     assert equal(torch.load(tmp_path / 'back.bin', weights_only=True), official)
     theirs.save_pretrained(tmp_path / 'hf')
-    export_huggingface(import_checkpoint(tmp_path / 'hf')[0], tmp_path / 'back', SIZE, HEADS)
+    export_huggingface(import_checkpoint(tmp_path / 'hf', head='panoptic_head')[0], tmp_path / 'back', SIZE, HEADS)
     assert equal(type(theirs).from_pretrained(tmp_path / 'back').state_dict(), theirs.state_dict())
 
 

@@ -59,7 +59,9 @@ def test_all_whole_formats_compute_the_same(
 
 def test_stages_are_told_as_they_begin(tmp_path: Path) -> None:
     stages: list[str] = []
-    import_checkpoint(saved(official_from_hf(hf_dinov2()), tmp_path / 'x.bin'), progress=stages.append)
+    import_checkpoint(
+        saved(official_from_hf(hf_dinov2()), tmp_path / 'x.bin'), head='panoptic_head', progress=stages.append
+    )
     assert stages == list(STAGES)
 
 
@@ -142,7 +144,7 @@ def test_incomplete_files_are_refused_without_a_model_too(tmp_path: Path) -> Non
         del official[f'network.{name}']
     del official['network.upscale.1.norm.bias']
     with pytest.raises(ValueError, match='is incomplete, 4 weights are missing') as error:
-        import_checkpoint(saved(official, tmp_path / 'x.bin'))
+        import_checkpoint(saved(official, tmp_path / 'x.bin'), head='panoptic_head')
     for name in ('backbone.vit.blocks.1.norm2.bias', 'backbone.vit.norm.bias', 'head.upscale.1.norm.bias'):
         assert f'  {name}' in str(error.value)
 
@@ -166,7 +168,7 @@ def test_class_rows_can_be_left_out(tmp_path: Path) -> None:
     state, report = import_checkpoint(source, model.state_dict(), class_head=False)
     rows = ['panoptic_head.class_predictor.weight', 'panoptic_head.class_predictor.bias']
     assert report.missing == rows and set(model.state_dict()) - set(state) == set(rows)
-    without = import_checkpoint(source, class_head=False)[0]
+    without = import_checkpoint(source, class_head=False, head='panoptic_head')[0]
     assert set(without) == set(state)
 
 
@@ -265,29 +267,46 @@ def test_ade20k_panoptic_rows_are_reordered_only_there(tmp_path: Path) -> None:
     again, report = import_checkpoint(saved(own, tmp_path / 'own.pth'), dinov2(classes=150).state_dict())
     assert equal(own, again) and not report.reordered
     with pytest.raises(ValueError, match='the file has 3 classes'):
-        import_checkpoint(saved(official_from_hf(hf_dinov2()), tmp_path / 'y.bin'), class_order='ade20k')
+        import_checkpoint(
+            saved(official_from_hf(hf_dinov2()), tmp_path / 'y.bin'), head='panoptic_head', class_order='ade20k'
+        )
 
 
 def test_description_without_a_config(tmp_path: Path) -> None:
     source = saved(official_from_hf(hf_dinov2()), tmp_path / 'x.bin')
-    state, report = import_checkpoint(source)
+    state, report = import_checkpoint(source, head='panoptic_head')
     found = report.description
     assert (found.family, found.width, found.depth, found.patch_size, found.img_size) == ('dinov2', WIDTH, 2, 16, SIZE)
     assert (found.num_classes, found.num_queries, found.num_blocks, found.num_scale_blocks) == (CLASSES, QUERIES, 1, 2)
-    assert set(state) == set(dinov2().state_dict()) and 'assumed without a config: panoptic_head' in report.text()
-    found = import_checkpoint(saved(official_from_hf(hf_dinov3()), tmp_path / 'y.bin'))[1].description
+    assert set(state) == set(dinov2().state_dict())
+    other = saved(official_from_hf(hf_dinov3()), tmp_path / 'y.bin')
+    found = import_checkpoint(other, head='panoptic_head')[1].description
     assert found.family == 'dinov3' and found.img_size is None
     hf_dinov3().save_pretrained(tmp_path / 'hf')
-    assert import_checkpoint(tmp_path / 'hf')[1].description.img_size == SIZE
-    semantic = import_checkpoint(saved(official_from_hf(hf_dinov2(num_queries=100)), tmp_path / 'z.bin'))
-    assert semantic[1].head == 'decode_head' and 'decode_head.queries.weight' in semantic[0]
+    assert import_checkpoint(tmp_path / 'hf', head='panoptic_head')[1].description.img_size == SIZE
+    semantic, report = import_checkpoint(source, head='decode_head')
+    assert report.head == 'decode_head' and 'decode_head.queries.weight' in semantic
+
+
+@pytest.mark.parametrize('num_queries', [100, 200])
+def test_head_is_never_guessed(tmp_path: Path, num_queries: int) -> None:
+    """Files of other programs do not state it; a bare backbone has none."""
+    source = saved(official_from_hf(hf_dinov2(num_queries=num_queries)), tmp_path / 'x.bin')
+    with pytest.raises(ValueError, match=r'does not state its task: give --config .* --head decode_head') as error:
+        import_checkpoint(source)
+    assert '\n' not in str(error.value)
+    for head in ('decode_head', 'panoptic_head'):
+        own = saved(dinov2(head=head).state_dict(), tmp_path / f'{head}.pth')
+        assert import_checkpoint(own)[1].head == head
+    backbone = {name: value for name, value in dinov2().state_dict().items() if name.startswith('backbone.')}
+    assert set(import_checkpoint(saved(backbone, tmp_path / 'vit.pth'))[0]) == set(backbone)
 
 
 def test_joint_blocks_that_a_file_does_not_tell(tmp_path: Path) -> None:
     official = official_from_hf(hf_dinov2())
     del official['network.attn_mask_probs']
     source = saved(official, tmp_path / 'x.bin')
-    state, report = import_checkpoint(source)
+    state, report = import_checkpoint(source, head='panoptic_head')
     assert len(state['panoptic_head.attn_mask_probs']) == 2 and 'assumed: 2 joint blocks' in report.text()
     state, report = import_checkpoint(source, dinov2().state_dict())
     assert len(state['panoptic_head.attn_mask_probs']) == 1 and 'assumed' not in report.text()
@@ -319,7 +338,7 @@ def test_grids_with_and_without_prefix_tokens() -> None:
 
 def test_settings_of_transformers_that_differ_are_told(tmp_path: Path) -> None:
     hf_dinov3(layer_norm_eps=1e-6, hidden_act='silu').save_pretrained(tmp_path)
-    text = import_checkpoint(tmp_path)[1].text(table=True)
+    text = import_checkpoint(tmp_path, head='panoptic_head')[1].text(table=True)
     assert "hidden_act 'silu'" in text and 'layer_norm_eps 1e-06' in text
     assert 'layers.{i}.attention.[q|k|v]_proj.weight' in text
     assert text.count('backbone.vit.blocks.{i}.attn.qkv.weight  (2)') == 1

@@ -123,8 +123,10 @@ def test_strips_do_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> N
     assert eomt_head._rows_per_strip(torch.empty(1, 10**4, 8, 1000)) == 1
 
 
-def test_backward_keeps_one_feature_map_of_the_last_scale_block() -> None:
-    head = tiny_head(embed_dim=16)
+@pytest.mark.parametrize('recompute, maps', [(True, 1), (False, 4)])
+def test_feature_maps_of_the_last_scale_block_that_backward_keeps(recompute: bool, maps: int) -> None:
+    """As the default one, what the transposed convolution gave; else also what GELU, convolution and norm did."""
+    head = tiny_head(embed_dim=16, recompute_masks=recompute)
     tokens = Tokens(torch.randn(1, 5 + 5 + 64, 16), (8, 8))
     kept: dict[int, int] = {}
 
@@ -134,7 +136,7 @@ def test_backward_keeps_one_feature_map_of_the_last_scale_block() -> None:
 
     with torch.autograd.graph.saved_tensors_hooks(note, lambda x: x):
         head.predict_logits(tokens)
-    assert list(kept.values()).count(16 * 32 * 32) == 1
+    assert list(kept.values()).count(16 * 32 * 32) == maps
 
 
 def test_queries_start_normal() -> None:

@@ -13,9 +13,9 @@ from transformers import (
     EomtForUniversalSegmentation,
 )
 
-from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import eomt_forward
+from eomt_mm.models.backbone import TimmViT
 
 State = dict[str, Tensor]
 WIDTH, DEPTH, HEADS, SIZE, CLASSES, QUERIES, BLOCKS = 32, 2, 2, 64, 3, 4, 1
@@ -36,7 +36,7 @@ class Ours(nn.Module):
     ) -> None:
         super().__init__()
         backbone = dict(img_size=SIZE, embed_dim=WIDTH, depth=DEPTH, num_heads=HEADS) | backbone
-        self.backbone = PlainViT(model_name, **backbone)
+        self.backbone = TimmViT(model_name, **backbone)
         vit = self.backbone
         self.add_module(head, EoMTHead(vit.embed_dim, vit.depth, vit.patch_size, classes, queries, blocks))
         self.head_name = head

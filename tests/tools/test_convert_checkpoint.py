@@ -31,6 +31,9 @@ from eomt_mm.apis import init_model
 TINY = f'embed_dim={WIDTH}, depth=2, num_heads={HEADS}'
 
 
+PANOPTIC = ('--head', 'panoptic_head')
+
+
 @pytest.fixture(scope='module')
 def tool() -> ModuleType:
     spec = importlib.util.spec_from_file_location('convert_checkpoint', ROOT / 'tools' / 'convert_checkpoint.py')
@@ -121,18 +124,29 @@ def test_delta_to_ours_to_transformers_and_back(tmp_path: Path, semantic: Path, 
 
 def test_without_a_config_it_says_what_it_assumes(tmp_path: Path, run: Any) -> None:
     source = saved(official_from_hf(hf_dinov2(num_labels=19, num_queries=100)), tmp_path / 'x.bin')
-    text = run(source, tmp_path / 'eomt.pth')
+    text = run(source, tmp_path / 'eomt.pth', '--head', 'decode_head')
     assert 'num_classes 19, num_queries 100, num_blocks 1' in text
-    assert 'assumed without a config: decode_head' in text and 'classes of cityscapes-semantic' in text
+    assert 'assumed without a config: classes of cityscapes-semantic' in text
     checkpoint = torch.load(tmp_path / 'eomt.pth', weights_only=True)
     assert checkpoint['meta']['dataset_meta']['classes'][0] == 'road'
     assert 'decode_head.queries.weight' in checkpoint['state_dict']
     source = saved(official_from_hf(hf_dinov2(num_labels=5)), tmp_path / 'y.bin')
-    assert 'class names are not known: give --config' in run(source, tmp_path / 'unknown.pth')
+    assert 'class names are not known: give --config' in run(source, tmp_path / 'unknown.pth', *PANOPTIC)
+    source = saved(official_from_hf(hf_dinov2(num_labels=19, num_queries=100)), tmp_path / 'z.bin')
+    assert 'class names are not known' in run(source, tmp_path / 'z.pth', *PANOPTIC)  # none is published for it
     hf_dinov2(num_labels=2, id2label={0: 'cat', 1: 'dog'}).save_pretrained(tmp_path / 'hf')
-    assert 'class names taken from config.json' in run(tmp_path / 'hf', tmp_path / 'cats.pth')
+    assert 'class names taken from config.json' in run(tmp_path / 'hf', tmp_path / 'cats.pth', *PANOPTIC)
     checkpoint = torch.load(tmp_path / 'cats.pth', weights_only=True)
     assert checkpoint['meta']['dataset_meta'] == dict(classes=('cat', 'dog'))
+
+
+def test_head_is_asked_for_where_the_file_does_not_state_it(tmp_path: Path, panoptic: Path, run: Any) -> None:
+    source = saved(official_from_hf(hf_dinov2(num_queries=100)), tmp_path / 'x.bin')
+    with pytest.raises(SystemExit, match=r'^convert_checkpoint: .* give --config CONFIG, or --head [^\n]*$'):
+        run(source, tmp_path / 'eomt.pth')
+    with pytest.raises(SystemExit, match='the config names the head'):
+        run(source, tmp_path / 'eomt.pth', '--config', panoptic, *PANOPTIC)
+    assert not (tmp_path / 'eomt.pth').exists()
 
 
 def test_names_in_config_json_outweigh_numbers_that_look_published(tmp_path: Path, run: Any) -> None:
@@ -140,7 +154,7 @@ def test_names_in_config_json_outweigh_numbers_that_look_published(tmp_path: Pat
     published = {k: f'LABEL_{k}' for k in range(150)}
     for name, labels, first in (('own', own, 'part 0'), ('published', published, 'bed')):
         hf_dinov2(num_labels=150, num_queries=200, id2label=labels).save_pretrained(tmp_path / name)
-        text = run(tmp_path / name, tmp_path / f'{name}.pth')
+        text = run(tmp_path / name, tmp_path / f'{name}.pth', *PANOPTIC)
         checkpoint = torch.load(tmp_path / f'{name}.pth', weights_only=True)
         assert checkpoint['meta']['dataset_meta']['classes'][0] == first
         assert ("mmdet's order" in text) == (name == 'published')
@@ -150,7 +164,7 @@ def test_ade20k_panoptic_without_a_config_goes_there_and_back(tmp_path: Path, ru
     peer = hf_dinov2(num_labels=150, num_queries=200, hidden_size=384, num_hidden_layers=1, num_attention_heads=6)
     peer.attn_mask_probs.zero_()
     source = saved(official_from_hf(peer), tmp_path / 'x.bin')
-    text = run(source, tmp_path / 'eomt.pth')
+    text = run(source, tmp_path / 'eomt.pth', *PANOPTIC)
     assert "class rows brought into mmdet's order" in text and 'classes of ade20k-panoptic' in text
     checkpoint = torch.load(tmp_path / 'eomt.pth', weights_only=True)
     assert checkpoint['meta']['dataset_meta']['classes'][0] == 'bed'
@@ -162,7 +176,7 @@ def test_ade20k_panoptic_without_a_config_goes_there_and_back(tmp_path: Path, ru
 
 def test_own_training_checkpoint_with_its_optimiser(tmp_path: Path, panoptic: Path, run: Any) -> None:
     model = init_model(panoptic)
-    model.panoptic_head.attn_mask_probs.fill_(0.5)
+    model.panoptic_head.set_attn_mask_probs([0.5] * model.panoptic_head.num_blocks)
     parameters = list(model.parameters())
     optimiser = torch.optim.AdamW(parameters).state_dict()
     log = dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])))

@@ -89,8 +89,8 @@ def test_official_dinov3(tmp_path: Path) -> None:
     apart = import_videomt(saved(detectron2(state), tmp_path / 'a.pth'), model.state_dict())[0]
     joined = import_videomt(saved(detectron2(fused(state)), tmp_path / 'b.pth'), model.state_dict())[0]
     assert equal(apart, joined) and apart.keys() == model.state_dict().keys()
-    eomt = import_checkpoint(saved(official_from_hf(hf_dinov3(**HF_SIZES)), tmp_path / 'c.bin'))[0]
-    eomt = renamed(eomt, 'decode_head', 'panoptic_head') | {name: apart[name] for name in UPDATER}
+    source = saved(official_from_hf(hf_dinov3(**HF_SIZES)), tmp_path / 'c.bin')
+    eomt = import_checkpoint(source, head='panoptic_head')[0] | {name: apart[name] for name in UPDATER}
     assert equal(apart, eomt)
     assert torch.equal(apart[UPDATER[0]], state['backbone.query_updater.weight'])
 
