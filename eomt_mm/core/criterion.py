@@ -89,6 +89,8 @@ class Criterion(nn.Module):
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
         sync_class_norm: average the normaliser of the class loss over processes. False as published: each process
             divides by its own.
+        make_matcher: makes the matcher from ``class_weight``, ``mask_weight``, ``dice_weight`` and ``num_points``; a
+            module that is called like :class:`~eomt_mm.core.matcher.HungarianMatcher`.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class Criterion(nn.Module):
         oversample_ratio: float = 3.0,
         importance_ratio: float = 0.75,
         sync_class_norm: bool = True,
+        make_matcher: Callable[..., nn.Module] = HungarianMatcher,
     ) -> None:
         super().__init__()
         if no_object_weight <= 0:
@@ -119,7 +122,9 @@ class Criterion(nn.Module):
         self.oversample_ratio = oversample_ratio
         self.importance_ratio = importance_ratio
         self.sync_class_norm = sync_class_norm
-        self.matcher = HungarianMatcher(class_weight, mask_weight, dice_weight, num_points)
+        self.matcher = make_matcher(
+            class_weight=class_weight, mask_weight=mask_weight, dice_weight=dice_weight, num_points=num_points
+        )
 
     def forward(
         self,

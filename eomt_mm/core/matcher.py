@@ -112,11 +112,11 @@ class HungarianMatcher(nn.Module):
                 points = points[:, pixels_at_points(target['valid'], points[0])]
             masks = sample_at_points(target['masks'], points)  # (N, P)
             return [
-                self._costs(classes.to(dtype), sample_at_points(logits.to(dtype), points), target['labels'], masks)
+                self.pair_costs(classes.to(dtype), sample_at_points(logits.to(dtype), points), target['labels'], masks)
                 for classes, logits in zip(class_logits, mask_logits, strict=True)
             ]
 
-    def _costs(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
+    def pair_costs(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
         """Costs (Q, N) of logits (Q, P) and masks (N, P) at points."""
         cost = (
             -self.class_weight * class_logits.softmax(-1)[:, labels]

@@ -11,7 +11,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.core.criterion import Criterion, StepLosses, StepTotals
+from eomt_mm.core.criterion import StepLosses, StepTotals
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import Predictions
 from eomt_mm.core.postprocess import (
@@ -23,6 +23,7 @@ from eomt_mm.core.postprocess import (
 )
 from eomt_mm.core.targets import Target, with_valid
 from eomt_mm.core.window_scores import semantic_predictions
+from eomt_mm.models.losses import build_criterion
 from eomt_mm.models.sample_targets import det_sample_target, num_det_targets, num_seg_targets, seg_sample_target
 from eomt_mm.registry import MODELS
 
@@ -34,7 +35,8 @@ class HostHead(StepLosses, EoMTHead):
 
     Args:
         num_classes: number K of classes.
-        criterion: arguments of :class:`~eomt_mm.core.criterion.Criterion` that differ from the published ones.
+        criterion: arguments of :class:`~eomt_mm.core.criterion.Criterion` that differ from the published ones, another
+            criterion (``type``) or matcher (``matcher``); see :func:`~eomt_mm.models.losses.build_criterion`.
         ignore_void: leave pixels without ground truth out of matching and mask losses: void, crowds, and the padding of
             crops, which pipelines fill with void. As published they count as background of every mask.
         **head_kwargs: arguments of :class:`~eomt_mm.core.head.EoMTHead`; ``embed_dim``, ``depth`` and
@@ -50,7 +52,7 @@ class HostHead(StepLosses, EoMTHead):
     ) -> None:
         super().__init__(num_classes=num_classes, **head_kwargs)
         self.ignore_void = ignore_void
-        self.criterion = Criterion(num_classes, **(criterion or {}))
+        self.criterion = build_criterion(num_classes, criterion)
 
     def target(self, sample: Any) -> Target:
         """Labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
@@ -66,7 +68,7 @@ class HostHead(StepLosses, EoMTHead):
         return StepTotals(len(samples), num_matched, len(micro_batches))
 
     def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
-        """Weighted losses of all prediction layers; see :meth:`Criterion.forward`."""
+        """Weighted losses of all prediction layers; see :meth:`~eomt_mm.core.criterion.Criterion.forward`."""
         targets = [self.target(sample) for sample in samples]
         if self.ignore_void:
             targets = [with_valid(target) for target in targets]

@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from eomt_mm.core.criterion import Criterion, StepTotals
+from eomt_mm.registry import MODELS
 from videomt.matcher import FirstAppearanceMatcher
 from videomt.network import ClipPredictions
 from videomt.targets import ClipTarget
 
 
+@MODELS.register_module()
 class ClipCriterion(Criterion):
     """EoMT's criterion over frames, with matches that hold for a clip (spec of VidEoMT, "Training recipe").
 
@@ -38,12 +40,9 @@ class ClipCriterion(Criterion):
         official_labels: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(num_classes, **kwargs)
+        super().__init__(num_classes, **dict(make_matcher=FirstAppearanceMatcher) | kwargs)
         self.class_on_absent_frames = class_on_absent_frames
         self.official_labels = official_labels
-        self.matcher = FirstAppearanceMatcher(
-            self.class_weight, self.mask_weight, self.dice_weight, self.matcher.num_points
-        )
 
     def clip_losses(
         self, predictions: ClipPredictions, targets: Sequence[ClipTarget], totals: StepTotals | None = None

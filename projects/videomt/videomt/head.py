@@ -7,6 +7,7 @@ from mmdet.structures import TrackDataSample
 from torch import Tensor
 
 from eomt_mm.core.criterion import StepLosses, StepTotals
+from eomt_mm.models.losses import build_criterion
 from eomt_mm.registry import MODELS
 from videomt.criterion import ClipCriterion
 from videomt.network import ClipPredictions, VidEoMTHead
@@ -22,7 +23,8 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
         task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
         num_things_classes: number of thing classes; they come first.
         num_stuff_classes: number of stuff classes; 0 for instances.
-        criterion: arguments of :class:`~videomt.criterion.ClipCriterion` that differ from the published ones.
+        criterion: arguments of :class:`~videomt.criterion.ClipCriterion` that differ from the published ones, or a
+            subclass of it (``type``) or another matcher (``matcher``).
         score_thr, overlap_thr, max_per_video, rle: see :class:`~videomt.postprocess.Rules`; run lengths are the default
             because they keep long videos in bounded memory.
         **head_kwargs: arguments of :class:`~videomt.network.VidEoMTHead`; ``embed_dim``, ``depth`` and ``patch_size``
@@ -56,7 +58,7 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
         self.overlap_thr = overlap_thr
         self.max_per_video = max_per_video
         self.rle = rle
-        self.criterion = ClipCriterion(self.num_classes, **(criterion or {}))
+        self.criterion: ClipCriterion = build_criterion(self.num_classes, criterion, 'eomt_mm.ClipCriterion')
         if self.criterion.official_labels and task != 'instance':
             raise ValueError(f"official_labels=True with task='{task}': the fault that it repeats is that of instances")
 
