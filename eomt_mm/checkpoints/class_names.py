@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from eomt_mm.checkpoints.class_order import PERMUTATION
+from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints.importing import ImportReport
 
 # Names of one class in different hosts differ by synonyms ('bed ', 'road, route'), or altogether: of ADE20K's 150
@@ -49,7 +49,7 @@ def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
     if not is_foreign:
         return stated
     if report.reordered:
-        names = [names[row] for row in PERMUTATION]
+        names = [names[row] for row in ADE20K_THINGS_FIRST]
     same = difference(names, own.get('classes') or (), PUBLISHED_SHARE) is None and own.get('classes')
     return dict(own) if same else dict(classes=tuple(names))
 

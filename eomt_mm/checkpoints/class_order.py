@@ -6,27 +6,17 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from eomt_mm.annotations.class_tables import ADE20K_NUM_CLASSES, ADE20K_NUM_THINGS, ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints.files import State
 
 ClassOrder = Literal['auto', 'as_stored', 'ade20k']
-
-NUM_CLASSES = 150
-NUM_THINGS = 100
-# Stuff among ADE20K's 150 classes (SceneParsing order); the list of the official configs.
-# fmt: off
-STUFF = (
-    0, 1, 2, 3, 4, 5, 6, 9, 11, 13, 16, 17, 21, 25, 26, 28, 29, 34, 40, 46, 48, 51, 52, 54, 59, 60, 61, 63, 68, 77, 79,
-    84, 91, 94, 96, 99, 100, 101, 105, 106, 109, 113, 114, 117, 122, 128, 131, 140, 141, 145,
-)
-# fmt: on
-# Row m of mmdet's order is row PERMUTATION[m] of ADE20K's.
-PERMUTATION = (*(c for c in range(NUM_CLASSES) if c not in STUFF), *STUFF)
 
 
 def is_ade20k_panoptic(classes: Iterable[str], num_things: int | None) -> bool:
     """Whether class names are those of mmdet's ``ADE20KPanopticDataset``: 100 things, bed first, then 50 stuff."""
     names = list(classes)
-    return len(names) == NUM_CLASSES and num_things == NUM_THINGS and names[0] == 'bed' and names[NUM_THINGS] == 'wall'
+    is_size = (len(names), num_things) == (ADE20K_NUM_CLASSES, ADE20K_NUM_THINGS)
+    return is_size and names[0] == 'bed' and names[ADE20K_NUM_THINGS] == 'wall'
 
 
 def class_order_for(classes: Iterable[str] | None, num_things: int | None) -> ClassOrder:
@@ -37,12 +27,12 @@ def class_order_for(classes: Iterable[str] | None, num_things: int | None) -> Cl
 
 def to_mmdet_order(weights: Mapping[str, Tensor]) -> State:
     """Class rows of ``head.class_predictor`` from ADE20K's order to mmdet's; "no object" stays last."""
-    return _reorder(weights, [*PERMUTATION, NUM_CLASSES])
+    return _reorder(weights, [*ADE20K_THINGS_FIRST, ADE20K_NUM_CLASSES])
 
 
 def to_ade20k_order(weights: Mapping[str, Tensor]) -> State:
     """The inverse of :func:`to_mmdet_order`."""
-    inverse = torch.argsort(torch.tensor([*PERMUTATION, NUM_CLASSES]))
+    inverse = torch.argsort(torch.tensor([*ADE20K_THINGS_FIRST, ADE20K_NUM_CLASSES]))
     return _reorder(weights, inverse.tolist())
 
 

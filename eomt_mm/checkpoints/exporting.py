@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints import huggingface, official
-from eomt_mm.checkpoints.class_order import PERMUTATION, to_ade20k_order
+from eomt_mm.checkpoints.class_order import to_ade20k_order
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import State, written_aside
 from eomt_mm.checkpoints.formats import HEADS
@@ -106,7 +107,7 @@ def huggingface_model(
     if len(names) != found.num_classes:
         raise ValueError(f'classes: {len(names)} names for a model with {found.num_classes} classes')
     if ade20k_order:
-        names = [names[PERMUTATION.index(k)] for k in range(len(names))]
+        names = [names[ADE20K_THINGS_FIRST.index(k)] for k in range(len(names))]
     config = _common_config(found, img_size, num_heads, names)
     if found.family == 'dinov2':
         config |= _dinov2_config(weights, found.width)

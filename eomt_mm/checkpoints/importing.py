@@ -8,7 +8,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from eomt_mm.checkpoints.class_order import NUM_CLASSES, ClassOrder, to_mmdet_order
+from eomt_mm.annotations.class_tables import ADE20K_NUM_CLASSES
+from eomt_mm.checkpoints.class_order import ClassOrder, to_mmdet_order
 from eomt_mm.checkpoints.delta import Weights, add_base, check_absolute, resolve
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import Checkpoint, State, read_checkpoint
@@ -205,10 +206,10 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
         report.notes.append('class rows left out')
         return {name: value for name, value in state.items() if not name.startswith(CLASS_HEAD)}
     first = str((report.config.get('id2label') or {}).get('0', 'LABEL_0'))
-    automatic = not ours and report.head == 'panoptic_head' and report.description.num_classes == NUM_CLASSES
+    automatic = not ours and report.head == 'panoptic_head' and report.description.num_classes == ADE20K_NUM_CLASSES
     automatic = automatic and first.startswith(('LABEL_', 'wall'))  # else classes of somebody's own
     if class_order == 'ade20k' or (class_order == 'auto' and automatic):
-        if report.description.num_classes != NUM_CLASSES:
+        if report.description.num_classes != ADE20K_NUM_CLASSES:
             raise ValueError(f"class_order='ade20k': the file has {report.description.num_classes} classes, not 150")
         report.reordered = True
         report.notes.append("ADE20K panoptic: class rows brought into mmdet's order, 100 things first")

@@ -2,7 +2,7 @@
 
 ``annotations/*.png`` (8-bit grey): 0 = void, 1 .. 150 = classes in ADE20K's own order. ``annotations_instance/*.png``
 (RGB): R = rank (1 .. 100) of a thing among the things in that order, G = number of the instance, 0 = none. Source:
-sceneparsing.csail.mit.edu; which classes are things: ``eomt_mm.checkpoints.class_order``.
+sceneparsing.csail.mit.edu; which classes are things: ``eomt_mm.annotations.class_tables``.
 """
 
 from typing import Any
@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 from mmdet.datasets.ade20k import ADE_PALETTE, ADE20KPanopticDataset
 
-from eomt_mm.checkpoints.class_order import NUM_CLASSES, NUM_THINGS, PERMUTATION, STUFF
+from eomt_mm.annotations.class_tables import (
+    ADE20K_NUM_CLASSES,
+    ADE20K_NUM_THINGS,
+    ADE20K_STUFF,
+    ADE20K_THINGS_FIRST,
+)
 from eomt_mm.datasets.folders import FolderDataset
 from eomt_mm.datasets.segment_maps import LoadSegments, check_size, read_map
 from eomt_mm.registry import DATASETS, TRANSFORMS
@@ -19,8 +24,8 @@ from eomt_mm.registry import DATASETS, TRANSFORMS
 # in mmdet's ADE20KInstanceDataset.
 PANOPTIC_METAINFO: dict[str, Any] = {
     **{key: ADE20KPanopticDataset.METAINFO[key] for key in ('classes', 'thing_classes', 'stuff_classes')},
-    'palette': [ADE_PALETTE[category] for category in PERMUTATION],
-    'category_ids': PERMUTATION,
+    'palette': [ADE_PALETTE[category] for category in ADE20K_THINGS_FIRST],
+    'category_ids': ADE20K_THINGS_FIRST,
 }
 # Codes of the loading transform: of semantic labels up to 150, of instances from 2**8 R + G on.
 CODE_BITS = 8
@@ -52,7 +57,7 @@ class ADE20KInstance(_ADE20K):
     'window', 'painting' for 'painting, picture').
     """
 
-    METAINFO = {key: PANOPTIC_METAINFO[key][:NUM_THINGS] for key in ('classes', 'palette', 'category_ids')}
+    METAINFO = {key: PANOPTIC_METAINFO[key][:ADE20K_NUM_THINGS] for key in ('classes', 'palette', 'category_ids')}
 
 
 @TRANSFORMS.register_module()
@@ -79,8 +84,8 @@ class LoadADE20KSegments(LoadSegments):
         instances = read_map(path, ('RGB',), 'R = rank of a thing, G = number of the instance', self.backend_args)
         check_size(path, instances.shape[:2], results)
         ranks, numbers = instances[..., 0].astype(np.int32), instances[..., 1]
-        _check_values(path, ranks, NUM_THINGS, 'R (the rank of a thing)')
-        if set(STUFF).isdisjoint(results['category_ids']):
+        _check_values(path, ranks, ADE20K_NUM_THINGS, 'R (the rank of a thing)')
+        if set(ADE20K_STUFF).isdisjoint(results['category_ids']):
             labels = np.zeros_like(ranks)
         else:
             labels = self._load_labels(results, ranks.shape)
@@ -90,13 +95,13 @@ class LoadADE20KSegments(LoadSegments):
         path = results['seg_map_path']
         labels = read_map(path, ('L', 'P'), 'one channel of labels, 0 .. 150', self.backend_args)
         check_size(path, labels.shape, {**results, 'ori_shape': shape})  # which is also the instance map's
-        _check_values(path, labels, NUM_CLASSES, 'the label')
+        _check_values(path, labels, ADE20K_NUM_CLASSES, 'the label')
         return labels.astype(np.int32)
 
     def _explain(self, code: int) -> tuple[int | None, bool]:
         if code >> CODE_BITS:
-            return PERMUTATION[(code >> CODE_BITS) - 1], False
-        return (code - 1 if code - 1 in STUFF else None), False
+            return ADE20K_THINGS_FIRST[(code >> CODE_BITS) - 1], False
+        return (code - 1 if code - 1 in ADE20K_STUFF else None), False
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(backend_args={self.backend_args})'

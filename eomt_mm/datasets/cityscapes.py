@@ -1,9 +1,9 @@
 """Cityscapes panoptic and instance, read from the official ``gtFine/*_gtFine_instanceIds.png``; ids for semantic maps.
 
 instanceIds (16-bit grey): 1000 labelId + number for an instance of a thing, the bare labelId for stuff, and for groups
-of things that are not told apart. Ids and which of them count: helpers/labels.py of mcordts/cityscapesScripts.
+of things that are not told apart. Ids and which of them count: ``eomt_mm.annotations.class_tables``.
 Semantic: mmseg's ``CityscapesDataset`` with ``seg_map_suffix='_gtFine_labelIds.png'`` and
-``LoadSemanticMap(label_ids=LABEL_IDS)``.
+``LoadSemanticMap(label_ids=(*CITYSCAPES_LABEL_IDS.values(),))``.
 """
 
 from typing import Any
@@ -11,30 +11,28 @@ from typing import Any
 import numpy as np
 from mmseg.datasets import CityscapesDataset
 
+from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
 from eomt_mm.datasets.folders import FolderDataset
 from eomt_mm.datasets.segment_maps import LoadSegments, check_size, read_map
 from eomt_mm.registry import DATASETS, TRANSFORMS
 
-# labelIds of the 19 classes in the order of train ids, which is mmseg's; all others are void.
-LABEL_IDS = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
-THING_IDS = (24, 25, 26, 27, 28, 31, 32, 33)
-STUFF_IDS = tuple(id_ for id_ in LABEL_IDS if id_ not in THING_IDS)
+STUFF = tuple(name for name in CITYSCAPES_LABEL_IDS if name not in CITYSCAPES_THINGS)
+THING_IDS = frozenset(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_THINGS)
 # Values from here on are instances.
 INSTANCE_OFFSET = 1000
 # Code of each 16-bit value: the value, but the bare labelId for stuff, which is one segment whether numbered or not.
 _CODES = np.arange(1 << 16, dtype=np.int32)
-for _id in STUFF_IDS:
+for _id in (CITYSCAPES_LABEL_IDS[name] for name in STUFF):
     _CODES[INSTANCE_OFFSET * _id : INSTANCE_OFFSET * (_id + 1)] = _id
 
 
-def _metainfo(label_ids: tuple[int, ...]) -> dict[str, Any]:
-    """mmseg's names and colours of some labelIds."""
-    index = [LABEL_IDS.index(id_) for id_ in label_ids]
-    names, palette = CityscapesDataset.METAINFO['classes'], CityscapesDataset.METAINFO['palette']
+def _metainfo(names: tuple[str, ...]) -> dict[str, Any]:
+    """Some classes with mmseg's colours."""
+    palette = dict(zip(CITYSCAPES_LABEL_IDS, CityscapesDataset.METAINFO['palette'], strict=True))
     return {
-        'classes': tuple(names[i] for i in index),
-        'palette': [tuple(palette[i]) for i in index],
-        'category_ids': label_ids,
+        'classes': names,
+        'palette': [tuple(palette[name]) for name in names],
+        'category_ids': tuple(CITYSCAPES_LABEL_IDS[name] for name in names),
     }
 
 
@@ -53,9 +51,9 @@ class CityscapesPanoptic(_Cityscapes):
     """
 
     METAINFO = {
-        **_metainfo(THING_IDS + STUFF_IDS),
-        'thing_classes': _metainfo(THING_IDS)['classes'],
-        'stuff_classes': _metainfo(STUFF_IDS)['classes'],
+        **_metainfo(CITYSCAPES_THINGS + STUFF),
+        'thing_classes': CITYSCAPES_THINGS,
+        'stuff_classes': STUFF,
     }
 
 
@@ -63,7 +61,7 @@ class CityscapesPanoptic(_Cityscapes):
 class CityscapesInstance(_Cityscapes):
     """The 8 things of `CityscapesPanoptic`, with the same arguments."""
 
-    METAINFO = _metainfo(THING_IDS)
+    METAINFO = _metainfo(CITYSCAPES_THINGS)
 
 
 @TRANSFORMS.register_module()

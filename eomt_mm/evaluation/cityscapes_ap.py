@@ -13,23 +13,13 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
+from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
 from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.cityscapes_counting import as_array, as_bool, average_precisions, match_image
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image
 from eomt_mm.registry import METRICS
 
-# The table in cityscapesscripts/helpers/labels.py: labels with "hasInstances" that are not "ignoreInEval".
-LABEL_IDS = {
-    'person': 24,
-    'rider': 25,
-    'car': 26,
-    'truck': 27,
-    'bus': 28,
-    'train': 31,
-    'motorcycle': 32,
-    'bicycle': 33,
-}
 # The folder of files for the benchmark server.
 RESULTS = 'cityscapes_instance_results'
 
@@ -122,13 +112,13 @@ class CityscapesAP(BaseMetric):
         classes = (self.dataset_meta or {}).get('classes')
         if not classes:
             raise ValueError('dataset_meta has no "classes": the metric maps labels to labelIds by their names')
-        strangers = [name for name in classes if name not in LABEL_IDS]
-        if strangers or len(set(classes)) < len(classes):
+        unknown = [name for name in classes if name not in CITYSCAPES_THINGS]
+        if unknown or len(set(classes)) < len(classes):
             raise ValueError(
-                f'dataset_meta: classes={tuple(classes)}: {strangers} are not among the classes with instances of '
-                f'Cityscapes, {tuple(LABEL_IDS)}; name each of them once at most'
+                f'dataset_meta: classes={tuple(classes)}: {unknown} are not among the classes with instances of '
+                f'Cityscapes, {CITYSCAPES_THINGS}; name each of them once at most'
             )
-        return np.array([LABEL_IDS[name] for name in classes], dtype=np.int64)
+        return np.array([CITYSCAPES_LABEL_IDS[name] for name in classes], dtype=np.int64)
 
     def _read_truth(self, sample: Mapping[str, Any], masks: Any) -> np.ndarray:
         path = sample.get('seg_map_path')

@@ -19,11 +19,8 @@ from typing import Any
 import numpy as np
 import torch
 
-# The table in cityscapesscripts/helpers/labels.py, "ignoreInEval" (without the licence plate, -1, which label maps do
-# not hold): unlabeled, ego vehicle, rectification border, out of roi, static, dynamic, ground, parking, rail track,
-# guard rail, bridge, tunnel, polegroup, caravan, trailer. The script compares whole ids: single caravans and trailers
-# (29000 and up) are not void.
-VOID_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
+from eomt_mm.annotations.class_tables import CITYSCAPES_VOID_IDS
+
 FIRST_INSTANCE = 1000
 MIN_PIXELS = 100
 # The script's own, with their rounding (0.6000000000000001): an IoU of exactly 0.6 is above none but 0.5 and 0.55.
@@ -55,7 +52,8 @@ def match_image(
     areas = all_areas[present]
     is_group, is_small = present < FIRST_INSTANCE, areas < MIN_PIXELS
     label_id_of = np.where(is_group, present, present // FIRST_INSTANCE)
-    is_void = np.isin(present, VOID_IDS)
+    # The script compares whole ids: single caravans and trailers (29000 and up) are not void.
+    is_void = np.isin(present, CITYSCAPES_VOID_IDS)
     is_truth = ~is_group & ~is_small
     # A small group counts twice in the script, and so here.
     times_ignored = is_group.astype(np.int64) + is_small

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_api
 
+from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST, CITYSCAPES_LABEL_IDS
 from eomt_mm.synthetic.shapes import CLASSES, NUM_THINGS, Array, Scene
 
 Scenes = Iterator[tuple[int, Scene, np.random.Generator]]
@@ -24,11 +25,10 @@ COCO_STUFF_LABELS = (36, 83, 37, 33, 156, 123, 170, 116)
 # objectInfo150.txt of CSAILVision/sceneparsing.
 ADE20K_LABELS = (120, 42, 150, 109, 3, 10, 1, 4)
 # Ranks of the first four among ADE20K's 100 things, from 1.
-ADE20K_RANKS = (76, 23, 100, 69)
-# Label ids and train ids of Cityscapes' person, car, truck, bicycle, sky, vegetation, building, road: see
-# helpers/labels.py of mcordts/cityscapesScripts.
-CITYSCAPES_LABELS = (24, 26, 27, 33, 23, 21, 11, 7)
-CITYSCAPES_TRAIN_IDS = (11, 13, 14, 18, 10, 8, 2, 0)
+ADE20K_RANKS = tuple(ADE20K_THINGS_FIRST.index(label - 1) + 1 for label in ADE20K_LABELS[:NUM_THINGS])
+CITYSCAPES_NAMES = ('person', 'car', 'truck', 'bicycle', 'sky', 'vegetation', 'building', 'road')
+CITYSCAPES_LABELS = tuple(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_NAMES)
+CITYSCAPES_TRAIN_IDS = tuple(list(CITYSCAPES_LABEL_IDS).index(name) for name in CITYSCAPES_NAMES)
 CITYSCAPES_VOID = (0, 4)  # unlabeled and static, in turn
 CITYSCAPES_CITIES = dict(train=('aachen', 'bochum'), val=('frankfurt', 'lindau'))
 

@@ -31,7 +31,7 @@ from transformers import (
     EomtForUniversalSegmentation,
 )
 
-from eomt_mm.checkpoints.class_order import PERMUTATION
+from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.checkpoints.importing import import_checkpoint
 
@@ -170,13 +170,13 @@ def test_folder_that_is_not_empty_is_kept(tmp_path: Path) -> None:
 def test_ade20k_rows_and_names_go_back_into_the_data_sets_order(tmp_path: Path) -> None:
     model = dinov2(classes=150)
     order = ['wall', *(f'class {k}' for k in range(1, 150))]
-    names = [order[row] for row in PERMUTATION]
+    names = [order[row] for row in ADE20K_THINGS_FIRST]
     export_huggingface(model.state_dict(), tmp_path / 'hf', SIZE, HEADS, names, ade20k_order=True)
     config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     assert config['id2label'] == {str(k): name for k, name in enumerate(order)}
     theirs = EomtForUniversalSegmentation.from_pretrained(tmp_path / 'hf')
     ours = model.panoptic_head.class_predictor.bias
-    assert torch.equal(theirs.class_predictor.bias[[*PERMUTATION, 150]], ours)
+    assert torch.equal(theirs.class_predictor.bias[[*ADE20K_THINGS_FIRST, 150]], ours)
     assert equal(import_checkpoint(tmp_path / 'hf', model.state_dict())[0], masks_off(model))
     export_official(model.state_dict(), tmp_path / 'x.bin', ade20k_order=True)
     assert equal(import_checkpoint(tmp_path / 'x.bin', model.state_dict())[0], masks_off(model))

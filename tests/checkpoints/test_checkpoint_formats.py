@@ -27,8 +27,9 @@ from checkpoint_samples import (
 from safetensors.torch import load_file
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, DINOv3ViTConfig, DINOv3ViTModel
 
+from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints import huggingface, official
-from eomt_mm.checkpoints.class_order import PERMUTATION, is_ade20k_panoptic, to_ade20k_order, to_mmdet_order
+from eomt_mm.checkpoints.class_order import is_ade20k_panoptic, to_ade20k_order, to_mmdet_order
 from eomt_mm.checkpoints.formats import EOMT, Format, Readable, detect, to_ours
 from eomt_mm.checkpoints.rules import Rule, copy, map_to_ours, map_to_theirs, together
 
@@ -279,9 +280,13 @@ def test_ade20k_classes_come_into_mmdets_order() -> None:
     from mmseg.datasets import ADE20KDataset
 
     theirs, ours = ADE20KDataset.METAINFO['classes'], ADE20KPanopticDataset.METAINFO['classes']
-    assert PERMUTATION[:10] == (7, 8, 10, 12, 14, 15, 18, 19, 20, 22) and sorted(PERMUTATION) == list(range(150))
+    assert ADE20K_THINGS_FIRST[:10] == (7, 8, 10, 12, 14, 15, 18, 19, 20, 22) and sorted(ADE20K_THINGS_FIRST) == list(
+        range(150)
+    )
     first = [name.split(',')[0].strip() for name in ours]
-    differing = {theirs[row].strip(): first[k] for k, row in enumerate(PERMUTATION) if theirs[row].strip() != first[k]}
+    differing = {
+        theirs[row].strip(): first[k] for k, row in enumerate(ADE20K_THINGS_FIRST) if theirs[row].strip() != first[k]
+    }
     assert differing == {
         'windowpane': 'window',
         'bathtub': 'tub',

@@ -11,12 +11,13 @@ from mmdet.datasets import ADE20KInstanceDataset, ADE20KPanopticDataset
 from mmdet.datasets.ade20k import ADE20KSegDataset
 from PIL import Image
 
-from eomt_mm.checkpoints.class_order import PERMUTATION, STUFF, is_ade20k_panoptic
+from eomt_mm.annotations.class_tables import ADE20K_STUFF, ADE20K_THINGS_FIRST
+from eomt_mm.checkpoints.class_order import is_ade20k_panoptic
 from eomt_mm.datasets.ade20k import ADE20KInstance, ADE20KPanoptic, LoadADE20KSegments
 from eomt_mm.registry import DATASETS, TRANSFORMS
 
 Results = dict[str, Any]
-THINGS = [category for category in range(150) if category not in STUFF]
+THINGS = [category for category in range(150) if category not in ADE20K_STUFF]
 
 
 def prefix(split: str) -> dict[str, str]:
@@ -33,7 +34,7 @@ def naive_segments(item: Results, panoptic: bool) -> list[tuple[int, bytes]]:
             mask = (instances[..., 0] == rank) & (instances[..., 1] == number)
             found.append((THINGS[rank - 1], mask.tobytes()))
             taken |= mask
-    for category in STUFF if panoptic else ():
+    for category in ADE20K_STUFF if panoptic else ():
         mask = (labels == category + 1) & ~taken
         if mask.any():
             found.append((category, mask.tobytes()))
@@ -73,7 +74,9 @@ def write(root: Path, labels: Any, ranks: Any, numbers: Any) -> Results:
     Image.fromarray(np.array(labels, np.uint8)).save(paths[0])
     channels = [np.array(ranks, np.uint8), np.array(numbers, np.uint8), np.full_like(np.array(ranks, np.uint8), 9)]
     Image.fromarray(np.stack(channels, axis=2)).save(paths[1])
-    return dict(img_path='a.jpg', seg_map_path=str(paths[0]), instance_map_path=str(paths[1]), category_ids=PERMUTATION)
+    return dict(
+        img_path='a.jpg', seg_map_path=str(paths[0]), instance_map_path=str(paths[1]), category_ids=ADE20K_THINGS_FIRST
+    )
 
 
 # wall 1 (stuff), bed 8 (first thing), windowpane 9 (second thing), flag 150 (last thing), shower 146 (last stuff)

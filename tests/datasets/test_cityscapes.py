@@ -9,24 +9,20 @@ import mmseg
 import numpy as np
 import pytest
 from mmdet.datasets import CityscapesDataset as InstanceCityscapes
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmseg.datasets import CityscapesDataset, COCOStuffDataset
 from mmseg.registry import DATASETS as MMSEG_DATASETS
+from paths import ROOT
 from PIL import Image
 
-from eomt_mm.datasets import coco_stuff
-from eomt_mm.datasets.cityscapes import (
-    LABEL_IDS,
-    STUFF_IDS,
-    THING_IDS,
-    CityscapesInstance,
-    CityscapesPanoptic,
-    LoadCityscapesSegments,
-)
+from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS, COCO_STUFF_LABEL_IDS
+from eomt_mm.datasets.cityscapes import CityscapesInstance, CityscapesPanoptic, LoadCityscapesSegments
 from eomt_mm.registry import DATASETS, TRANSFORMS
 from eomt_mm.synthetic.generate import write_cityscapes, write_coco_stuff
 
 Results = dict[str, Any]
+THING_IDS = tuple(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_THINGS)
 SIZE = (48, 80)
 PREFIX = dict(img='leftImg8bit/val', seg='gtFine/val')
 
@@ -151,11 +147,12 @@ def test_classes_are_the_hosts() -> None:
     assert panoptic['thing_classes'] == instance['classes'] == InstanceCityscapes.METAINFO['classes']
     assert instance['palette'] == InstanceCityscapes.METAINFO['palette'] == panoptic['palette'][:8]
     names, colours = CityscapesDataset.METAINFO['classes'], CityscapesDataset.METAINFO['palette']
-    by_name = dict(zip(names, zip(LABEL_IDS, map(tuple, colours), strict=True), strict=True))
+    by_name = dict(zip(names, zip(CITYSCAPES_LABEL_IDS.values(), map(tuple, colours), strict=True), strict=True))
     found = zip(panoptic['category_ids'], panoptic['palette'], strict=True)
     assert dict(zip(panoptic['classes'], found, strict=True)) == by_name
-    assert panoptic['category_ids'] == THING_IDS + STUFF_IDS
-    assert len(STUFF_IDS) == 11
+    assert panoptic['category_ids'][:8] == THING_IDS == instance['category_ids']
+    assert len(panoptic['stuff_classes']) == 11
+    assert tuple(CITYSCAPES_LABEL_IDS) == names
 
 
 def test_transform_is_registered() -> None:
@@ -180,7 +177,7 @@ def label_maps(label_ids: tuple[int, ...] | None, **dataset: Any) -> list[np.nda
 def test_label_ids_of_cityscapes_give_train_ids(root: Path) -> None:
     prefix = dict(img_path='leftImg8bit/val', seg_map_path='gtFine/val')
     dataset = dict(type='CityscapesDataset', data_root=str(root), data_prefix=prefix)
-    raw = label_maps(LABEL_IDS, seg_map_suffix='_gtFine_labelIds.png', **dataset)
+    raw = label_maps(tuple(CITYSCAPES_LABEL_IDS.values()), seg_map_suffix='_gtFine_labelIds.png', **dataset)
     converted = label_maps(None, **dataset)  # mmseg's usual labelTrainIds
     assert len(raw) == len(converted) == 4
     for ours, theirs in zip(raw, converted, strict=True):
@@ -193,11 +190,19 @@ def test_label_ids_of_coco_stuff_are_mmsegs(stuff_root: Path) -> None:
     if not script.is_file():
         script = Path(mmseg.__file__).parents[1] / 'tools/dataset_converters/coco_stuff164k.py'
     table = runpy.run_path(str(script))['clsID_to_trID']
-    assert {value: label for label, value in enumerate(coco_stuff.LABEL_IDS)} | {255: 255} == table
-    assert len(coco_stuff.LABEL_IDS) == len(COCOStuffDataset.METAINFO['classes']) == 171
+    assert {value: label for label, value in enumerate(COCO_STUFF_LABEL_IDS)} | {255: 255} == table
+    assert len(COCO_STUFF_LABEL_IDS) == len(COCOStuffDataset.METAINFO['classes']) == 171
     prefix = dict(img_path='images/val2017', seg_map_path='annotations/val2017')
     dataset = dict(type='COCOStuffDataset', data_root=str(stuff_root), data_prefix=prefix, seg_map_suffix='.png')
-    maps = label_maps(coco_stuff.LABEL_IDS, **dataset)
+    maps = label_maps(COCO_STUFF_LABEL_IDS, **dataset)
     raw = [np.asarray(Image.open(path)) for path in (stuff_root / 'annotations/val2017').iterdir()]
     expected = sorted(np.vectorize(table.get)(labels).astype(np.uint8).tobytes() for labels in raw)
     assert sorted(labels.astype(np.uint8).tobytes() for labels in maps) == expected
+
+
+@pytest.mark.parametrize(
+    'name, ids', [('cityscapes', [*CITYSCAPES_LABEL_IDS.values()]), ('coco', COCO_STUFF_LABEL_IDS)]
+)
+def test_label_ids_of_the_configs_are_those_of_the_table(name: str, ids: tuple[int, ...]) -> None:
+    cfg = Config.fromfile(ROOT / 'configs' / 'eomt' / '_base_' / 'datasets' / f'{name}_semantic.py')
+    assert tuple(cfg.label_ids) == tuple(ids)

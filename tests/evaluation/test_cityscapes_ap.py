@@ -10,12 +10,13 @@ import pytest
 import torch
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
-from eomt_mm.evaluation.cityscapes_ap import LABEL_IDS, CityscapesAP
+from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
+from eomt_mm.evaluation.cityscapes_ap import CityscapesAP
 from eomt_mm.evaluation.cityscapes_counting import average_precisions, match_image
 from eomt_mm.registry import METRICS
 
-CLASSES = tuple(LABEL_IDS)
-IDS = np.array(list(LABEL_IDS.values()))
+CLASSES = CITYSCAPES_THINGS
+IDS = np.array([CITYSCAPES_LABEL_IDS[name] for name in CLASSES])
 PERSON, RIDER, CAR = 0, 1, 2
 SHAPE = (20, 120)
 FOLDER = 'cityscapes_instance_results'

