@@ -1,6 +1,5 @@
 """Loading a configuration so that one override changes one thing and everything derived from it follows."""
 
-import ast
 import difflib
 import os.path as osp
 import sys
@@ -11,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
+from mmengine.utils import import_modules_from_strings
 
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.apis.config_names import PROJECTS
 from eomt_mm.fileio.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
-SHARED_KEYS = ('data_root', 'img_size', 'metainfo', 'runner_type', 'sharding')
+SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding')
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -35,8 +35,7 @@ def load_config(
         path: of the config.
         cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size`` and
             ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`) reach every place that uses
-            them, also where a config file restates those of its bases. ``custom_hooks`` of one's own leave the mask
-            annealing of the bases in place.
+            them, also where a config file restates those of its bases.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.fileio.zip_backend`).
 
@@ -50,9 +49,8 @@ def load_config(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
-    _make_projects_importable(Path(path))
-    _make_imports_findable(Path(path))
-    cfg = Config.fromfile(path)
+    cfg = Config.fromfile(path, import_custom_modules=False)
+    _import_modules(cfg)
     options = dict(cfg_options or {})
     if 'img_size' in options and 'img_size' not in cfg:
         raise ValueError(
@@ -62,9 +60,9 @@ def load_config(
     if data_root is not None:
         options['data_root'] = str(data_root)
     _warn_unread(cfg, options)
+    old_root = _stated_root(cfg)
     cfg.merge_from_dict(options)
-    _settle_root(cfg, Path(path))
-    _keep_annealing(cfg, Path(path))
+    _settle_root(cfg, old_root)
     if 'img_size' in cfg:
         for part, key in _places(cfg._cfg_dict, 'img_size'):
             if key not in options:
@@ -98,92 +96,54 @@ def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
     return [(part, f'{key}.{name}' if key else name) for key, part in _walk(cfg) if name in part]
 
 
-def _settle_root(cfg: Config, path: Path) -> None:
-    """Moves data sets and metrics from the root that the bases state to the config's own, or the user's."""
+def _stated_root(cfg: Config) -> str | None:
+    """Root that the data sets of a config are below: its own or, where it only restates that of its bases, theirs."""
     root = cfg.get('data_root')
     if root is None:
-        return
-    new = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
-    for old in _inherited_roots(path):
-        if old != new:
-            _move_root(cfg._cfg_dict, old, new)
-    cfg.data_root = new
+        return None
+    loaders = [cfg.get(name) for name in reversed(LOADERS)]
+    stated = [value for _, part in _walk(loaders) for value in part.values() if isinstance(value, str)]
+    if any(_is_below(value, root) for value in stated):
+        return root
+    return next((part['data_root'] for _, part in _walk(loaders) if part.get('data_root')), root)
 
 
-def _inherited_roots(path: Path) -> list[str | None]:
-    """Roots that the data sets of a config may state, its own and its ancestors'; [None] where nobody states one.
+def _settle_root(cfg: Config, old: str | None) -> None:
+    """Moves what is below the root ``old`` to the config's own, or the user's."""
+    root = cfg.get('data_root')
+    if root is not None:
+        cfg.data_root = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
+        _move_root(cfg._cfg_dict, old, cfg.data_root)
 
-    A file that states ``data_root`` and uses it has put its data sets there: what its bases state is settled.
+
+def _import_modules(cfg: Config) -> None:
+    """Imports ``custom_imports``, also those of projects that are not installed.
+
+    They are found beside the config files of ``projects/NAME/`` that the config is or is based on or, where it is
+    elsewhere (such as the one that a training left in its folder), by their names.
     """
-    found: dict[str, None] = {}
-    waiting = [path]
-    while waiting:
-        tree = ast.parse((file := waiting.pop(0)).read_text())
-        states = 'data_root' in _assigned(tree)
-        if states and (root := Config.fromfile(file).get('data_root')) is not None:
-            found[root] = None
-        uses = any(isinstance(node, ast.Name) and node.id == 'data_root' and isinstance(node.ctx, ast.Load)
-                   for node in ast.walk(tree))  # fmt: skip
-        if not (states and uses):
-            waiting += [base for base in _bases(file) if base.is_file()]
-    return list(found) or [None]
-
-
-def _keep_annealing(cfg: Config, path: Path) -> None:
-    """Adds the mask annealing of the bases to ``custom_hooks`` that replace theirs; an empty list has none."""
-    waiting = [path]
-    while cfg.get('custom_hooks') and not _annealing(cfg) and waiting:
-        file = waiting.pop(0)
-        if 'custom_hooks' in _assigned(ast.parse(file.read_text())):
-            inherited = Config.fromfile(file, import_custom_modules=False)
-            if not inherited.custom_hooks:
-                return
-            cfg.custom_hooks = [*_annealing(inherited), *cfg.custom_hooks]
-        waiting += [base for base in _bases(file) if base.is_file()]
-
-
-def _annealing(cfg: Config) -> list[dict[str, Any]]:
-    return [hook for hook in cfg.custom_hooks if str(hook.get('type', '')).endswith('MaskAnnealingHook')]
-
-
-def _assigned(tree: ast.Module) -> dict[str, ast.expr]:
-    """What a file assigns to names at its top."""
-    return {
-        target.id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign)
-        for target in node.targets
-        if isinstance(target, ast.Name)
-    }
-
-
-def _bases(path: Path) -> list[Path]:
-    """Files that a config file names as its ``_base_``."""
-    stated = _assigned(ast.parse(path.read_text()))
-    bases = ast.literal_eval(stated['_base_']) if '_base_' in stated else []
-    return [path.parent / base for base in ([bases] if isinstance(bases, str) else bases) if '::' not in base]
-
-
-def _make_projects_importable(path: Path) -> None:
-    """Lets ``custom_imports`` of a config below ``projects/NAME/``, or based on one, import that folder's modules."""
-    for folder in path.resolve().parents:
-        if folder.parent.name == 'projects' and str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-    for base in _bases(path):
-        if base.is_file():
-            _make_projects_importable(base)
-
-
-def _make_imports_findable(path: Path) -> None:
-    """The same for a config elsewhere, such as the one that a training left in its folder: by the modules' names."""
-    if 'custom_imports' not in path.read_text(encoding='utf-8'):
-        return
-    stated = Config.fromfile(path, import_custom_modules=False).get('custom_imports') or {}
+    folders = [folder for file in _files(cfg) for folder in file.parents if folder.parent.name == 'projects']
+    stated = dict(cfg.get('custom_imports') or {})
     imports = stated.get('imports') or []
     for name in [imports] if isinstance(imports, str) else imports:
         package = name.partition('.')[0]
         if (PROJECTS / package / package).is_dir() and find_spec(package) is None:
-            sys.path.insert(0, str(PROJECTS / package))
+            folders.append(PROJECTS / package)
+    for folder in map(str, folders):
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    if stated:
+        import_modules_from_strings(**stated)
+
+
+def _files(cfg: Config) -> list[Path]:
+    """The files that a config is made of; their text, which mmengine keeps, starts with their names."""
+    names = [line for line in cfg.text.splitlines() if line.endswith('.py') and osp.isabs(line)]
+    return [Path(name).resolve() for name in names if osp.isfile(name)]
+
+
+def _is_below(path: str, root: str) -> bool:
+    return f'{path}/'.startswith(f'{root.rstrip("/")}/')
 
 
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
@@ -195,12 +155,12 @@ def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
             if old is None:
                 if key == 'data_root':
                     part[key] = new
-            elif f'{value}/'.startswith(f'{old.rstrip("/")}/'):
+            elif _is_below(value, old):
                 part[key] = new + value.removeprefix(old.rstrip('/')).removeprefix('/')
 
 
 def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
-    """Metrics that read annotation files read those of the data set that they judge."""
+    """Metrics that name annotation files of their own read those of the data set that they evaluate."""
     for split in ('val', 'test'):
         loader, metrics = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
         if not loader or not metrics:

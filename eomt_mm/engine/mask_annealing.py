@@ -5,8 +5,10 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 from torch import nn
 
 from eomt_mm.core.head import EoMTHead
@@ -165,6 +167,37 @@ class MaskAnnealingHook(Hook):
         head.set_attn_mask_probs(probs)
         for b, prob in enumerate(probs):
             runner.message_hub.update_scalar(f'train/mask_prob_{b}', prob)
+
+
+@HOOKS.register_module()
+class DefaultAnnealingHook(Hook):
+    """Adds a `MaskAnnealingHook` to models that train with masks, in ``default_hooks``, which no list replaces.
+
+    Its arguments are the config's top-level ``mask_annealing``, a dict; where it is not stated, the published rule
+    holds; None leaves masks on. A `MaskAnnealingHook` among ``custom_hooks`` comes first.
+    """
+
+    def before_run(self, runner: Runner) -> None:
+        """Adds the hook."""
+        settings = stated_annealing(runner.cfg)
+        if settings is not None and trains_with_masks(runner.model) and not has_annealing(runner):
+            runner.register_hook(MaskAnnealingHook(**settings))
+
+
+def stated_annealing(cfg: Config) -> dict[str, Any] | None:
+    """Arguments of `MaskAnnealingHook` that a config states at its top; None where it wants no annealing."""
+    settings = cfg.get('mask_annealing', {})
+    return settings if settings is None else dict(settings)
+
+
+def has_annealing(runner: Runner) -> bool:
+    """Whether one of the runner's hooks anneals masks."""
+    return any(isinstance(hook, MaskAnnealingHook) for hook in runner.hooks)
+
+
+def trains_with_masks(model: nn.Module) -> bool:
+    """Whether a model has an EoMT head with masked attention."""
+    return any(isinstance(module, EoMTHead) and module.masked_attention for module in model.modules())
 
 
 def find_head(model: nn.Module) -> EoMTHead:

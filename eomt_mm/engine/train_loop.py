@@ -15,7 +15,6 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from torch import Tensor, nn
 
 from eomt_mm.core.criterion import StepLosses
-from eomt_mm.core.head import EoMTHead
 from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_position, seed_generators
 from eomt_mm.registry import LOOPS
 
@@ -213,15 +212,14 @@ class TrainLoop(BaseLoop):
         return seen
 
     def _check_annealing(self) -> None:
-        """Warns where masks would stay on: a list of ``custom_hooks`` replaces that of the schedule."""
-        from eomt_mm.engine.mask_annealing import MaskAnnealingHook  # it knows this module
+        """Warns where masks would stay on."""
+        from eomt_mm.engine.mask_annealing import has_annealing, trains_with_masks  # it knows this module
 
-        masked = any(isinstance(module, EoMTHead) and module.masked_attention for module in self.runner.model.modules())
-        if masked and not any(isinstance(hook, MaskAnnealingHook) for hook in self.runner.hooks):
+        if trains_with_masks(self.runner.model) and not has_annealing(self.runner):
             print_log(
                 'masks are not annealed: the model trains with masked attention, no hook is a MaskAnnealingHook, and '
-                "masks are off in evaluation. Add dict(type='eomt_mm.MaskAnnealingHook') to custom_hooks, or set "
-                'masked_attention=False in the head',
+                "masks are off in evaluation. Add dict(type='eomt_mm.DefaultAnnealingHook') to default_hooks (and no "
+                'mask_annealing=None), or set masked_attention=False in the head',
                 logger='current',
                 level=logging.WARNING,
             )

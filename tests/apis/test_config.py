@@ -65,6 +65,21 @@ def test_data_root_in_a_config_of_ones_own(tmp_path: Path) -> None:
     assert cfg.val_evaluator.ann_file == 'here/annotations/panoptic_val2017.json'
 
 
+@pytest.mark.parametrize('root', [None, 'elsewhere'])
+def test_a_root_that_a_config_restates_moves_what_its_bases_state(root: str | None, tmp_path: Path) -> None:
+    """Evaluators with paths of their own, which ours no longer have, read what the data set reads."""
+    path = tmp_path / 'own.py'
+    own = "dict(ann_file=data_root + 'val.json', seg_prefix=data_root + 'val')"
+    path.write_text(f"_base_ = ['{PANOPTIC}']\ndata_root = 'data/mine/'\nval_evaluator = {own}\n")
+    for name in ('own.py', 'based_on_it.py'):
+        cfg = load_config(tmp_path / name, data_root=root)
+        root_, dataset = cfg.data_root, cfg.val_dataloader.dataset
+        assert root_ == cfg.train_dataloader.dataset.data_root == dataset.data_root == f'{root or "data/mine"}/'
+        assert cfg.val_evaluator.ann_file == f'{root_}annotations/panoptic_val2017.json'
+        assert cfg.val_evaluator.seg_prefix == f'{root_}annotations/panoptic_val2017/'
+        (tmp_path / 'based_on_it.py').write_text("_base_ = ['own.py']\nimg_size = 256\n")
+
+
 def test_only_paths_below_the_root_move(tmp_path: Path) -> None:
     path = tmp_path / 'own.py'
     text = "train_dataloader = dict(dataset=dict(type='CocoDataset', data_root='data/a', ann_file='data/a2/x.json'))\n"

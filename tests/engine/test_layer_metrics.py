@@ -182,7 +182,7 @@ def test_averaged_weights_are_validated_saved_and_resumed(
         validated.append({name: value.clone() for name, value in runner.model.state_dict().items()})
 
     monkeypatch.setattr('mmengine.hooks.LoggerHook.after_val_iter', remember)
-    annealing = ['custom_hooks.0.starts=[0,0]', 'custom_hooks.0.ends=[0.75,1]', 'model.panoptic_head.num_blocks=2']
+    annealing = ['mask_annealing.starts=[0,0]', 'mask_annealing.ends=[0.75,1]', 'model.panoptic_head.num_blocks=2']
     options = [*small('panoptic', 3), LOOP, SAFE, *EMA, *annealing, 'train_cfg.val_interval=3']
     options += ['default_hooks.checkpoint.max_keep_ckpts=9']
     common = ['--data-root', coco_root, '--cfg-options', *options]

@@ -10,7 +10,7 @@ from torch import nn
 
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.schedules import annealed_keep_prob, published_steps
-from eomt_mm.engine.mask_annealing import MaskAnnealingHook
+from eomt_mm.engine.mask_annealing import DefaultAnnealingHook, MaskAnnealingHook
 
 PUBLISHED = {
     'A3': (88692, (14782, 36955, 59128), (29564, 51737, 73910)),
@@ -153,3 +153,19 @@ def test_model_without_head_is_refused() -> None:
     runner.model = nn.Linear(1, 1)
     with pytest.raises(ValueError, match='Linear'):
         MaskAnnealingHook().before_train(runner)
+
+
+def test_annealing_is_added_where_none_is_stated() -> None:
+    def added(config: dict[str, Any], *hooks: MaskAnnealingHook, masked: bool = True) -> list[Any]:
+        runner = make_runner(60)
+        runner.model[0].masked_attention = masked
+        runner.cfg, runner.hooks = config, list(hooks)
+        runner.register_hook = runner.hooks.append
+        DefaultAnnealingHook().before_run(runner)
+        return runner.hooks[len(hooks) :]
+
+    (rule,) = added({})
+    assert rule.annealing_steps(3, 60) == published_steps(3, 60)
+    (stated,) = added({'mask_annealing': dict(unit=5, total_steps=60)})
+    assert stated.unit == 5
+    assert added({}, rule) == added({'mask_annealing': None}) == added({}, masked=False) == []

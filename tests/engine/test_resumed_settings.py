@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from tool_runs import CONFIGS, TOY, small
+from tool_runs import CONFIGS, small
 
-from eomt_mm.apis import load_config
 from eomt_mm.engine.resuming import latest_whole_checkpoint
 
 
@@ -105,25 +104,18 @@ def test_other_parameter_groups_are_refused(tool: Callable, coco_root: Path, tmp
 # Mask annealing ------------------------------------------------------------------------------------------------------
 
 
-def test_hooks_of_ones_own_leave_the_annealing_in_place(tmp_path: Path) -> None:
+def test_hooks_of_ones_own_leave_the_annealing_in_place(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     config = tmp_path / 'own.py'
-    base = TOY / 'eomt_tiny_shapes-panoptic-128.py'
-    config.write_text(f"_base_ = ['{base}']\ncustom_hooks = [dict(type='EarlyStoppingHook', monitor='PQ')]\n")
-    expected = load_config(base).custom_hooks
-    assert [hook.type for hook in expected] == ['eomt_mm.MaskAnnealingHook']
-    found = load_config(config).custom_hooks
-    assert [*found[:1]] == [*expected] and found[1].type == 'EarlyStoppingHook'
-    given = load_config(base, {'custom_hooks': [dict(type='EMAHook')]}).custom_hooks
-    assert [hook['type'] for hook in given] == ['eomt_mm.MaskAnnealingHook', 'EMAHook']
-    config.write_text(f"_base_ = ['{base}']\ncustom_hooks = []\n")
-    assert load_config(config).custom_hooks == []
+    own = "custom_hooks = [dict(type='CheckInvalidLossHook')]\nmask_annealing = dict(unit=3, total_steps=18)\n"
+    config.write_text(f"_base_ = ['{CONFIGS['panoptic']}']\n{own}")
+    arguments = ['--data-root', coco_root, '--work-dir', tmp_path / 'run', '--cfg-options', *small('panoptic', 1)]
+    tool('train.py', config, *arguments)
+    assert '(scaled from a schedule of 18)' in log(tmp_path / 'run')
 
 
 def test_the_loop_says_where_nothing_anneals(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
-    train(tool, coco_root, tmp_path / 'a', 1, resume=False, custom_hooks='[]')
+    train(tool, coco_root, tmp_path / 'a', 1, resume=False, mask_annealing=None)
     assert 'masks are not annealed' in log(tmp_path / 'a')
-    train(
-        tool, coco_root, tmp_path / 'b', 1, resume=False,
-        custom_hooks='[]', model__panoptic_head__masked_attention=False,
-    )  # fmt: skip
+    no_masks = {'mask_annealing': None, 'model__panoptic_head__masked_attention': False}
+    train(tool, coco_root, tmp_path / 'b', 1, resume=False, **no_masks)
     assert 'masks are not annealed' not in log(tmp_path / 'b')

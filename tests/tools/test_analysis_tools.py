@@ -77,7 +77,7 @@ def test_curves_of_what(arguments: list[str], tool: Callable) -> None:
 
 def test_no_plan_without_a_schedule() -> None:
     cfg = load_config(CONFIGS['panoptic'])
-    cfg.custom_hooks = 2 * list(cfg.custom_hooks)
+    cfg.custom_hooks = 2 * [dict(type='eomt_mm.MaskAnnealingHook')]
     with pytest.raises(ValueError, match='2 MaskAnnealingHook'):
         module('plot_curves.py')['plan'](cfg)
     cfg.param_scheduler = []

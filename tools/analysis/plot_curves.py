@@ -20,7 +20,7 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
 from eomt_mm.core.schedules import annealed_keep_prob, two_stage_factor
-from eomt_mm.engine.mask_annealing import find_head
+from eomt_mm.engine.mask_annealing import find_head, stated_annealing, trains_with_masks
 from eomt_mm.engine.schedule import TwoStagePolyLR
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
@@ -69,6 +69,9 @@ def plan(cfg: Config) -> Scalars:
     total = cfg.get('train_cfg', {}).get('max_iters')
     schedulers = [s for s in cfg.get('param_scheduler', []) if s['type'] == 'eomt_mm.TwoStagePolyLR']
     hooks = [hook for hook in cfg.get('custom_hooks', []) if hook['type'] == 'eomt_mm.MaskAnnealingHook']
+    settings = stated_annealing(cfg)
+    if not hooks and settings is not None and 'mask_annealing' in cfg.get('default_hooks', {}):
+        hooks = [dict(settings, type='eomt_mm.MaskAnnealingHook')]
     if not total or len(schedulers) != 1 or len(hooks) > 1:
         raise ValueError(
             f'--plan {cfg.filename}: train_cfg.max_iters={total}, {len(schedulers)} TwoStagePolyLR, {len(hooks)} '
@@ -86,7 +89,10 @@ def plan(cfg: Config) -> Scalars:
         scalars[name] = [(step, rate * factor) for step, factor in zip(steps, factors, strict=True)]
     for annealing in map(HOOKS.build, hooks):
         with torch.device('meta'):
-            num_blocks = find_head(MODELS.build(cfg.model)).num_blocks
+            model = MODELS.build(cfg.model)
+        if not trains_with_masks(model):
+            break
+        num_blocks = find_head(model).num_blocks
         for b, (start, end) in enumerate(annealing.annealing_steps(num_blocks, total)):
             scalars[f'mask_prob_{b}'] = [(s, annealed_keep_prob(s, start, end, annealing.power)) for s in steps]
     return scalars

@@ -6,6 +6,7 @@ default_hooks = dict(
     checkpoint=dict(type='eomt_mm.SafeCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2, save_last=True),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     checkpoint_fit=dict(type='eomt_mm.CheckpointFitHook'),
+    mask_annealing=dict(type='eomt_mm.DefaultAnnealingHook'),
     stop=dict(type='eomt_mm.GracefulStopHook'),
     total_batch=dict(type='eomt_mm.TotalBatchHook'),
 )

@@ -1,3 +1,3 @@
 """24 epochs of COCO at 16 images per step (7,391 steps each); DINOv3 anneals the first joint block from the start."""
 train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=177384, val_interval=7391)
-custom_hooks = [dict(type='eomt_mm.MaskAnnealingHook', first_block=(0, 3000), total_steps=177384)]
+mask_annealing = dict(first_block=(0, 3000), total_steps=177384)

@@ -3,4 +3,4 @@
 The published configurations keep the annealing steps of panoptic, whose epochs are longer.
 """
 train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=87948, val_interval=7329)
-custom_hooks = [dict(type='eomt_mm.MaskAnnealingHook', unit=14782, total_steps=87948)]
+mask_annealing = dict(unit=14782, total_steps=87948)

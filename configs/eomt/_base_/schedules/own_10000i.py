@@ -1,3 +1,2 @@
 """For data sets of one's own: annealing and learning rate follow from max_iters, which the leaf may change."""
 train_cfg = dict(type='eomt_mm.TrainLoop', max_iters=10000, val_interval=1000)
-custom_hooks = [dict(type='eomt_mm.MaskAnnealingHook')]

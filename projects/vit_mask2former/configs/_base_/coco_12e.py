@@ -1,4 +1,4 @@
 """12 epochs of COCO, with masked attention to the end."""
 
 _base_ = ['../../../../configs/eomt/_base_/schedules/coco_12e.py']
-custom_hooks = []
+mask_annealing = None
