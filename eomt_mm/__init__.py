@@ -7,4 +7,4 @@ from eomt_mm import compat
 
 __version__ = '0.1.0'
 
-compat.install()
+compat.make_hosts_importable()

@@ -1,17 +1,15 @@
-"""The only place that knows quirks of host versions: what makes them import, load checkpoints and fit together.
+"""Quirks of host versions: what makes them importable, and whether the installed ones fit together.
 
 No host is imported before a function asks for it, so that a bare ``import eomt_mm`` stays cheap.
 """
 
 import importlib.util
-import os
 import pkgutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
-from pickle import UnpicklingError
 from types import ModuleType
 from typing import Any
 
@@ -77,8 +75,8 @@ class _ExtensionFinder(MetaPathFinder, Loader):
         """Nothing to run: the ops come into being when they are asked for."""
 
 
-def install() -> None:
-    """Makes mmdet and mmseg importable with mmcv-lite; a second call changes nothing.
+def make_hosts_importable() -> None:
+    """Make mmdet and mmseg importable with mmcv-lite; a second call changes nothing.
 
     Their import fails only for want of the extension module ``mmcv._ext``. The finder is the last one asked, so a
     compiled extension always wins.
@@ -93,133 +91,6 @@ def _find_loader(fullname: str) -> Any:
     """``pkgutil.find_loader`` as it was."""
     spec = importlib.util.find_spec(fullname)
     return None if spec is None else spec.loader
-
-
-def allow_checkpoint_globals() -> None:
-    """Lets ``torch.load`` read mmengine's checkpoints while ``weights_only`` stays on.
-
-    mmengine saves its message hub: ``HistoryBuffer`` objects, the numpy arrays and scalars in them, and references to
-    the four statistics of ``HistoryBuffer``. Names of numpy 1 and 2 are both allowed, whichever is installed.
-
-    torch finds an allowed global by its module and name, so that functions are allowed under these (torch 2.6 takes
-    pairs of both, too, older ones do not).
-    """
-    import numpy as np
-    import torch
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    numbers = [type(np.dtype(name)) for name in ('bool', 'uint8', 'int32', 'int64', 'float32', 'float64')]
-    # numpy has no public names for the two functions that rebuild arrays and scalars; their pickles refer to them.
-    rebuild: dict[str, Any] = {'_reconstruct': np.zeros(0).__reduce__()[0], 'scalar': np.float64(0).__reduce__()[0]}
-    renamed = [
-        _renamed(rebuild[name], f'numpy.{core}.multiarray', name) for name in rebuild for core in ('core', '_core')
-    ]
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, *numbers, *renamed, _renamed(_history_statistic, 'builtins', 'getattr')]
-    )
-
-
-def _renamed(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        return function(*args)
-
-    call.__module__, call.__name__, call.__qualname__ = module, name, name
-    return call
-
-
-def read_checkpoints_safely() -> None:
-    """Makes mmengine read every checkpoint by our reader; a second call changes nothing.
-
-    mmengine leaves ``weights_only`` to torch, whose default is off before 2.6 and in ``torch.hub`` always, keeps
-    downloads by their base names, and compares no checksums; its fork onedl-mmengine unpickles without limits what
-    ``weights_only`` refuses. With each scheme registered anew, none of that code is reached.
-    """
-    from mmengine.runner import CheckpointLoader, checkpoint
-
-    def named(names: Callable[[], Mapping[str, str]]) -> Callable[..., Any]:
-        return lambda filename, map_location=None: load_from_eomt_mm(_address(filename, names()))
-
-    def mmcls(filename: str, map_location: Any = None) -> Any:
-        return checkpoint._process_mmcls_checkpoint(
-            load_from_eomt_mm(_address(filename, checkpoint.get_mmcls_models()))
-        )
-
-    loaders: dict[tuple[str, ...], Callable[..., Any]] = {
-        tuple(CheckpointLoader._schemes): load_from_eomt_mm,  # what is not listed below is refused by name
-        ('', 'http://', 'https://', 'hf://'): load_from_eomt_mm,
-        ('modelzoo://', 'torchvision://'): named(checkpoint.get_torchvision_models),
-        ('open-mmlab://', 'openmmlab://'): named(_openmmlab_models),
-        ('mmcls://',): mmcls,
-    }
-    for prefixes, loader in loaders.items():
-        loader.__name__ = load_from_eomt_mm.__name__  # which mmengine logs
-        CheckpointLoader.register_scheme(prefixes, loader, force=True)
-
-
-def load_from_eomt_mm(filename: str, map_location: Any = None) -> Any:
-    """A checkpoint for mmengine, on the CPU whatever ``map_location``: models copy from there.
-
-    Raises:
-        OSError, ValueError: see :func:`~eomt_mm.checkpoints.files.local_path`,
-            :func:`~eomt_mm.checkpoints.torch_files.read_torch`.
-    """
-    from eomt_mm.checkpoints.files import local_path
-    from eomt_mm.checkpoints.torch_files import read_torch
-
-    path = local_path(str(filename)).expanduser()
-    return read_torch(path)
-
-
-def _address(filename: str, places: Mapping[str, str]) -> str:
-    """What a name such as ``torchvision://resnet50`` stands for."""
-    name = filename.partition('://')[2]
-    if name not in places:
-        raise ValueError(f"checkpoint '{filename}': there is no model of this name")
-    return places[name]
-
-
-def _openmmlab_models() -> dict[str, str]:
-    """Addresses by name, deprecated names included; relative files lie in mmengine's home."""
-    from mmengine.runner import checkpoint
-
-    home, models = checkpoint._get_mmengine_home(), checkpoint.get_external_models()
-    models.update({old: models[new] for old, new in checkpoint.get_deprecated_model_names().items() if new in models})
-    return {name: place if '://' in place else os.path.join(home, place) for name, place in models.items()}
-
-
-def load_images_checked() -> None:
-    """Makes ``type='LoadImageFromFile'`` in pipelines of mmdet and mmseg our `LoadImage`, a subclass of mmcv's.
-
-    The hosts' inferencers look for that very name and build it anew. With it, evaluation and inferencers name damaged
-    files and limit pixels as training does. A second call changes nothing.
-    """
-    from mmdet.registry import TRANSFORMS as mmdet_transforms
-    from mmseg.registry import TRANSFORMS as mmseg_transforms
-
-    for registry in (mmdet_transforms, mmseg_transforms):
-        registry.register_module('LoadImageFromFile', module=_load_image_from_file, force=True)
-
-
-def _load_image_from_file(**arguments: Any) -> Any:
-    if arguments.get('file_client_args') is not None:  # deprecated; stock configs of old may have it
-        from mmcv.transforms import LoadImageFromFile
-
-        return LoadImageFromFile(**arguments)
-    from eomt_mm.datasets.loading import LoadImage
-
-    return LoadImage(**arguments)
-
-
-def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
-    """``getattr`` as mmengine's checkpoints use it: they name the methods ``HistoryBuffer.min`` and so on.
-
-    The true ``getattr`` would lead from any allowed class to everything in the process.
-    """
-    from mmengine.logging.history_buffer import HistoryBuffer
-
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which is not allowed')
-    return getattr(HistoryBuffer, name)
 
 
 def check_versions() -> None:

@@ -1,12 +1,13 @@
 """Child registries of mmengine's.
 
 ``locations`` name the modules that register, so a config needs no ``custom_imports``: mmengine imports this module
-when it meets ``type='eomt_mm.X'`` under any default scope, and the locations at the first look-up.
+when it meets ``type='eomt_mm.X'`` under any default scope, and the locations at the first look-up. It also calls
+:func:`~eomt_mm.hosts.install.install`, being what mmengine imports first.
 """
 
 from eomt_mm import compat
 
-compat.check_versions()  # before the first host is imported: a missing one is told in one message
+compat.check_versions()  # before the first host is imported: one message names all that is missing
 
 from mmengine.registry import (  # noqa: E402
     DATASETS as MMENGINE_DATASETS,
@@ -21,14 +22,9 @@ from mmengine.registry import (  # noqa: E402
     Registry,
 )
 
-from eomt_mm.fileio import (  # noqa: E402
-    atomic_files,  # noqa: F401  local files are written whole or not at all
-    zip_backend,  # noqa: F401  paths zip://... for all of mmengine.fileio
-)
+from eomt_mm.hosts.install import install  # noqa: E402
 
-compat.allow_checkpoint_globals()
-compat.read_checkpoints_safely()
-compat.load_images_checked()
+install()
 
 
 def _child(name: str, parent: Registry, *locations: str) -> Registry:

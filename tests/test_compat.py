@@ -16,6 +16,7 @@ from paths import ROOT
 from torch import Tensor, nn
 
 from eomt_mm import compat
+from eomt_mm.hosts.checkpoint_reading import allow_checkpoint_globals
 
 GOOD = {
     'torch': '2.14.1+cu130',
@@ -74,7 +75,7 @@ def test_a_compiled_extension_wins(tmp_path: Path) -> None:
 
 def test_installing_twice_leaves_one_finder_at_the_end() -> None:
     before = list(sys.meta_path)
-    compat.install()
+    compat.make_hosts_importable()
     assert sys.meta_path == before
     assert [type(finder) for finder in before].count(compat._ExtensionFinder) == 1
 
@@ -91,7 +92,7 @@ def test_mmengine_finds_the_stand_in(monkeypatch: pytest.MonkeyPatch, python_314
 
     if python_314:
         monkeypatch.delattr(pkgutil, 'find_loader', raising=False)
-        compat.install()
+        compat.make_hosts_importable()
     monkeypatch.delitem(sys.modules, 'mmcv._ext', raising=False)
     assert mmcv_full_available()
     importlib.import_module('mmcv._ext')
@@ -209,7 +210,7 @@ def allowed():
     """Exactly the globals that ``allow_checkpoint_globals`` allows."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    compat.allow_checkpoint_globals()
+    allow_checkpoint_globals()
     yield
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(before)

@@ -45,7 +45,7 @@ from eomt_mm.benchmarking.inputs import write_image
 from eomt_mm.benchmarking.measure import Result, measure
 from eomt_mm.benchmarking.report import caption, environment, plot, table, write_json
 from eomt_mm.benchmarking.sides import STAGES, Spec
-from eomt_mm.checkpoints.files import check_free
+from eomt_mm.fileio.writing import check_free
 
 CLIP = 5  # frames, as published in training
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')

@@ -29,9 +29,9 @@ from eomt_mm.checkpoints.class_names import check_names, stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
-from eomt_mm.checkpoints.files import check_free, written_aside
 from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
+from eomt_mm.fileio.writing import check_free, written_aside
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
 # Data sets of the published models, to name classes where there is no config.

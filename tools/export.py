@@ -20,10 +20,10 @@ from eomt_mm.apis import init_model, load_config  # isort: skip
 from mmengine.config import DictAction
 from torch import nn
 
-from eomt_mm.checkpoints.files import check_free
 from eomt_mm.export.metadata import metadata_of, network_of
 from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
 from eomt_mm.export.program import export_program, save_program
+from eomt_mm.fileio.writing import check_free
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 

@@ -4,7 +4,6 @@ Format: https://cocodataset.org/#format-data, section "Panoptic Segmentation". A
 R + 256 G + 65536 B; id 0 is void.
 """
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image
+from eomt_mm.fileio.writing import write_whole
 
 # Ids have three bytes.
 NUM_IDS = 1 << 24
@@ -89,19 +89,7 @@ def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
     done, content = cv2.imencode('.png', cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR))
     if not done:
         raise ValueError(f'ids for {path}, shape {ids.shape}, cannot be encoded as PNG')
-    write_aside(path, content.tobytes())
-
-
-def write_aside(path: str | Path, content: bytes) -> None:
-    """Writes a file beside its place and renames it, so that nobody ever finds half of it; makes missing folders."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
-    try:
-        aside.write_bytes(content)
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_whole(path, content.tobytes())
 
 
 def run_starts(*maps: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from mmengine.utils import import_modules_from_strings
 
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.apis.config_names import PROJECTS
-from eomt_mm.fileio.zip_backend import zip_root
+from eomt_mm.hosts.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
 SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding')
@@ -37,7 +37,7 @@ def load_config(
             ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`) reach every place that uses
             them, also where a config file restates those of its bases.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
-            place (:mod:`eomt_mm.fileio.zip_backend`).
+            place (:mod:`eomt_mm.hosts.zip_backend`).
 
     Returns:
         complete config.

@@ -7,9 +7,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.apis.inputs import ImageInput, Video
-from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.fileio.writing import write_whole, written_aside
 
 CODEC = 'mp4v'  # MPEG-4 Part 2: the only one for .mp4 that every OpenCV wheel writes
 
@@ -47,7 +46,7 @@ class PictureFiles(ExitStack):
         if self._video is not None and self._writer is not None:
             self._writer.write(bgr)
         else:
-            write_aside(self.folder / f'{image.name}.png', cv2.imencode('.png', bgr)[1].tobytes())
+            write_whole(self.folder / f'{image.name}.png', cv2.imencode('.png', bgr)[1].tobytes())
 
 
 @contextmanager

@@ -9,10 +9,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eomt_mm.annotations.panoptic_png import write_aside, write_panoptic_png
+from eomt_mm.annotations.panoptic_png import write_panoptic_png
 from eomt_mm.apis.inputs import ImageInput
 from eomt_mm.apis.results import Prediction
-from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.fileio.writing import write_whole, written_aside
 
 IMAGE_INFO = 'image_info.json'
 Append = Callable[[dict[str, Any]], None]
@@ -75,7 +75,7 @@ class PredictionFiles:
                 yield self
         else:
             yield self
-        write_aside(info, self._info().encode())
+        write_whole(info, self._info().encode())
 
     def add(self, image: ImageInput, prediction: Prediction) -> None:
         """Writes a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
@@ -89,7 +89,7 @@ class PredictionFiles:
         self._images.append(dict(id=image_id, file_name=origin_of(image), height=height, width=width))
         png = self.folder / f'{self.task}_results' / f'{image.name}.png'
         if self.task == 'semantic':
-            write_aside(png, cv2.imencode('.png', segmentation.astype(self._label_type))[1].tobytes())
+            write_whole(png, cv2.imencode('.png', segmentation.astype(self._label_type))[1].tobytes())
         elif self.task == 'panoptic':
             write_panoptic_png(png, segmentation)
             entries = [

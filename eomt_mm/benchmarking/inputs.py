@@ -13,7 +13,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
 from eomt_mm.benchmarking.configs import Size
-from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.fileio.writing import written_aside
 from eomt_mm.synthetic.shapes import draw_scene
 
 NUM_THINGS, NUM_STUFF = 12, 5  # about what an image of COCO panoptic has: 10 to 11 segments, a few of them stuff

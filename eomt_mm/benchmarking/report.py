@@ -18,7 +18,7 @@ import torch
 from eomt_mm.benchmarking.measure import Result
 from eomt_mm.benchmarking.side_by_side import Spread
 from eomt_mm.benchmarking.sides import Spec
-from eomt_mm.checkpoints.files import written_aside
+from eomt_mm.fileio.writing import written_aside
 
 WHAT = dict(
     model='model forward',

@@ -13,9 +13,10 @@ from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints import huggingface, official
 from eomt_mm.checkpoints.class_order import to_ade20k_order
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
-from eomt_mm.checkpoints.files import State, written_aside
+from eomt_mm.checkpoints.files import State
 from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.rules import map_to_theirs
+from eomt_mm.fileio.writing import written_aside
 
 REGISTERS = 4
 # Of all image and video processors; resample 2 is bilinear.

@@ -1,11 +1,8 @@
-"""Files and folders of weights, read without executing anything that is in them, and written whole or not at all."""
+"""Files and folders of weights, read without executing anything that is in them."""
 
 import json
-import os
 import re
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +15,7 @@ from torch import Tensor
 
 from eomt_mm.checkpoints.addresses import cache_path, download, fetch, hub_address, scheme_of
 from eomt_mm.checkpoints.torch_files import check_tensor, file_fault, read_torch
-from eomt_mm.fileio.leftovers import part_of
+from eomt_mm.fileio.writing import written_aside
 
 State = dict[str, Tensor]
 
@@ -228,48 +225,6 @@ def _is_colour(value: Any) -> bool:
         and len(value) == 3
         and all(isinstance(part, int) and 0 <= part < 256 for part in value)
     )
-
-
-def check_free(target: str | Path, folder: bool = False) -> None:
-    """Refuses a target that :func:`written_aside` could not put in place; writes nothing.
-
-    Raises:
-        FileExistsError: ``target`` is there already and is of the other kind, or a folder that is not empty.
-    """
-    target = Path(target)
-    if target.is_dir() and (not folder or any(target.iterdir())):
-        remedy = 'name a new folder or empty it' if folder else 'it is a folder; name a file'
-        raise FileExistsError(f'{target} exists: {remedy}')
-    if folder and target.is_file():
-        raise FileExistsError(f'{target} exists: it is a file; name a folder')
-
-
-@contextmanager
-def written_aside(target: str | Path, folder: bool = False) -> Iterator[Path]:
-    """A temporary path beside ``target`` that takes its place when all went well, and is gone otherwise.
-
-    Args:
-        target: file, which is replaced, or folder, which must be new or empty.
-        folder: make a folder, not a file.
-
-    Raises:
-        FileExistsError: see :func:`check_free`.
-    """
-    target = Path(target)
-    check_free(target, folder)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    aside = part_of(target)  # a killed process leaves it behind: the next training in this folder removes it
-    aside.mkdir()
-    try:
-        written = aside / target.name
-        if folder:
-            written.mkdir()
-        yield written
-        if folder and target.is_dir():
-            target.rmdir()
-        os.replace(written, target)
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)
 
 
 def check_finite(state: Mapping[str, Tensor], path: str, name_of: Callable[[str], str] = str) -> None:

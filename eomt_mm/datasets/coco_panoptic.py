@@ -7,7 +7,7 @@ from mmdet.datasets import CocoPanopticDataset
 
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
 from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_annotation_file
-from eomt_mm.fileio.zip_backend import is_missing_folder
+from eomt_mm.hosts.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
 
 

@@ -7,8 +7,6 @@ from typing import Any
 from mmengine import fileio
 from mmengine.dataset import BaseDataset
 
-import eomt_mm.fileio.zip_backend  # noqa: F401  registers zip://
-
 
 class FolderDataset(BaseDataset):
     """Images below a folder, sorted by path, each paired with its annotation files; no list of files is needed.

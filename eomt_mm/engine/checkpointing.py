@@ -14,8 +14,8 @@ from mmengine.hooks import CheckpointHook
 from mmengine.runner import EpochBasedTrainLoop
 
 from eomt_mm.engine.resuming import POINTER
-from eomt_mm.fileio.atomic_files import AtomicLocalBackend
 from eomt_mm.fileio.leftovers import remove_unfinished
+from eomt_mm.hosts.local_backend import AtomicLocalBackend
 from eomt_mm.registry import HOOKS
 
 # Entries of the message hub, which checkpoints hold. mmengine's: the numbers of the checkpoints kept, the newest one.

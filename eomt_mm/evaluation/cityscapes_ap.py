@@ -14,10 +14,10 @@ from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
-from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.cityscapes_counting import as_array, as_bool, average_precisions, match_image
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 
 # The folder of files for the benchmark server.
@@ -151,9 +151,9 @@ class CityscapesAP(BaseMetric):
             if pixels.any():  # others do not count
                 names.append(f'{stem}_{number}.png')
                 content = cv2.imencode('.png', pixels.astype(np.uint8) * 255)[1]
-                write_aside(aside / names[-1], content.tobytes())
+                write_whole(aside / names[-1], content.tobytes())
                 lines.append(f'{names[-1]} {label_id} {float(score)!r}\n')
-        write_aside(aside / names[0], ''.join(lines).encode())
+        write_whole(aside / names[0], ''.join(lines).encode())
         return names
 
     def _finish_folder(self, records: list[dict[str, Any]]) -> None:

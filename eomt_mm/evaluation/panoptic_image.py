@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-import eomt_mm.fileio.zip_backend  # noqa: F401  registers zip:// in workers, too
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
 from eomt_mm.evaluation.pq_counting import count_panoptic
 

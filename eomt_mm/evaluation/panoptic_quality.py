@@ -15,11 +15,11 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap, judge_image
 from eomt_mm.evaluation.panoptic_truth import PanopticTruth, TruthInFiles, TruthInSamples
 from eomt_mm.evaluation.pq_counting import Averages, summarise
 from eomt_mm.evaluation.workers import WorkQueue
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 
 # The benchmark server takes a json and a folder of the same name beside it.
@@ -188,7 +188,7 @@ class PanopticQuality(BaseMetric):
         file.unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
         os.replace(aside, folder)
-        write_aside(file, json.dumps({'annotations': annotations}).encode())
+        write_whole(file, json.dumps({'annotations': annotations}).encode())
         print_log(f'{len(annotations)} panoptic results are in {file} and {folder}', logger='current')
 
 

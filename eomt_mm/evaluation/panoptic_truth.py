@@ -9,13 +9,12 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from mmengine import fileio
 from mmengine.logging import print_log
 
 from eomt_mm.datasets.coco_json import categories_by_name
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
 from eomt_mm.evaluation.panoptic_image import ImageTruth
-from eomt_mm.fileio.zip_backend import is_missing_folder
+from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
 
 
 class PanopticTruth(Protocol):
@@ -54,7 +53,7 @@ class TruthInFiles:
             _check_folder(ann_file, seg_prefix, backend_args)
         self.ann_file = ann_file
         self.seg_prefix = seg_prefix
-        self._read = partial(fileio.get, backend_args=backend_args)
+        self._read = partial(read_file, backend_args=backend_args)
         data = read_panoptic_json(ann_file, backend_args, annotated=annotated)
         self._categories = {'categories': data['categories']}
         self._names = {image['id']: os.path.splitext(image['file_name'])[0] + '.png' for image in data['images']}

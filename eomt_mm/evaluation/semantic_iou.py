@@ -9,7 +9,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
-from eomt_mm.annotations.panoptic_png import write_aside
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 
 
@@ -54,7 +54,7 @@ class SemanticIoU(IoUMetric):
         for sample in data_samples:
             labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy()
             _, png = cv2.imencode('.png', self._in_files(labels, sample))
-            write_aside(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
+            write_whole(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
 
     def _check_truth(self, sample: dict[str, Any]) -> None:
         labels = sample['gt_sem_seg']['data']

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch.export import ExportedProgram
 
-from eomt_mm.checkpoints.files import written_aside
 from eomt_mm.export.metadata import INPUT, KEY, as_text
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.postprocess import Logits
+from eomt_mm.fileio.writing import written_aside
 
 # Has GELU as one operator; onnxruntime from 1.17 on.
 OPSET = 20

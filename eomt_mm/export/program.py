@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
-from eomt_mm.checkpoints.files import written_aside
 from eomt_mm.export.metadata import KEY, as_text
 from eomt_mm.export.network import ExportNetwork
+from eomt_mm.fileio.writing import written_aside
 
 
 def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> ExportedProgram:

@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.figure import Figure
 from PIL import Image
 
-from eomt_mm.annotations.panoptic_png import write_aside
+from eomt_mm.fileio.writing import write_whole
 
 # Okabe and Ito's colours (see palettes.py) as lines on white: without yellow, and black last.
 LINE_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9', '#000000')
@@ -30,4 +30,4 @@ def save_picture(picture: Figure | Image.Image, path: str | Path, dpi: int = 110
         picture.savefig(content, format='png', dpi=dpi)
     else:
         picture.save(content, format='png')
-    write_aside(path, content.getvalue())
+    write_whole(path, content.getvalue())

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from eomt_mm.checkpoints.files import check_finite, read_checkpoint, read_names, written_aside
+from eomt_mm.checkpoints.files import check_finite, read_checkpoint, read_names
 
 STATE = {'a.weight': torch.arange(4.0), 'b': torch.ones(2, 2)}
 
@@ -219,34 +219,6 @@ def test_all_weights_that_are_not_finite_are_named() -> None:
     state = dict(good=torch.ones(2), nan=torch.tensor([1, float('nan')]), inf=torch.tensor(float('-inf')).half())
     with pytest.raises(ValueError, match=r'x\.pth: 2 weights hold NaN or infinity:\n  nan\n  inf\n'):
         check_finite(state, 'x.pth')
-
-
-@pytest.mark.parametrize('folder', [False, True])
-def test_failed_writing_leaves_nothing_and_keeps_the_old(tmp_path: Path, folder: bool) -> None:
-    target = tmp_path / 'target'
-    target.mkdir() if folder else target.write_text('old')
-    with pytest.raises(RuntimeError, match='full'), written_aside(target, folder) as aside:
-        (aside / 'x' if folder else aside).write_text('half')
-        raise RuntimeError('disk is full')
-    assert [path.name for path in tmp_path.iterdir()] == ['target']
-    assert list(target.iterdir()) == [] if folder else target.read_text() == 'old'
-
-
-def test_writing_replaces_files_and_fills_folders(tmp_path: Path) -> None:
-    for _ in range(2):
-        with written_aside(tmp_path / 'new' / 'file.pth') as aside:
-            aside.write_text('x')
-    with written_aside(tmp_path / 'folder', folder=True) as aside:
-        (aside / 'y').write_text('y')
-    assert sorted(str(path.relative_to(tmp_path)) for path in tmp_path.rglob('*')) == [
-        'folder', 'folder/y', 'new', 'new/file.pth',
-    ]  # fmt: skip
-    with pytest.raises(FileExistsError, match='name a new folder or empty it'), written_aside(tmp_path / 'new', True):
-        pass
-    with pytest.raises(FileExistsError, match='name a file'), written_aside(tmp_path / 'new'):
-        pass
-    with pytest.raises(FileExistsError, match='name a folder'), written_aside(tmp_path / 'folder' / 'y', True):
-        pass
 
 
 def test_everything_runs_without_hosts() -> None:

@@ -19,7 +19,6 @@ from safetensors.torch import save_file
 from tool_runs import CONFIGS, small
 
 import eomt_mm.registry  # noqa: F401  as configs with the prefix eomt_mm import it
-from eomt_mm import compat
 from eomt_mm.apis import EoMTInferencer, init_inferencer, init_model
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.model import local_checkpoint
@@ -30,6 +29,7 @@ from eomt_mm.checkpoints.files import local_path, read_checkpoint
 from eomt_mm.checkpoints.torch_files import read_torch
 from eomt_mm.engine.resuming import check_whole
 from eomt_mm.engine.sharding.state import merge_folder, read_folder
+from eomt_mm.hosts.checkpoint_reading import read_checkpoints_safely
 from eomt_mm.models.backbone import TimmViT
 
 Tool = Callable[..., None]
@@ -144,7 +144,7 @@ def test_loader_of_the_fork_that_unpickles_without_limits_is_not_reached(
 
     monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
     CheckpointLoader.register_scheme(['', 'http://', 'pavi://', 's3://'], fallback, force=True)
-    compat.read_checkpoints_safely()
+    read_checkpoints_safely()
     write_hostile(tmp_path / 'evil.pth', tmp_path / 'marker')
     for source in (str(tmp_path / 'evil.pth'), f'{address}/evil.pth', 'pavi://evil.pth', 's3://b/evil.pth'):
         with pytest.raises(ValueError, match=r'evil\.pth'):
@@ -160,7 +160,7 @@ def test_names_of_the_hosts_lead_to_our_reader(
 
     for function in ('get_torchvision_models', 'get_external_models', 'get_mmcls_models'):
         monkeypatch.setattr(checkpoint, function, lambda: dict(net=f'{address}/net.pth'))
-    compat.read_checkpoints_safely()
+    read_checkpoints_safely()
     torch.save(dict(state_dict={'backbone.a': torch.ones(2)}), tmp_path / 'net.pth')
     (value,) = CheckpointLoader.load_checkpoint(f'{scheme}://net')['state_dict'].values()
     assert torch.equal(value, torch.ones(2))

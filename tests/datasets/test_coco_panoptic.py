@@ -13,7 +13,6 @@ from eomt_mm.annotations.panoptic_png import (
     read_panoptic_png,
     relabel_segments,
     run_starts,
-    write_aside,
     write_panoptic_png,
 )
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
@@ -88,17 +87,6 @@ def test_png_refuses_what_it_cannot_hold(tmp_path, ids, message):
     with pytest.raises(ValueError, match=message):
         write_panoptic_png(tmp_path / 'a.png', ids)
     assert not list(tmp_path.iterdir())
-
-
-def test_write_aside_leaves_nothing_behind(tmp_path):
-    (tmp_path / 'folder').mkdir()
-    with pytest.raises(OSError, match='folder'):
-        write_aside(tmp_path / 'folder', b'content')
-    assert [file.name for file in tmp_path.iterdir()] == ['folder']
-    write_aside(tmp_path / 'a.json', b'old')
-    write_aside(tmp_path / 'a.json', b'new')
-    assert (tmp_path / 'a.json').read_bytes() == b'new'
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['a.json', 'folder']
 
 
 @pytest.mark.parametrize('mode', ['L', 'P', 'RGBA', '1', 'I;16'])

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from eomt_mm.checkpoints.files import written_aside
-from eomt_mm.fileio.atomic_files import AtomicLocalBackend
 from eomt_mm.fileio.leftovers import HOST, LONGEST_WRITE, part_of, remove_unfinished, started_at
+from eomt_mm.fileio.writing import written_aside
+from eomt_mm.hosts.local_backend import AtomicLocalBackend
 
 GONE = 2**22 + 1  # above every number that Linux gives a process
 

@@ -16,9 +16,9 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from eomt_mm import compat
 from eomt_mm.engine.checkpointing import VALIDATION_DUE
 from eomt_mm.engine.resuming import latest_whole_checkpoint
+from eomt_mm.hosts.checkpoint_reading import allow_checkpoint_globals
 
 STEPS = 7
 # Score of the validation after each step: better, worse, better; all of them at other steps than 3 and 6, too.
@@ -109,7 +109,7 @@ def resumed(work_dir: Path, validated: list[int] | None = None, **options: Any) 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without waiting for the disk (tested by itself), for compilers and for git."""
-    compat.allow_checkpoint_globals()
+    allow_checkpoint_globals()
     monkeypatch.setattr(os, 'fsync', lambda _: None)
     monkeypatch.setattr(Runner, '_log_env', lambda *_: None)
     for module in ('runner.runner', 'hooks.runtime_info_hook'):

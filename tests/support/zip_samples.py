@@ -7,7 +7,9 @@ from pathlib import Path
 from mmengine import fileio
 from torch.utils.data import Dataset
 
-import eomt_mm.fileio.zip_backend  # noqa: F401  registers zip://
+from eomt_mm.hosts.zip_backend import register_zip_backend
+
+register_zip_backend()
 
 
 def pack(zip_path: Path, root: Path, *folders: str, method: int = zipfile.ZIP_DEFLATED) -> Path:

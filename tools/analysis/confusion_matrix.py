@@ -22,11 +22,11 @@ from mmengine.config import Config, DictAction
 from mmengine.registry import DATASETS, init_default_scope
 from tqdm import tqdm
 
-from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.checkpoints.pickles import NUMBERS, read_pickle
 from eomt_mm.core import geometry
 from eomt_mm.datasets.segment_maps import read_map
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 VOID = 255
@@ -166,7 +166,7 @@ def main() -> None:
     save_picture(draw(matrix, classes, pairs), args.out)
     counts = io.BytesIO()
     np.save(counts, matrix)
-    write_aside(args.out.with_suffix('.npy'), counts.getvalue())
+    write_whole(args.out.with_suffix('.npy'), counts.getvalue())
     print('\n'.join(pairs))
     print(f'wrote {args.out}: {matrix.trace() / max(1, matrix.sum()):.1%} of {matrix.sum()} pixels are right')
 

@@ -14,9 +14,9 @@ from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
-from eomt_mm.checkpoints.files import written_aside
 from eomt_mm.checkpoints.torch_files import read_torch
 from eomt_mm.engine.sharding.reader import LimitedReader
+from eomt_mm.fileio.writing import written_aside
 
 try:
     from torch.distributed.tensor import DTensor, distribute_tensor

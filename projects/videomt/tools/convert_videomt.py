@@ -23,7 +23,7 @@ from mmengine.config import DictAction
 from videomt.checkpoints import export_huggingface, import_videomt
 
 from eomt_mm.checkpoints.class_names import check_names
-from eomt_mm.checkpoints.files import check_free, written_aside
+from eomt_mm.fileio.writing import check_free, written_aside
 
 
 def parse_args() -> argparse.Namespace:

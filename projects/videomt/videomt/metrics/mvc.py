@@ -10,7 +10,7 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
-from eomt_mm.annotations.panoptic_png import write_aside
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 from videomt.metrics.panoptic_results import frame_file
 from videomt.metrics.stq import mean_iou
@@ -138,7 +138,7 @@ class VideoConsistency(VideoMetric):
         if self.out_dir is not None:
             values = self.label_ids or self.dataset_meta.get('category_ids') or range(num_classes)
             _, png = cv2.imencode('.png', np.array(values, np.uint8)[predicted])
-            write_aside(self.out_dir / str(frame.metainfo['video_id']) / frame_file(frame), png.tobytes())
+            write_whole(self.out_dir / str(frame.metainfo['video_id']) / frame_file(frame), png.tobytes())
 
     def end_video(self, counts: VideoCounts) -> tuple[np.ndarray, dict[int, list[float]]]:
         """Confusion, and consistency of the clips of each length."""

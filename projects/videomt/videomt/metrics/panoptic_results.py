@@ -11,8 +11,9 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
-from eomt_mm.annotations.panoptic_png import write_aside, write_panoptic_png
+from eomt_mm.annotations.panoptic_png import write_panoptic_png
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
+from eomt_mm.fileio.writing import write_whole
 
 
 @dataclass
@@ -78,5 +79,5 @@ class PanopticResults:
     def finish(self, videos: Sequence[VideoFiles]) -> None:
         """Writes the json."""
         content = {'annotations': [{'video_id': video.name, 'annotations': video.frames} for video in videos]}
-        write_aside(self.out_dir / 'pred.json', json.dumps(content).encode())
+        write_whole(self.out_dir / 'pred.json', json.dumps(content).encode())
         print_log(f'panoptic results of {len(videos)} videos are in {self.out_dir}', logger='current')

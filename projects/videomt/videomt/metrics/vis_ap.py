@@ -21,8 +21,8 @@ from mmengine.logging import print_log
 from pycocotools import mask as mask_api
 
 from eomt_mm.annotations.masks import RLE, areas, check_runs
-from eomt_mm.annotations.panoptic_png import write_aside
 from eomt_mm.evaluation.ap_counting import ImageMatches, encode_masks, match_by_class, summarise
+from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of
 
@@ -235,11 +235,11 @@ def track_iou(tracks: Tracks) -> np.ndarray:
 def write_vis_results(folder: Path, lines: list[str]) -> None:
     """Writes ``results.json`` and ``results.zip`` with it; each appears when it is complete."""
     content = ('[\n' + ',\n'.join(lines) + '\n]\n').encode()
-    write_aside(folder / 'results.json', content)
+    write_whole(folder / 'results.json', content)
     packed = BytesIO()
     with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('results.json', content)
-    write_aside(folder / 'results.zip', packed.getvalue())
+    write_whole(folder / 'results.zip', packed.getvalue())
 
 
 def _as_text(rle: RLE | None) -> RLE | None:

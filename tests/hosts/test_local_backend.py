@@ -16,10 +16,10 @@ from mmengine import fileio
 from mmengine.fileio import LocalBackend
 from mmengine.runner import save_checkpoint
 
-from eomt_mm.fileio import atomic_files
-from eomt_mm.fileio.atomic_files import AtomicLocalBackend
 from eomt_mm.fileio.leftovers import remove_unfinished
-from eomt_mm.fileio.zip_backend import ZipBackend
+from eomt_mm.hosts import local_backend
+from eomt_mm.hosts.local_backend import AtomicLocalBackend
+from eomt_mm.hosts.zip_backend import ZipBackend
 
 
 @contextmanager
@@ -54,8 +54,8 @@ def test_mmengine_writes_through_it(tmp_path: Path) -> None:
 def test_instances_made_before_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     zipped = ZipBackend()
     monkeypatch.setattr(mmengine.fileio.io, 'backend_instances', before := {':{}': LocalBackend(), 'zip:{}': zipped})
-    monkeypatch.setattr(atomic_files, 'backend_instances', before)
-    atomic_files.replace_local_backend()
+    monkeypatch.setattr(local_backend, 'backend_instances', before)
+    local_backend.replace_local_backend()
     assert before == {'zip:{}': zipped}
     assert type(fileio.get_file_backend('x', enable_singleton=True)) is AtomicLocalBackend
 

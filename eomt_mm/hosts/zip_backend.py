@@ -280,6 +280,15 @@ def _walk(archive: Archive, folder: str, recursive: bool, above: str = '') -> It
             yield from _walk(archive, f'{folder}/{name}' if folder else name, True, f'{above}{name}/')
 
 
-_listings: dict[str, tuple[int, list[str]]] = {}
+def register_zip_backend() -> None:
+    """Make ``zip://`` paths known to ``mmengine.fileio``; a second call changes nothing."""
+    fileio.register_backend('eomt_mm.zip', ZipBackend, force=True, prefixes='zip')
 
-fileio.register_backend('eomt_mm.zip', ZipBackend, prefixes='zip')
+
+def read_file(path: str, backend_args: dict | None = None) -> bytes:
+    """Content of a file by any of mmengine's backends; knows ``zip://`` in processes without the registry, too."""
+    register_zip_backend()
+    return fileio.get(path, backend_args=backend_args)
+
+
+_listings: dict[str, tuple[int, list[str]]] = {}

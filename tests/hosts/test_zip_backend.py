@@ -13,8 +13,8 @@ from zip_samples import pack_ade20k, pack_coco, write_zip
 
 import eomt_mm  # noqa: F401
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
-from eomt_mm.fileio import zip_backend
-from eomt_mm.fileio.zip_backend import ZipBackend, is_missing_folder, zip_root
+from eomt_mm.hosts import zip_backend
+from eomt_mm.hosts.zip_backend import ZipBackend, is_missing_folder, zip_root
 
 
 @pytest.fixture(scope='module')

@@ -1,0 +1,104 @@
+"""Checkpoints that mmengine reads: by our reader, and with ``weights_only`` on."""
+
+import os
+from collections.abc import Callable, Mapping
+from pickle import UnpicklingError
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.logging.history_buffer import HistoryBuffer
+from mmengine.runner import CheckpointLoader, checkpoint
+
+from eomt_mm.checkpoints.files import local_path
+from eomt_mm.checkpoints.torch_files import read_torch
+
+
+def allow_checkpoint_globals() -> None:
+    """Allow what mmengine's checkpoints hold beside tensors, so that ``torch.load`` reads them with ``weights_only``.
+
+    mmengine saves its message hub: ``HistoryBuffer`` objects, the numpy arrays and scalars in them, and references to
+    the four statistics of ``HistoryBuffer``. Names of numpy 1 and 2 are both allowed, whichever is installed.
+
+    torch finds an allowed global by its module and name, and so do the functions that stand in for others here.
+    """
+    numbers = [type(np.dtype(name)) for name in ('bool', 'uint8', 'int32', 'int64', 'float32', 'float64')]
+    # numpy has no public names for the two functions that rebuild arrays and scalars; their pickles refer to them.
+    rebuild: dict[str, Any] = {'_reconstruct': np.zeros(0).__reduce__()[0], 'scalar': np.float64(0).__reduce__()[0]}
+    renamed = [
+        _renamed(rebuild[name], f'numpy.{core}.multiarray', name) for name in rebuild for core in ('core', '_core')
+    ]
+    torch.serialization.add_safe_globals(
+        [HistoryBuffer, np.ndarray, np.dtype, *numbers, *renamed, _renamed(_history_statistic, 'builtins', 'getattr')]
+    )
+
+
+def _renamed(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    call.__module__, call.__name__, call.__qualname__ = module, name, name
+    return call
+
+
+def read_checkpoints_safely() -> None:
+    """Make mmengine read every checkpoint by our reader.
+
+    mmengine leaves ``weights_only`` to torch, whose default is off before 2.6 and in ``torch.hub`` always, keeps
+    downloads by their base names, and compares no checksums; its fork onedl-mmengine unpickles without limits what
+    ``weights_only`` refuses. With each scheme registered anew, none of that code is reached.
+    """
+
+    def named(names: Callable[[], Mapping[str, str]]) -> Callable[..., Any]:
+        return lambda filename, map_location=None: load_from_eomt_mm(_address(filename, names()))
+
+    def mmcls(filename: str, map_location: Any = None) -> Any:
+        return checkpoint._process_mmcls_checkpoint(
+            load_from_eomt_mm(_address(filename, checkpoint.get_mmcls_models()))
+        )
+
+    loaders: dict[tuple[str, ...], Callable[..., Any]] = {
+        tuple(CheckpointLoader._schemes): load_from_eomt_mm,  # what is not listed below is refused by name
+        ('', 'http://', 'https://', 'hf://'): load_from_eomt_mm,
+        ('modelzoo://', 'torchvision://'): named(checkpoint.get_torchvision_models),
+        ('open-mmlab://', 'openmmlab://'): named(_openmmlab_models),
+        ('mmcls://',): mmcls,
+    }
+    for prefixes, loader in loaders.items():
+        loader.__name__ = load_from_eomt_mm.__name__  # which mmengine logs
+        CheckpointLoader.register_scheme(prefixes, loader, force=True)
+
+
+def load_from_eomt_mm(filename: str, map_location: Any = None) -> Any:
+    """A checkpoint for mmengine, on the CPU whatever ``map_location``: models copy from there.
+
+    Raises:
+        OSError, ValueError: see :func:`~eomt_mm.checkpoints.files.local_path`,
+            :func:`~eomt_mm.checkpoints.torch_files.read_torch`.
+    """
+    return read_torch(local_path(str(filename)).expanduser())
+
+
+def _address(filename: str, places: Mapping[str, str]) -> str:
+    """What a name such as ``torchvision://resnet50`` stands for."""
+    name = filename.partition('://')[2]
+    if name not in places:
+        raise ValueError(f"checkpoint '{filename}': there is no model of this name")
+    return places[name]
+
+
+def _openmmlab_models() -> dict[str, str]:
+    """Addresses by name, deprecated names included; relative files lie in mmengine's home."""
+    home, models = checkpoint._get_mmengine_home(), checkpoint.get_external_models()
+    models.update({old: models[new] for old, new in checkpoint.get_deprecated_model_names().items() if new in models})
+    return {name: place if '://' in place else os.path.join(home, place) for name, place in models.items()}
+
+
+def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
+    """``getattr`` as mmengine's checkpoints use it: they name the methods ``HistoryBuffer.min`` and so on.
+
+    ``getattr`` itself would lead from any allowed class to everything in the process.
+    """
+    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
+        raise UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which is not allowed')
+    return getattr(HistoryBuffer, name)
