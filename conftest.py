@@ -13,6 +13,8 @@ from paths import ROOT
 
 os.environ['OMP_NUM_THREADS'] = '1'  # before torch and numpy: a second thread waits longer than it computes here
 
+sys.path.append(str(ROOT / 'tools'))  # the package benchmark; last, for the standard library has a module test too
+
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
 import torch

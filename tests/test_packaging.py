@@ -166,7 +166,12 @@ def test_every_import_is_declared() -> None:
         'tools/run_onnx.py': declared | set(requirements('export')),
     }
     # compare_pq.py runs itself with the Python of another environment.
-    foreign = {'eomt_mm', 'panopticapi', *(path.stem for path in (ROOT / 'tools' / 'analysis').glob('*.py'))}
+    foreign = {
+        'eomt_mm',
+        'benchmark',
+        'panopticapi',
+        *(path.stem for path in (ROOT / 'tools' / 'analysis').glob('*.py')),
+    }
     undeclared = set()
     for path in [*(ROOT / 'eomt_mm').rglob('*.py'), *(ROOT / 'tools').rglob('*.py')]:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -174,7 +179,7 @@ def test_every_import_is_declared() -> None:
             if isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 modules = [node.module]
             for top in {module.partition('.')[0] for module in modules} - sys.stdlib_module_names - foreign:
-                others = peers if path.parent.name == 'analysis' else declared
+                others = peers if {'analysis', 'benchmark'} & set(path.parts) else declared
                 allowed = by_file.get(str(path.relative_to(ROOT)), others)
                 if allowed.isdisjoint(map(canonicalize_name, distributions.get(top, [top]))):
                     undeclared.add(f'{path.relative_to(ROOT)}: {top}')

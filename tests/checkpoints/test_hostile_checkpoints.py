@@ -19,11 +19,11 @@ from safetensors.torch import save_file
 from tool_runs import CONFIGS, small
 
 import eomt_mm.registry  # noqa: F401  as configs with the prefix eomt_mm import it
+from benchmark.models import build_model
 from eomt_mm.apis import EoMTInferencer, init_inferencer, init_model
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.model import local_checkpoint
 from eomt_mm.apis.web_results import load_models
-from eomt_mm.benchmarking.models import build_model
 from eomt_mm.checkpoints.addresses import cache_path
 from eomt_mm.checkpoints.files import local_path, read_checkpoint
 from eomt_mm.checkpoints.torch_files import read_torch

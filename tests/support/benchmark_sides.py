@@ -6,8 +6,8 @@ from typing import Any
 
 from tool_runs import CONFIGS, ROOT, small
 
-from eomt_mm.benchmarking.configs import find_config
-from eomt_mm.benchmarking.sides import Spec
+from benchmark.configs import find_config
+from benchmark.sides import Spec
 
 STOCK = dict(
     panoptic='mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic',

@@ -1,4 +1,4 @@
-"""tools/benchmark.py and eomt_mm/benchmarking/measure.py."""
+"""tools/benchmark.py and tools/benchmark/measure.py."""
 
 import json
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from benchmark_sides import STOCK, mask2former, ours
 from tool_runs import CONFIGS, small
 
-from eomt_mm.benchmarking.measure import measure
+from benchmark.measure import measure
 
 PANOPTIC, SEMANTIC = str(CONFIGS['panoptic']), str(CONFIGS['semantic'])
 

@@ -1,4 +1,4 @@
-"""eomt_mm/benchmarking/configs.py."""
+"""tools/benchmark/configs.py."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import pytest
 from benchmark_sides import STOCK, VIDEO, video
 from tool_runs import CONFIGS, ROOT, small
 
-from eomt_mm.benchmarking.configs import (
+from benchmark.configs import (
     all_steps,
     find_config,
     is_video,

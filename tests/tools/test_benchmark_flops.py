@@ -1,4 +1,4 @@
-"""eomt_mm/benchmarking/flops.py."""
+"""tools/benchmark/flops.py."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from eomt_mm.benchmarking.flops import UNFUSED, observe
+from benchmark.flops import UNFUSED, observe
 
 BATCH, HEADS, QUERIES, KEYS, DIM = 2, 3, 5, 7, 16
 PRODUCT = 2 * BATCH * HEADS * QUERIES * KEYS * DIM  # queries with keys, or weights with values

@@ -1,15 +1,15 @@
-"""eomt_mm/benchmarking/report.py and growth.py."""
+"""tools/benchmark/report.py and growth.py."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from eomt_mm.benchmarking.growth import AXES, growth_plot, growth_table, parse_axes, point, slope
-from eomt_mm.benchmarking.measure import Result
-from eomt_mm.benchmarking.report import caption, environment, main_metric, markdown, plot, table, two_lines, write_json
-from eomt_mm.benchmarking.side_by_side import paired_ratio
-from eomt_mm.benchmarking.sides import Spec
+from benchmark.growth import AXES, growth_plot, growth_table, parse_axes, point, slope
+from benchmark.harness import paired_ratio
+from benchmark.measure import Result
+from benchmark.report import caption, environment, main_metric, markdown, plot, table, two_lines, write_json
+from benchmark.sides import Spec
 
 
 def result(name: str, seconds: list[float], flops: int = 10**9, **changes: object) -> Result:

@@ -1,4 +1,4 @@
-"""eomt_mm/benchmarking/sides.py, models.py, inputs.py and memory.py."""
+"""tools/benchmark/sides.py, models.py and inputs.py."""
 
 from pathlib import Path
 from typing import Any
@@ -8,10 +8,10 @@ import torch
 from benchmark_sides import mask2former, ours
 from tool_runs import CONFIGS, HEAD
 
-from eomt_mm.benchmarking.inputs import make_batch, write_image
-from eomt_mm.benchmarking.memory import peak_memory
-from eomt_mm.benchmarking.models import deformable_attention
-from eomt_mm.benchmarking.sides import Side, Spec
+from benchmark.inputs import make_batch, write_image
+from benchmark.measure import peak_memory
+from benchmark.models import deformable_attention
+from benchmark.sides import Side, Spec
 
 IMAGE_SIZE = (48, 40)
 RESULT = dict(panoptic='sem_seg', instance='masks', semantic='data')

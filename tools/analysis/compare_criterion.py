@@ -17,11 +17,13 @@ Example:
 """
 
 import argparse
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from eomt_mm.benchmarking.side_by_side import Spread, alternate, in_fresh_process, paired_ratio, peak_growth  # isort: skip
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
+from benchmark.harness import Spread, alternate, in_fresh_process, paired_ratio, peak_growth  # isort: skip
 import mmdet
 import torch
 from mmengine.config import Config

@@ -13,10 +13,12 @@ Example:
 """
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
 from eomt_mm.apis import init_model, load_config  # isort: skip
 import numpy as np
 import torch
@@ -27,10 +29,10 @@ from PIL import Image
 from torch import Tensor
 from transformers import EomtForUniversalSegmentation, EomtImageProcessor
 
-from eomt_mm.benchmarking.configs import test_pipeline
-from eomt_mm.benchmarking.inputs import write_image
-from eomt_mm.benchmarking.models import keep_queries
-from eomt_mm.benchmarking.side_by_side import Call, Spread, alternate, paired_ratio
+from benchmark.configs import test_pipeline
+from benchmark.harness import Call, Spread, alternate, paired_ratio
+from benchmark.inputs import write_image
+from benchmark.models import keep_queries
 from eomt_mm.checkpoints.exporting import export_huggingface
 
 

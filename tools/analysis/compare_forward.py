@@ -12,11 +12,14 @@ Example:
 
 import argparse
 import statistics
+import sys
 import tempfile
 from functools import partial
+from pathlib import Path
 from typing import Any
 
-from eomt_mm.benchmarking.side_by_side import Spread, alternate, paired_ratio  # isort: skip
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
+from benchmark.harness import Spread, alternate, paired_ratio  # isort: skip
 import torch
 from torch import Tensor, nn
 from transformers import EomtConfig, EomtForUniversalSegmentation

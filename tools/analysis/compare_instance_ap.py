@@ -9,11 +9,13 @@ Examples:
 
 import argparse
 import json
+import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
 import eomt_mm  # noqa: F401  isort: skip
 import cv2
 import numpy as np
@@ -22,7 +24,7 @@ from mmdet.datasets import CocoDataset
 from mmdet.evaluation import CocoMetric
 from pycocotools import mask as mask_api
 
-from eomt_mm.benchmarking.side_by_side import resident
+from benchmark.harness import resident
 from eomt_mm.evaluation.instance_ap import InstanceAP
 
 SIZE, NUM_CLASSES, TRUTHS_PER_IMAGE = (480, 640), 80, 7

@@ -18,10 +18,13 @@ Examples:
 """
 
 import argparse
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
 from eomt_mm.core.geometry import Padding, Size  # isort: skip  before the hosts
 import torch
 import torch.nn.functional as F
@@ -29,7 +32,7 @@ from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
 from torch import Tensor
 
-from eomt_mm.benchmarking.side_by_side import Spread, alternate, in_fresh_process, paired_ratio, peak_growth
+from benchmark.harness import Spread, alternate, in_fresh_process, paired_ratio, peak_growth
 from eomt_mm.models.heads import EoMTDetHead
 
 THINGS, STUFF = 80, 53  # COCO

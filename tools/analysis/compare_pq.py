@@ -84,6 +84,7 @@ def write_data(folder: Path, num_images: int, size: tuple[int, int], num_segment
 
 def with_eomt_mm(folder: Path, in_memory: bool) -> tuple[float, Numbers]:
     """Seconds and numbers of `pq_of_files`."""
+    sys.path.append(str(Path(__file__).resolve().parents[1]))
     from eomt_mm.evaluation import panoptic_files, panoptic_image
 
     read: Any = panoptic_image.read_panoptic_png
@@ -153,7 +154,7 @@ def largest_difference(ours: Numbers, theirs: Numbers) -> float:
 def compare(args: argparse.Namespace, folder: Path, in_memory: bool) -> str:
     """One line: times of both sides, ratio and difference."""
     import eomt_mm  # noqa: F401
-    from eomt_mm.benchmarking.side_by_side import Spread, paired_ratio
+    from benchmark.harness import Spread, paired_ratio
 
     pythons = dict(zip(SIDES, (sys.executable, args.panopticapi_python), strict=True))
     seconds: dict[str, list[float]] = {side: [] for side in SIDES}

@@ -13,10 +13,13 @@ Example:
 
 import argparse
 import statistics
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
-from eomt_mm.benchmarking.side_by_side import alternate, in_fresh_process, paired_ratio, resident  # isort: skip
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # isort: skip
+from benchmark.harness import alternate, in_fresh_process, paired_ratio, resident  # isort: skip
 import torch
 from compare_forward import (  # type: ignore[import-not-found]
     MODELS,

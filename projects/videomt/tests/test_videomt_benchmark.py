@@ -1,4 +1,4 @@
-"""VidEoMT in the comparison of speeds: eomt_mm/benchmarking/video.py and build.py, and videomt's compare_speed.py."""
+"""VidEoMT in the comparisons of tools/benchmark: videomt/benchmarking.py, and compare_speed.py."""
 
 import json
 from collections.abc import Callable
@@ -9,13 +9,11 @@ import pytest
 import torch
 from benchmark_sides import VIDEO, mask2former, ours, video
 from tool_runs import CONFIGS, small
+from videomt.benchmarking import VideoSide, make_clips
 
-from eomt_mm.benchmarking.build import build_side
-from eomt_mm.benchmarking.inputs import make_clips, write_image
-from eomt_mm.benchmarking.measure import measure
-from eomt_mm.benchmarking.memory import peak_memory
-from eomt_mm.benchmarking.sides import Side
-from eomt_mm.benchmarking.video import VideoSide
+from benchmark.inputs import write_image
+from benchmark.measure import build_side, measure, peak_memory
+from benchmark.sides import Side
 
 IMAGE_SIZE = (48, 80)
 TASKS = ('instance', 'panoptic', 'semantic')

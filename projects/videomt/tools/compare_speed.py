@@ -23,16 +23,16 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # isort: skip
-from eomt_mm.benchmarking.side_by_side import alternate, paired_ratio  # isort: skip
+sys.path.append(str(Path(__file__).resolve().parents[3] / 'tools'))  # isort: skip
+from benchmark.harness import alternate, paired_ratio  # isort: skip
 import torch
 from torch import Tensor, nn
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 from videomt.formats import HUGGING_FACE
 from videomt.network import VidEoMTHead, videomt_forward
 
-from eomt_mm.benchmarking.configs import is_video, side_config
-from eomt_mm.benchmarking.models import build_model
-from eomt_mm.benchmarking.report import spread
+from benchmark.configs import is_video, side_config
+from benchmark.models import build_model
 from eomt_mm.checkpoints.describe import describe
 from eomt_mm.checkpoints.rules import map_to_theirs
 from eomt_mm.core.backbone import PlainViT
@@ -186,7 +186,7 @@ def main() -> None:
         for name, values in seconds.items():
             frame = 1e3 * statistics.median(values) / args.frames
             ratio = paired_ratio(values, seconds['eomt'])
-            print(f'| {model} | {name} | {frame:.0f} ms | {spread(ratio, 1, 3)} |', flush=True)
+            print(f'| {model} | {name} | {frame:.0f} ms | {ratio.text(1, 3)} |', flush=True)
 
 
 if __name__ == '__main__':

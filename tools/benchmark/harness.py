@@ -1,16 +1,18 @@
-"""Times and peak memory of several sides in one run: they take turns, and ratios are of neighbours in time."""
+"""Time and peak memory of several sides in one run: they take turns, and ratios are of neighbours in time."""
 
+import ctypes
 import multiprocessing
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 Call = Callable[[], Any]
+CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
 @dataclass(frozen=True)
@@ -29,8 +31,13 @@ class Spread:
         low, median, high = statistics.quantiles(values, n=4, method='inclusive')
         return cls(median, low, high)
 
+    def text(self, scale: float, digits: int) -> str:
+        """Median and quartiles in brackets, each times ``scale``."""
+        median, low, high = (f'{value * scale:.{digits}f}' for value in (self.median, self.low, self.high))
+        return f'{median} [{low}, {high}]'
 
-def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 2) -> dict[str, list[float]]:
+
+def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each call, round by round, in reversed order every second round.
 
     Args:
@@ -51,8 +58,9 @@ def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 2) -> dict[s
 
 
 def synchronize() -> None:
-    """Waits for the accelerator, where one is in use."""
-    if torch.cuda.is_available() and torch.cuda.is_initialized():
+    """Wait for the accelerator, where one is in use."""
+    torch = sys.modules.get('torch')
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
 
 
@@ -67,14 +75,21 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
+def settled() -> int:
+    """Resident bytes of this process, with freed memory given back to the system (Linux)."""
+    with suppress(AttributeError):  # another C library than glibc
+        ctypes.CDLL(None).malloc_trim(0)
+    return resident('VmRSS')
+
+
 def peak_growth(call: Call) -> int:
     """Bytes by which one call raises the resident set of this process at most (Linux).
 
     Call it by :func:`in_fresh_process`, after a small problem: in processes that had done other work (a test suite, on
     Linux 6.18) growths of 0 were read.
     """
-    Path('/proc/self/clear_refs').write_text('5')  # the peak starts anew from what is resident now
-    before = resident('VmRSS')
+    before = settled()
+    CLEAR_REFS.write_text('5')  # the peak starts anew from what is resident now
     call()
     return resident('VmHWM') - before
 

@@ -1,17 +1,24 @@
-"""A side whose model segments videos: its frames hand their state on."""
+"""VidEoMT in tools/benchmark: a side whose frames pass their state on. Importing it registers the side."""
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import torch
+from mmdet.structures import DetDataSample, TrackDataSample
+from mmdet.structures.mask import BitmapMasks
+from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
+from mmengine.structures import InstanceData
 from torch import Tensor
 
-from eomt_mm.benchmarking.inputs import make_clips
-from eomt_mm.benchmarking.models import class_counts
-from eomt_mm.benchmarking.side_by_side import Call
-from eomt_mm.benchmarking.sides import RESULTS, SMALL, Side
+from benchmark.configs import Size, is_video
+from benchmark.harness import Call
+from benchmark.inputs import NUM_THINGS, metainfo_of, rectangles, stripes
+from benchmark.models import class_counts, is_ours
+from benchmark.sides import PROJECT_SIDES, RESULTS, SMALL, Side
 
 FRAME_RESULTS = RESULTS | dict(instance='pred_track_instances')
 
@@ -28,6 +35,10 @@ class VideoSide(Side):
     Raises:
         ValueError: the spec asks for what the full stage does not do.
     """
+
+    @staticmethod
+    def takes(cfg: Config) -> bool:
+        return is_video(cfg) and is_ours(cfg)
 
     @cached_property
     def network(self) -> Callable[..., Any]:
@@ -88,3 +99,47 @@ class VideoSide(Side):
             self.network = torch.compile(self.network, mode=mode)
         else:
             super().compile()
+
+
+def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, num_stuff: int) -> dict[str, Any]:
+    """Clips with tracks, as a loader gives them to a data preprocessor.
+
+    Args:
+        task: 'semantic', 'instance' or 'panoptic'.
+        size: height and width of the frames.
+        batch: number of clips.
+        frames: of each clip.
+        num_things, num_stuff: classes of the model; those of a semantic one are all stuff here.
+
+    Returns:
+        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: what :func:`~benchmark.inputs.make_batch` has for
+        one image, standing still, each thing and each class of stuff with a mask and an id.
+    """
+    if task == 'semantic':
+        num_things, num_stuff = 0, num_things + num_stuff
+    rng = np.random.default_rng(0)
+    clips = [torch.from_numpy(rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8)) for _ in range(batch)]
+    samples = []
+    for _ in clips:
+        frame = _tracks(rng, size, num_things, num_stuff)
+        samples.append(TrackDataSample(video_data_samples=[copy.deepcopy(frame) for _ in range(frames)]))
+    return dict(inputs=clips, data_samples=samples)
+
+
+def _tracks(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
+    labels, masks = np.zeros(0, np.int64), np.zeros((0, *size), np.uint8)
+    if num_things:
+        labels, masks = rng.integers(0, num_things, NUM_THINGS), rectangles(rng, size)[0]
+    if num_stuff:
+        label_map = stripes(rng, size, num_things + np.arange(num_stuff)).numpy()
+        classes = np.unique(label_map)
+        labels = np.concatenate([labels, classes])
+        masks = np.concatenate([masks, (label_map == classes[:, None, None]).astype(np.uint8)])
+    sample = DetDataSample(metainfo=metainfo_of(size))
+    sample.gt_instances = InstanceData(
+        labels=torch.from_numpy(labels), masks=BitmapMasks(masks, *size), instances_ids=torch.arange(len(labels))
+    )
+    return sample
+
+
+PROJECT_SIDES.append(VideoSide)

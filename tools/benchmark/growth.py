@@ -8,9 +8,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 
-from eomt_mm.benchmarking.measure import Result, measure
-from eomt_mm.benchmarking.report import BLUE, markdown, megabytes, save, spread
-from eomt_mm.benchmarking.sides import Spec
+from benchmark.measure import Result, measure
+from benchmark.report import BLUE, markdown, megabytes, milliseconds, save
+from benchmark.sides import Spec
 
 AXES: dict[str, tuple[int, ...]] = dict(
     size=(320, 480, 640, 800, 960, 1280), batch=(1, 2, 4, 8), queries=(50, 100, 200, 400)
@@ -68,7 +68,7 @@ def growth_table(growth: Growth) -> str:
             [
                 f'{axis} {value}',
                 f'{result.flops / 1e9:.1f}',
-                spread(result.time, 1e3, 0 if result.time.median > 0.1 else 2),
+                milliseconds(result.time),
                 f'{result.flops / 1e9 / result.time.median:.0f}',
                 megabytes(result.memory),
             ]

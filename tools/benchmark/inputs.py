@@ -1,18 +1,17 @@
-"""Images, clips and targets for a comparison, generated: the same for every side, in the forms that the hosts read."""
+"""Images and targets for a comparison, generated: the same for every side, in the forms that the hosts read."""
 
-import copy
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample, TrackDataSample
+from mmdet.structures import DetDataSample
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 
-from eomt_mm.benchmarking.configs import Size
+from benchmark.configs import Size
 from eomt_mm.fileio.writing import written_aside
 from eomt_mm.synthetic.shapes import draw_scene
 
@@ -49,56 +48,15 @@ def make_batch(task: str, size: Size, batch: int, num_things: int, num_stuff: in
     return dict(inputs=images, data_samples=samples)
 
 
-def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, num_stuff: int) -> dict[str, Any]:
-    """Clips with tracks, as a loader gives them to a data preprocessor.
-
-    Args:
-        task: 'semantic', 'instance' or 'panoptic'.
-        size: height and width of the frames.
-        batch: number of clips.
-        frames: of each clip.
-        num_things, num_stuff: classes of the model; those of a semantic one are all stuff here.
-
-    Returns:
-        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: what :func:`make_batch` has for one image, standing
-        still, each thing and each class of stuff with a mask and an id.
-    """
-    if task == 'semantic':
-        num_things, num_stuff = 0, num_things + num_stuff
-    rng = np.random.default_rng(0)
-    clips = [torch.from_numpy(rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8)) for _ in range(batch)]
-    samples = []
-    for _ in clips:
-        frame = _tracks(rng, size, num_things, num_stuff)
-        samples.append(TrackDataSample(video_data_samples=[copy.deepcopy(frame) for _ in range(frames)]))
-    return dict(inputs=clips, data_samples=samples)
-
-
-def _tracks(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
-    labels, masks = np.zeros(0, np.int64), np.zeros((0, *size), np.uint8)
-    if num_things:
-        labels, masks = rng.integers(0, num_things, NUM_THINGS), _rectangles(rng, size)[0]
-    if num_stuff:
-        stripes = _stripes(rng, size, num_things + np.arange(num_stuff)).numpy()
-        classes = np.unique(stripes)
-        labels = np.concatenate([labels, classes])
-        masks = np.concatenate([masks, (stripes == classes[:, None, None]).astype(np.uint8)])
-    sample = DetDataSample(metainfo=_metainfo(size))
-    sample.gt_instances = InstanceData(
-        labels=torch.from_numpy(labels), masks=BitmapMasks(masks, *size), instances_ids=torch.arange(len(labels))
-    )
-    return sample
-
-
 def _seg_sample(rng: np.random.Generator, size: Size, num_classes: int) -> SegDataSample:
-    sample = SegDataSample(metainfo=_metainfo(size))
-    sample.gt_sem_seg = PixelData(data=_stripes(rng, size, np.arange(num_classes)))
+    sample = SegDataSample(metainfo=metainfo_of(size))
+    sample.gt_sem_seg = PixelData(data=stripes(rng, size, np.arange(num_classes)))
     return sample
 
 
 def _det_sample(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
-    masks, boxes = _rectangles(rng, size)
-    sample = DetDataSample(metainfo=_metainfo(size))
+    masks, boxes = rectangles(rng, size)
+    sample = DetDataSample(metainfo=metainfo_of(size))
     sample.gt_instances = InstanceData(
         labels=torch.from_numpy(rng.integers(0, num_things, NUM_THINGS)),
         masks=BitmapMasks(masks, *size),
@@ -106,11 +64,11 @@ def _det_sample(rng: np.random.Generator, size: Size, num_things: int, num_stuff
     )
     if num_stuff:
         stuff = num_things + np.arange(num_stuff)
-        sample.gt_sem_seg = PixelData(sem_seg=_stripes(rng, size, stuff))
+        sample.gt_sem_seg = PixelData(sem_seg=stripes(rng, size, stuff))
     return sample
 
 
-def _rectangles(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray]:
+def rectangles(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, np.ndarray]:
     """Masks (``NUM_THINGS``, H, W), 0 and 1, and boxes (``NUM_THINGS``, 4) x1, y1, x2, y2."""
     (h, w), masks = size, np.zeros((NUM_THINGS, *size), np.uint8)
     tops, lefts = rng.integers(0, h // 2, NUM_THINGS), rng.integers(0, w // 2, NUM_THINGS)
@@ -121,18 +79,18 @@ def _rectangles(rng: np.random.Generator, size: Size) -> tuple[np.ndarray, np.nd
     return masks, np.stack([lefts, tops, rights, bottoms], axis=1)
 
 
-def _stripes(rng: np.random.Generator, size: Size, labels: np.ndarray) -> torch.Tensor:
+def stripes(rng: np.random.Generator, size: Size, labels: np.ndarray) -> torch.Tensor:
     """Label map (1, H, W) of horizontal stripes of some of the ``labels``."""
     chosen = rng.permutation(labels)[:NUM_STUFF]
     rows = np.repeat(chosen, -(-size[0] // len(chosen)))[: size[0]]
     return torch.from_numpy(rows).view(1, -1, 1).expand(1, *size).contiguous()
 
 
-def _metainfo(size: Size) -> dict[str, Any]:
+def metainfo_of(size: Size) -> dict[str, Any]:
     return dict(ori_shape=size, img_shape=size, pad_shape=size, batch_input_shape=size, scale_factor=(1.0, 1.0))
 
 
 def blank_samples(task: str, size: Size, batch: int) -> list[Any]:
     """Samples of images that already are the network's input; heads of mmdet ask them for sizes."""
     kind = SegDataSample if task == 'semantic' else DetDataSample
-    return [kind(metainfo=_metainfo(size)) for _ in range(batch)]
+    return [kind(metainfo=metainfo_of(size)) for _ in range(batch)]

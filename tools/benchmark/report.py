@@ -15,9 +15,9 @@ import mmseg
 import timm
 import torch
 
-from eomt_mm.benchmarking.measure import Result
-from eomt_mm.benchmarking.side_by_side import Spread
-from eomt_mm.benchmarking.sides import Spec
+from benchmark.harness import Spread
+from benchmark.measure import Result
+from benchmark.sides import Spec
 from eomt_mm.fileio.writing import written_aside
 
 WHAT = dict(
@@ -99,10 +99,10 @@ def table(results: Sequence[Result]) -> str:
             result.name,
             f'{result.parameters / 1e6:.1f} M',
             f'{result.flops / 1e9:.1f}',
-            spread(result.time, 1e3, 0 if result.time.median > 0.1 else 2),
+            milliseconds(result.time),
             f'{result.images_per_second:.2f}',
             megabytes(result.memory),
-            spread(result.speedup, 1, 2) + ' x' if result.speedup else '',
+            result.speedup.text(1, 2) + ' x' if result.speedup else '',
             '; '.join(result.attention),
         ]
         row[1:1] = ['{} x {}'.format(*result.input_size)] if with_sizes else []
@@ -110,8 +110,8 @@ def table(results: Sequence[Result]) -> str:
     return markdown(rows, header)
 
 
-def spread(values: Spread, scale: float, digits: int) -> str:
-    return f'{values.median * scale:.{digits}f} [{values.low * scale:.{digits}f}, {values.high * scale:.{digits}f}]'
+def milliseconds(seconds: Spread) -> str:
+    return seconds.text(1e3, 0 if seconds.median > 0.1 else 2)
 
 
 def megabytes(count: int | None) -> str:
@@ -127,11 +127,11 @@ def main_metric(metrics: dict[str, float]) -> str:
     return ', '.join(f'{key} {value:.3g}' for key, value in list(metrics.items())[:1])
 
 
-def write_json(path: Path, env: dict[str, Any], results: Sequence[Result]) -> None:
-    """Everything, all rounds included."""
-    sides = [dict(asdict(result), time=asdict(result.time)) for result in results]
+def write_json(path: Path, env: dict[str, Any], sides: Sequence[Any], **more: Any) -> None:
+    """Write everything, all rounds included."""
+    content = dict(environment=env, **more, sides=[dict(asdict(side), time=asdict(side.time)) for side in sides])
     with written_aside(path) as aside:
-        aside.write_text(json.dumps(dict(environment=env, sides=sides), indent=1, default=str) + '\n')
+        aside.write_text(json.dumps(content, indent=1, default=str) + '\n')
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:

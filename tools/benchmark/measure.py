@@ -1,15 +1,21 @@
-"""Measures the sides of a comparison, in turns."""
+"""Measure the sides of a comparison of configs, in turns."""
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from eomt_mm.benchmarking.build import build_side
-from eomt_mm.benchmarking.flops import observe
-from eomt_mm.benchmarking.memory import peak_memory
-from eomt_mm.benchmarking.models import deformable_attention
-from eomt_mm.benchmarking.side_by_side import Spread, alternate, in_fresh_process, paired_ratio
-from eomt_mm.benchmarking.sides import Side, Spec
+import torch
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from benchmark.configs import is_video, side_config
+from benchmark.flops import observe
+from benchmark.harness import CLEAR_REFS, Spread, alternate, in_fresh_process, paired_ratio, peak_growth
+from benchmark.models import deformable_attention, is_ours
+from benchmark.projects import import_adapters
+from benchmark.sides import PROJECT_SIDES, Side, Spec
+from eomt_mm.apis.model import local_checkpoint
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -25,12 +31,12 @@ class Result:
         task: of the config.
         input_size: height and width that the network read.
         parameters: their number.
-        flops: of a call, see :func:`~eomt_mm.benchmarking.flops.observe`; in training forward, loss and backward; over
-            the spec's frames.
+        flops: of a call, see :func:`~benchmark.flops.observe`; in training forward, loss and backward; over the
+            spec's frames.
         attention: kernels that ran in a call, and how often.
         seconds: of each round's call.
         speedup: over the first side, of the rounds' ratios.
-        memory: bytes at most, see :func:`~eomt_mm.benchmarking.memory.peak_memory`; None: not measured.
+        memory: bytes at most, see :func:`~benchmark.measure.peak_memory`; None: not measured.
         accuracy: metrics of the config's own test.
     """
 
@@ -72,7 +78,7 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
     _check_tasks(sides)
     results = _attempt(_observe, sides, specs)
     calls = {str(k): side.call for k, side in enumerate(sides)}
-    for result, seconds in zip(results, alternate(calls, rounds, warmup=1).values(), strict=True):
+    for result, seconds in zip(results, alternate(calls, rounds).values(), strict=True):
         result.seconds = seconds
         result.speedup = paired_ratio(results[0].seconds, seconds)
     calls.clear()
@@ -82,6 +88,63 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
             on_cuda = result.spec.device.startswith('cuda')
             result.memory = peak_memory(result.spec) if on_cuda else in_fresh_process(peak_memory, result.spec)
     return results
+
+
+def build_side(spec: Spec) -> Side:
+    """The side of a spec: that of the project whose model it is, else a :class:`~benchmark.sides.Side`.
+
+    Raises:
+        ValueError: it is a host's model for videos; or what the model says of its config.
+    """
+    cfg = side_config(spec.config)
+    if not is_video(cfg):
+        return Side(spec)
+    import_adapters()
+    for kind in PROJECT_SIDES:
+        if kind.takes(cfg):
+            return kind(spec)
+    raise ValueError(f"{cfg.model.type} is a host's model for videos: of these only the projects' own are timed")
+
+
+def peak_memory(spec: Spec) -> int | None:
+    """Bytes of a call at most: weights, optimiser's states, and what the call adds to them.
+
+    Returns:
+        on CUDA by the allocator; on the CPU by the resident set of an eager call (run it in a fresh process: what was
+        freed before is not seen again), None outside Linux.
+    """
+    on_cuda = spec.device.startswith('cuda')
+    if not on_cuda and not CLEAR_REFS.exists():
+        return None
+    side = build_side(spec)
+    side.forward_small()
+    if spec.stage == 'train':
+        side.model.train()
+    if not on_cuda:
+        return side.resident_bytes() + peak_growth(side.call)
+    side.compile()
+    side.call()
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    side.call()
+    return side.resident_bytes() + torch.cuda.max_memory_allocated() - before
+
+
+def accuracy(spec: Spec, data_root: str | None) -> dict[str, float]:
+    """Metrics of the config's test, at the config's own size and batch.
+
+    Args:
+        spec: with a checkpoint.
+        data_root: folder or zip file of the data set; None: the config's.
+    """
+    assert spec.checkpoint is not None
+    cfg: Any = side_config(spec.config, options=spec.options, data_root=data_root)
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        cfg.load_from = local_checkpoint(cfg, spec.checkpoint) if is_ours(cfg) else spec.checkpoint
+        runner: Any = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        return {name: float(value) for name, value in runner.test().items()}
 
 
 def _attempt(step: Callable[[T], R], items: Sequence[T], specs: Sequence[Spec]) -> list[R]:
@@ -105,7 +168,7 @@ def _check_tasks(sides: Sequence[Side]) -> None:
 
 
 def _observe(side: Side) -> Result:
-    """Counts in a first call, which is eager; compiles where the spec says so."""
+    """Count in a first call, which is eager; compile where the spec says so."""
     spec = side.spec
     flops, kernels = observe(side.call)
     side.compile()

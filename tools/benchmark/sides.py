@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from mmdet.models.dense_heads import Mask2FormerHead
+from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from eomt_mm.benchmarking.configs import Size, side_config, task_of, test_pipeline, without_targets
-from eomt_mm.benchmarking.inputs import blank_samples, make_batch
-from eomt_mm.benchmarking.models import build_model, class_counts, is_ours, keep_queries, make_optimizer
-from eomt_mm.benchmarking.side_by_side import Call
+from benchmark.configs import Size, is_video, side_config, task_of, test_pipeline, without_targets
+from benchmark.harness import Call
+from benchmark.inputs import blank_samples, make_batch
+from benchmark.models import build_model, class_counts, is_ours, keep_queries, make_optimizer
 
 STAGES = ('model', 'full', 'train')
 RESULTS = dict(
@@ -30,7 +31,7 @@ class Spec:
     """What makes a side; travels to other processes.
 
     Attributes:
-        config: path or name, see :func:`~eomt_mm.benchmarking.configs.find_config`.
+        config: path or name, see :func:`~benchmark.configs.find_config`.
         stage: 'model' (normalised input to logits), 'full' (image file to the result at the image's own size, on the
             CPU) or 'train' (uint8 images and targets to the optimiser's step, the masks of EoMT's joint blocks on).
         size: height and width of the network's input.
@@ -74,17 +75,22 @@ class Spec:
 
 
 class Side:
-    """A built side; of video models see :class:`~eomt_mm.benchmarking.video.VideoSide`.
+    """A built side of images.
 
     Attributes:
         spec: of it.
         cfg: its config.
-        task: see :func:`~eomt_mm.benchmarking.configs.task_of`.
+        task: see :func:`~benchmark.configs.task_of`.
         model: with random weights or the checkpoint's.
         call: runs the stage once.
         input_size: height and width of what the network read in its first call, None before.
         optimizer: AdamW with its states, in the training stage.
     """
+
+    @staticmethod
+    def takes(cfg: Config) -> bool:
+        """Whether sides of this class run the model of a config."""
+        return not is_video(cfg)
 
     def __init__(self, spec: Spec) -> None:
         self.spec = spec
@@ -174,7 +180,7 @@ class Side:
         mode = self.spec.compile_mode
         if mode is None:
             return
-        if is_ours(self.cfg):  # all of the network; the head only judges
+        if is_ours(self.cfg):  # all of the network; the head only scores
             self.model.extract_feat = torch.compile(self.model.extract_feat, mode=mode)
             return
         for name in ('backbone', 'neck', 'panoptic_head', 'decode_head'):
@@ -191,6 +197,9 @@ class Side:
         if self.optimizer is not None:
             tensors += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+PROJECT_SIDES: list[type[Side]] = []  # what projects' adapters add; asked in this order
 
 
 def repeated(call: Call, times: int) -> Call:

@@ -1,1 +1,0 @@
-"""Comparisons side by side, in one run: time, memory, operations."""

@@ -1,0 +1,151 @@
+"""The command line of tools/benchmark.py."""
+
+import argparse
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+from benchmark.configs import Size, find_config, is_video, side_config
+from benchmark.growth import growth_plot, growth_table, measure_growth, parse_axes
+from benchmark.inputs import write_image
+from benchmark.measure import Result, accuracy, measure
+from benchmark.report import caption, environment, plot, table, write_json
+from benchmark.sides import STAGES, Spec
+from eomt_mm.apis.config import load_config
+from eomt_mm.fileio.writing import check_free
+
+CLIP = 5  # frames, as published in training
+COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
+
+
+def parse_args(description: str) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='sides; speed is relative to the first')
+    parser.add_argument('--stage', choices=STAGES, default='model')
+    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N; default: cpu')
+    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help="input; default: the first config's")
+    parser.add_argument('--batch', type=int, default=1, help='images or clips per call; default: 1')
+    parser.add_argument('--frames', type=int, help='per call; default: 5 where a config is for videos, else 1')
+    parser.add_argument('--window', type=int, default=1, help='frames together in a video model; default: 1')
+    parser.add_argument('--whole-video', action='store_true', help='in --stage full; default: frame by frame')
+    parser.add_argument('--rounds', type=int, default=10, help='timed calls of each side; default: 10')
+    parser.add_argument('--amp', choices=['float16', 'bfloat16'], help='mixed precision; default: float32')
+    parser.add_argument('--compile', choices=COMPILE_MODES, help='mode of torch.compile; default: eager')
+    parser.add_argument('--image', help='for --stage full; default: one is drawn, at 3/4 of the size')
+    parser.add_argument('--kept', type=int, default=25, help='queries kept in --stage full, see above; default: 25')
+    parser.add_argument('--checkpoints', nargs='+', metavar='FILE', help='one per config')
+    parser.add_argument('--data-root', help='data set of all configs: adds the accuracy of the checkpoints')
+    parser.add_argument('--growth', nargs='*', metavar='AXIS[=V,V]', help='of one config over size, batch and queries')
+    parser.add_argument('--no-memory', action='store_true', help='do not measure the memory')
+    parser.add_argument('--out', type=Path, metavar='FILE.json', help='all numbers, every round included')
+    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='picture')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides in every config')
+    return parser, parser.parse_args()
+
+
+def check_args(args: argparse.Namespace) -> None:
+    """Raises ValueError or OSError for what cannot be, before anything is built."""
+    for name in ('batch', 'frames', 'window', 'rounds'):
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            raise ValueError(f'--{name} {value}: at least 1')
+    if args.whole_video and args.stage != 'full':
+        raise ValueError('--whole-video is about results: give --stage full')
+    if args.window > 1 and (args.stage == 'train' or (args.stage == 'full' and not args.whole_video)):
+        raise ValueError(f'--window {args.window}: for --stage model, and with --whole-video for --stage full')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        raise ValueError(f'--device {args.device}: torch {torch.__version__} finds no CUDA device')
+    if args.checkpoints and len(args.checkpoints) != len(args.configs):
+        raise ValueError(f'--checkpoints: {len(args.checkpoints)} files for {len(args.configs)} configs; one each')
+    if args.data_root and not args.checkpoints:
+        raise ValueError('--data-root is for the accuracy of checkpoints: give --checkpoints')
+    if args.image and not Path(args.image).is_file():
+        raise FileNotFoundError(f'--image {args.image} does not exist')
+    if args.growth is not None and len(args.configs) > 1:
+        raise ValueError(f'--growth is of one config, not of {len(args.configs)}')
+    for target in (args.out, args.plot):
+        if target is not None:
+            check_free(target)
+
+
+def input_size(args: argparse.Namespace) -> Size:
+    """As given, else of the first config that states one, else 640."""
+    if args.size:
+        return tuple(args.size)
+    for config in args.configs:
+        size = load_config(find_config(config), args.cfg_options).get('img_size')
+        if size is not None:
+            return (size, size) if isinstance(size, int) else tuple(size)
+    return 640, 640
+
+
+def number_of_frames(args: argparse.Namespace) -> int:
+    """As given; else that of a published training clip, where a config is for videos."""
+    videos = any(is_video(side_config(config)) for config in args.configs)
+    if not videos and (args.window > 1 or args.whole_video):
+        raise ValueError('--window and --whole-video: none of the configs is for videos')
+    return args.frames or (CLIP if videos else 1)
+
+
+def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
+    spec = Spec(
+        config='',
+        stage=args.stage,
+        size=size,
+        batch=args.batch,
+        device=args.device,
+        amp=args.amp,
+        compile_mode=args.compile,
+        options=dict(args.cfg_options or {}),
+        image=str(image),
+        kept=args.kept,
+        frames=number_of_frames(args),
+        window=args.window,
+        whole_video=args.whole_video,
+    )
+    checkpoints = args.checkpoints or [None] * len(args.configs)
+    return [
+        replace(spec, config=config, checkpoint=checkpoint)
+        for config, checkpoint in zip(args.configs, checkpoints, strict=True)
+    ]
+
+
+def run(args: argparse.Namespace, specs: list[Spec]) -> None:
+    env, results = environment(args.device), list[Result]()
+    if args.growth is not None:
+        growth = measure_growth(specs[0], parse_axes(args.growth), args.rounds, not args.no_memory)
+        results = [result for points in growth.values() for result in points.values()]
+        title = f'{specs[0].name}: {caption(specs[0], results[0].task, args.rounds, env)}'
+        print(f'{title}\n\n{growth_table(growth)}')
+        if args.plot:
+            growth_plot(args.plot, growth, title)
+    else:
+        results = measure(specs, args.rounds, not args.no_memory)
+        if args.data_root:
+            for result in results:
+                result.accuracy = accuracy(result.spec, args.data_root)
+        title = caption(specs[0], results[0].task, args.rounds, env)
+        print(f'{title}\n\n{table(results)}')
+        if args.plot:
+            plot(args.plot, results, title)
+    if args.out:
+        write_json(args.out, env, results)
+
+
+def main(description: str) -> None:
+    """Parse the command line and compare; errors end in a usage line."""
+    parser, args = parse_args(description)
+    try:
+        check_args(args)
+        if args.growth is not None:
+            parse_axes(args.growth)
+        size = input_size(args)
+        with tempfile.TemporaryDirectory() as folder:
+            # COCO's images are smaller than the input too: the result is resized.
+            image = Path(args.image or write_image(Path(folder) / 'image.jpg', (size[0] * 3 // 4, size[1] * 3 // 4)))
+            run(args, make_specs(args, size, image))
+    except (ValueError, OSError, ImportError) as error:
+        parser.error(str(error))
