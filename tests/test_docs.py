@@ -21,12 +21,13 @@ from markdown.extensions.toc import slugify
 from eomt_mm.apis.config_names import find_config
 
 README = ROOT / 'README.md'
-NAMED = [README, *PAGES, ROOT / 'projects' / 'videomt' / 'README.md']
+TOP = [ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md')]
+NAMED = [*TOP, *PAGES, *sorted(ROOT.glob('projects/*/README.md'))]
 BIN = Path(sys.executable).parent
 
 
 def name_of(path: Path) -> str:
-    return path.name
+    return path.relative_to(ROOT).as_posix()
 
 
 @pytest.mark.parametrize('page', NAMED, ids=name_of)
@@ -71,6 +72,16 @@ def test_links_resolve(page: Path) -> None:
         target = page.parent / path if path else page
         assert target.exists(), link
         assert not anchor or anchor in anchors(target), link
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    text = (DOCS / 'guarantees.md').read_text()
+    paths = [*(ROOT / 'tests').rglob('test_*.py'), *ROOT.glob('projects/*/tests/test_*.py')]
+    sources = {path.name: path.read_text() for path in paths}
+    defined = set(re.findall(r'def (test_\w+)', '\n'.join(sources.values())))
+    files, tests = re.findall(r'test_\w+\.py', text), re.findall(r'::(test_\w+)', text)
+    assert len(files) > 60 and set(files) <= set(sources)
+    assert len(tests) > 30 and set(tests) <= defined
 
 
 def test_every_package_has_a_page_of_reference() -> None:
