@@ -1,4 +1,4 @@
-"""Writes docs/model_zoo.md from the configs' docstrings and the metafiles.
+"""Write docs/model_zoo.md from the configs' docstrings and the metafiles.
 
 Example:
     python tools/analysis/model_zoo.py        # after a config was added or changed; a test compares
@@ -20,15 +20,15 @@ TITLE = re.compile(r'(?P<model>EoMT-\w DINOv\d), (?P<data>.+?) (?P<task>\w+), (?
 RESULT = re.compile(r'((?:PQ|AP|mIoU) [\d.]+) \((.+?)\)')
 HEAD = """# Model zoo
 
-Every config with its task, input size, published result and command. Written by `python tools/analysis/model_zoo.py`.
+Pick a config; run the command of its row. `python tools/analysis/model_zoo.py` writes this page.
 
-**No number was reproduced here**: this project's machine has neither the data sets nor a GPU. "EoMT" is the authors'
-model zoo; "LightlyTrain" its documentation, for recipes of its own on the same model and size; a dash means that nobody
-published the combination, and the config's docstring says from which rule its numbers follow. Batch: 16 images per
-step (4 processes x 4). Weights are the authors' released files; [checkpoints.md](checkpoints.md) says how they load.
+**No number was reproduced here**: this project has neither the data sets nor the GPU time. "EoMT" is the authors' model
+zoo; "LightlyTrain" is its documentation, for its own recipes on the same model and size. A dash means that nobody published
+the combination; the config's docstring then names the rule that its numbers follow. All train with 16 images per step (4
+processes with 4). Weights are the authors' files; see [checkpoints](checkpoints.md).
 
-Millions of parameters: S 23 to 25, B 92 to 95, L 315 to 322, g 1,164 to 1,171 (with DINOv2 positions grow with the
-input).
+Millions of parameters: S 23 to 25, B 92 to 95, L 315 to 322, g 1,164 to 1,171. With DINOv2 they grow with the input, whose
+positions are learned.
 """
 
 

@@ -1,7 +1,7 @@
 """EoMT-B DINOv3, COCO-Stuff 164k semantic, 512 px: mIoU 52.0 (LightlyTrain, its own recipe of 88k steps).
 
 Not published by EoMT's authors; here schedule and annealing of COCO panoptic, augmentation of ADE20K semantic
-without colours, of which COCO has none.
+without colour jitter, as for COCO panoptic.
 """
 _base_ = [
     '../_base_/recipes/coco_semantic.py',

@@ -1,4 +1,4 @@
-"""A tiny EoMT from scratch at 256 px on ADE20K semantic: to see that data and program fit, not for results."""
+"""A tiny EoMT from scratch at 256 px on ADE20K semantic: to check that data and code work, not for results."""
 _base_ = [
     '../_base_/recipes/ade20k_semantic.py',
     '../_base_/backbones/tiny_scratch.py',

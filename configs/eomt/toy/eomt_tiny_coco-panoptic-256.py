@@ -1,4 +1,4 @@
-"""A tiny EoMT from scratch at 256 px on COCO panoptic: to see that data and program fit, not for results."""
+"""A tiny EoMT from scratch at 256 px on COCO panoptic: to check that data and code work, not for results."""
 _base_ = [
     '../_base_/recipes/coco_panoptic.py',
     '../_base_/backbones/tiny_scratch.py',

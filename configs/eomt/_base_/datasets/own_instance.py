@@ -1,4 +1,4 @@
-"""One's own data in COCO's instance format; the leaf states data_root and metainfo (classes).
+"""Your own data in COCO's instance format; the leaf states data_root and metainfo (classes).
 
 Without other names in the leaf: images/{train,val}/ and annotations/instances_{train,val}.json.
 """

@@ -1,4 +1,4 @@
-"""One's own data in COCO's panoptic format; the leaf states data_root and metainfo (thing_classes, stuff_classes).
+"""Your own data in COCO's panoptic format; the leaf states data_root and metainfo (thing_classes, stuff_classes).
 
 Without other names in the leaf: images/{train,val}/, annotations/panoptic_{train,val}.json and, beside each json, the
 folder of PNGs of the same name.

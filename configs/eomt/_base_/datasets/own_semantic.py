@@ -1,4 +1,4 @@
-"""One's own images and label maps (class k has value k, 255 = void); the leaf states data_root and metainfo (classes).
+"""Your own images and label maps (class k has value k, 255 = void); the leaf states data_root and metainfo (classes).
 
 Without other names in the leaf: images/{train,val}/*.jpg and, of the same names, labels/{train,val}/*.png. Other values
 in the files: label_ids of LoadSemanticMap. Other endings: img_suffix, seg_map_suffix. Augmentation as for ADE20K.

@@ -1,4 +1,4 @@
-"""One's own data, panoptic; class counts follow from the leaf's metainfo. See docs/custom_data.md."""
+"""Your own data, panoptic; class counts follow from the leaf's metainfo. See docs/custom_data.md."""
 _base_ = ['../runtime/det.py', '../datasets/own_panoptic.py', '../models/panoptic.py']
 model = dict(
     data_preprocessor=dict(img_size=_base_.img_size),

@@ -1,4 +1,4 @@
-"""Step 3: the Transformer decoder attends to the ViT's own scale alone; masks are still read off at a quarter."""
+"""Step 3: the Transformer decoder attends to the ViT's own scale alone; masks are still predicted at a quarter of the size."""
 
 _base_ = ['./without_pixel_decoder.py']
 model = dict(

@@ -1,4 +1,4 @@
-"""Step 2: the pyramid goes to the Transformer decoder as it is."""
+"""Step 2: the pyramid feeds the Transformer decoder directly."""
 
 _base_ = ['./vit_mask2former.py']
 model = dict(

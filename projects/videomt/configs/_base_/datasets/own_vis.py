@@ -1,4 +1,4 @@
-"""One's own videos in YouTube-VIS's format, instances; the leaf states data_root and metainfo.classes.
+"""Your own videos in YouTube-VIS's format, instances; the leaf states data_root and metainfo.classes.
 
 Folders: train.json, valid.json (both with annotations) and train/JPEGImages, valid/JPEGImages. Categories of the json
 are found by the names in metainfo.

@@ -1,7 +1,7 @@
 """YouTube-VIS 2019: 40 classes; training clips mixed 1 : 1 with pseudo-clips of COCO.
 
 The public validation json has no annotations: `VideoInstanceAP` with format_only and out_dir writes what the server
-takes; for numbers of one's own, hold out training videos.
+takes; for numbers of your own, hold out training videos.
 """
 
 _base_ = ['./vis_pipelines.py']

@@ -1,6 +1,6 @@
 """YouTube-VIS 2022: trained on 2021, evaluated on the long videos of 2022 (AP^L: gt_long.json has their annotations).
 
-Where that file is not at hand, valid.json lists all videos, without annotations. --data-root moves the evaluation, and
+Without that file use valid.json, which lists all videos without annotations. --data-root moves the evaluation, and
 train_dataloader.dataset.datasets.0.data_root the training.
 """
 

@@ -1,4 +1,4 @@
-"""One's own videos, instances; the number of classes follows from the leaf's metainfo."""
+"""Your own videos, instances; the number of classes follows from the leaf's metainfo."""
 
 _base_ = ['../model.py', '../datasets/own_vis.py']
 model = dict(
