@@ -1,6 +1,6 @@
 """EoMT-S DINOv2, COCO-Stuff 164k semantic, 512 px: nobody published it.
 
-Here schedule and annealing of COCO panoptic, augmentation of ADE20K semantic without colour jitter, as for COCO panoptic.
+Schedule and annealing of COCO panoptic; augmentation of ADE20K semantic, without colour jitter as for COCO panoptic.
 """
 _base_ = [
     '../_base_/recipes/coco_semantic.py',

@@ -1,4 +1,4 @@
-"""Step 3: the Transformer decoder attends to the ViT's own scale alone; masks are still predicted at a quarter of the size."""
+"""Step 3: the Transformer decoder attends to the ViT's own scale only; masks are still predicted at a quarter."""
 
 _base_ = ['./without_pixel_decoder.py']
 model = dict(
