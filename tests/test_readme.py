@@ -1,4 +1,4 @@
-"""The README's configs for one's own data load and train."""
+"""Configs for your own data: the README's example loads, the other two tasks read their files."""
 
 import re
 from pathlib import Path
