@@ -3,6 +3,9 @@
 Queries are chosen by their class logits *before* their masks are resized: only masks that can appear in the result
 are ever brought to the image's size. Large maps are made and used up in parts, which bounds the memory and lets a CPU
 find them in its cache; only the order in which sums are rounded differs from computing them whole.
+
+The steps of the rules take batches of any number of dimensions and can be exported: graphs
+(:mod:`eomt_mm.export.postprocess`) and videos reuse them.
 """
 
 import math
@@ -57,13 +60,22 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
     Returns:
         (B, K, *size), at least 0; not normalised.
     """
-    probs = class_logits.float().softmax(-1)[..., :-1].mT  # (B, K, Q)
-    scores = probs.new_empty(*probs.shape[:2], *size)
+    probs = class_probs(class_logits)
+    scores = probs.new_empty(len(probs), probs.shape[-1], *size)
     for image_scores, image_probs, masks in zip(scores, probs, mask_logits, strict=True):
         for top, strip in resized_strips(masks.float(), size):  # (Q, rows, W)
-            summed = image_probs @ strip.sigmoid().flatten(1)
-            image_scores[:, top : top + strip.shape[1]] = summed.view(-1, *strip.shape[1:])
+            image_scores[:, top : top + strip.shape[1]] = sum_of_masks(image_probs, strip)
     return scores
+
+
+def class_probs(class_logits: Tensor) -> Tensor:
+    """Probabilities (..., Q, K) of the classes without "no object", from logits (..., Q, K + 1)."""
+    return class_logits.float().softmax(-1)[..., :-1]
+
+
+def sum_of_masks(probs: Tensor, mask_logits: Tensor) -> Tensor:
+    """Sum over queries of p(class) (..., Q, K) times p(mask) of logits (..., Q, H, W): (..., K, H, W)."""
+    return (probs.mT @ mask_logits.sigmoid().flatten(-2)).unflatten(-1, mask_logits.shape[-2:])
 
 
 def instance_prediction(
@@ -80,19 +92,42 @@ def instance_prediction(
         to_image: brings mask logits to the image's size.
         max_per_image: number of instances.
     """
-    num_classes = class_logits.shape[-1] - 1
-    probs = class_logits.float().softmax(-1)[:, :-1].flatten()
-    scores, pairs = probs.topk(min(max_per_image, len(probs)), sorted=False)
-    pairs, order = pairs.sort()  # those of one query side by side
-    queries, counts = (pairs // num_classes).unique_consecutive(return_counts=True)
+    scores, queries, labels = best_pairs(class_logits, max_per_image)
+    queries, counts = queries.unique_consecutive(return_counts=True)  # pairs of one query stand side by side
     masks, quality = [], []
     for chosen, repeats in zip(queries.split(MAPS_AT_ONCE), counts.split(MAPS_AT_ONCE), strict=True):
-        logits = to_image(mask_logits[chosen].float())  # each chosen query once
-        inside = logits > 0
-        inner_sum = logits.sigmoid().mul_(inside).sum((1, 2))
-        quality.append((inner_sum / (areas(inside) + 1e-6)).repeat_interleave(repeats))
+        inside, inner_mean = masks_and_quality(to_image(mask_logits[chosen].float()))  # each chosen query once
+        quality.append(inner_mean.repeat_interleave(repeats))
         masks.append(inside.repeat_interleave(repeats, dim=0))
-    return Instances(labels=pairs % num_classes, scores=scores[order] * torch.cat(quality), masks=torch.cat(masks))
+    return Instances(labels=labels, scores=scores * torch.cat(quality), masks=torch.cat(masks))
+
+
+def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """The pairs of query and class with the largest probabilities.
+
+    Args:
+        class_logits: (..., Q, K + 1).
+        number: how many; all where there are fewer.
+        best_first: in order of their probabilities; otherwise of query, then class.
+
+    Returns:
+        probabilities (..., M), queries and classes (..., M), int64.
+    """
+    probs = class_probs(class_logits)
+    num_classes = probs.shape[-1]
+    probs = probs.flatten(-2)
+    scores, pairs = probs.topk(min(number, probs.shape[-1]), sorted=best_first)
+    if not best_first:
+        pairs, order = pairs.sort()
+        scores = scores.gather(-1, order)
+    return scores, pairs // num_classes, pairs % num_classes
+
+
+def masks_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Masks (..., H, W) bool of logits at the image's size, and the mean (...) of p(mask) inside, 0 where empty."""
+    inside = mask_logits > 0
+    inner_sum = mask_logits.sigmoid().mul_(inside).sum((-2, -1))
+    return inside, inner_sum / (areas(inside) + 1e-6)
 
 
 def panoptic_prediction(
@@ -121,80 +156,122 @@ def panoptic_prediction(
     Returns:
         map (H, W) int32 of segment ids, 0 = void, and the segments.
     """
-    num_classes = class_logits.shape[-1] - 1
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    kept = (labels != num_classes) & (scores > score_thr)
-    scores, labels, mask_logits = scores[kept], labels[kept], mask_logits[kept].float()
-    if len(scores) == 0:
+    scores, labels, kept = choose_queries(class_logits, score_thr)
+    scores, labels, mask_logits = scores[kept][None], labels[kept][None], mask_logits[kept].float()
+    if len(mask_logits) == 0:
         return torch.zeros_like(to_image(mask_logits).sum(0), dtype=torch.int32), []
+    parts = (to_image(logits).sigmoid()[None] for logits in mask_logits.split(MAPS_AT_ONCE))
+    codes, pixels = win_pixels(scores, parts)
+    opened, ids = number_segments(labels, pixels, num_things, overlap_thr)
+    of_queries = zip(*torch.cat([opened, labels]).tolist(), scores[0].tolist(), strict=True)
+    segments = [Segment(id_, label, score) for id_, label, score in of_queries if id_]
+    return segment_map(codes, ids)[0], segments
 
-    # p(mask) >= 0.5 is asked of the products: rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
+
+def choose_queries(class_logits: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Probability and index (..., Q) of each query's best class, and whether it takes part, from (..., Q, K + 1)."""
+    scores, labels = class_logits.float().softmax(-1).max(-1)
+    return scores, labels, (labels != class_logits.shape[-1] - 1) & (scores > score_thr)
+
+
+def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Gives each pixel to the query of largest p(class) * p(mask), the first among equals.
+
+    Args:
+        scores: p(class), (N, Q).
+        parts: p(mask) of queries in their order, (N, n, H, W) each, changed here; Q in all, at least one.
+        kept: (N, Q) bool, the queries that take part; None: all.
+
+    Returns:
+        codes (N, H, W) int64: 1 + the query that wins the pixel, 0 where its p(mask) is below 0.5; and the pixels
+        (N, 3, Q) of each query: won, with p(mask) >= 0.5, both.
+    """
     inside_areas: list[Tensor] = []
 
     def products() -> Iterator[Tensor]:
-        for weights, logits in zip(scores.split(MAPS_AT_ONCE), mask_logits.split(MAPS_AT_ONCE), strict=True):
-            part = to_image(logits).sigmoid().mul_(weights[:, None, None])
-            inside_areas.append(areas(part >= weights[:, None, None] / 2))
-            yield part
+        start = 0
+        for probs in parts:
+            part = slice(start, start + probs.shape[1])
+            start = part.stop
+            weights = scores[:, part, None, None]
+            product = probs.mul_(weights)
+            # Rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
+            inside_areas.append(areas(product >= weights / 2))
+            yield product if kept is None else torch.where(kept[:, part, None, None], product, -1.0)
 
-    best, winner = max_of_parts(products())
-    codes = torch.where(best >= (scores / 2)[winner], winner + 1, 0)  # of the pixels inside; 0: void
-    won_area = winner.flatten().bincount(minlength=len(scores))
-    final_area = codes.flatten().bincount(minlength=len(scores) + 1)[1:]
-    table = torch.stack([labels, won_area, torch.cat(inside_areas), final_area])  # one transfer
-    ids, segments = number_segments(table.tolist(), scores.tolist(), num_things, overlap_thr)
-    return torch.tensor([0, *ids], dtype=torch.int32, device=codes.device)[codes], segments
+    best, winner = max_of_parts(products(), dim=1)
+    size, best, winner = best.shape[1:], best.flatten(1), winner.flatten(1)
+    codes = torch.where(best >= (scores / 2).gather(1, winner), winner + 1, 0)
+    won, final = counts_of(winner, scores.shape[1]), counts_of(codes, scores.shape[1] + 1)[:, 1:]
+    return codes.unflatten(1, size), torch.stack([won, torch.cat(inside_areas, 1), final], dim=1)
 
 
 def number_segments(
-    table: list[list[int]], scores: list[float], num_things: int, overlap_thr: float
-) -> tuple[list[int], list[Segment]]:
-    """Which queries become segments.
+    labels: Tensor, pixels: Tensor, num_things: int, overlap_thr: float, kept: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Which queries become segments, numbered from 1 in their order; stuff of one class is one segment.
 
     Args:
-        table: for each query its label, the pixels it won, those with p(mask) >= 0.5, and those with both.
-        scores: class probability of each query.
+        labels: (N, Q), class indices.
+        pixels: (N, 3, Q), see :func:`win_pixels`.
         num_things, overlap_thr: see :func:`panoptic_prediction`.
+        kept: (N, Q) bool, the queries that take part; None: all.
 
     Returns:
-        the segment id of each query, 0 where it is dropped, and the segments.
+        id of the segment that each query opens, and of the segment that it belongs to: (N, Q) int64, 0 for none.
     """
-    ids: list[int] = []
-    segments: list[Segment] = []
-    stuff_ids: dict[int, int] = {}
-    for score, label, won, inside, final in zip(scores, *table, strict=True):
-        if min(won, inside, final) == 0 or won / inside < overlap_thr:
-            ids.append(0)
-            continue
-        if label not in stuff_ids:
-            segments.append(Segment(len(segments) + 1, label, score))
-            if label >= num_things:
-                stuff_ids[label] = len(segments)
-        ids.append(stuff_ids.get(label, len(segments)))
-    return ids, segments
+    won, inside, final = pixels.unbind(1)
+    found = (won > 0) & (inside > 0) & (final > 0) & (won.double() / inside.clamp(min=1) >= overlap_thr)
+    if kept is not None:
+        found = found & kept
+    num_queries = labels.shape[1]
+    index = torch.arange(num_queries, device=labels.device)
+    same = (labels[:, :, None] == labels[:, None]) & (labels >= num_things)[:, None]
+    same = (same | (index[:, None] == index)) & found[:, None]  # (N, Q, Q): merged stuff, and each with itself
+    first = torch.where(same, index, num_queries).amin(2)  # the query that opens the segment
+    opens = found & (first == index)
+    opened = opens.long().cumsum(1) * opens
+    return opened, opened.gather(1, first.clamp(max=num_queries - 1)) * found
 
 
-def max_of_parts(parts: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
-    """Maximum over dimension 0 of maps (N, H, W) that come in parts, and its index, the first among equals.
+def segment_map(codes: Tensor, ids: Tensor) -> Tensor:
+    """Maps (N, H, W) int32 of segment ids, 0 = void, from codes of :func:`win_pixels` and ids (N, Q)."""
+    ids = torch.cat([torch.zeros_like(ids[:, :1]), ids], dim=1).int()  # void stays 0
+    return ids.gather(1, codes.flatten(1)).unflatten(1, codes.shape[1:])
 
-    Equal to ``torch.cat(parts).max(0)``, but for NaN. At least one part.
+
+def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]:
+    """Maximum over dimension ``dim`` of maps that come in parts, and its index, the first among equals.
+
+    Equal to ``torch.cat(parts, dim).max(dim)``, but for NaN. At least one part.
     """
     best = winner = torch.empty(0)
     start = 0
     for part in parts:
-        value, index = part.max(0)
+        value, index = part.max(dim)
         if start == 0:
             best, winner = value, index
         else:
             winner = torch.where(value > best, index + start, winner)
             best = torch.maximum(value, best)
-        start += len(part)
+        start += part.shape[dim]
     return best, winner
 
 
 def areas(masks: Tensor) -> Tensor:
-    """Pixels (N,) int64 of masks (N, H, W) bool. torch sums bytes on a CPU ten times as fast as bools."""
-    return masks.view(torch.uint8).sum((1, 2), dtype=torch.int32).long()
+    """Pixels (...) int64 of masks (..., H, W) bool."""
+    if torch.compiler.is_compiling():
+        return masks.long().sum((-2, -1))
+    # torch sums bytes on a CPU ten times as fast as bools
+    return masks.view(torch.uint8).sum((-2, -1), dtype=torch.int32).long()
+
+
+def counts_of(codes: Tensor, num_codes: int) -> Tensor:
+    """How often each of 0 ... num_codes - 1 occurs in codes (N, L): (N, num_codes) int64."""
+    if torch.compiler.is_compiling():  # bincount has no ONNX operator; float32 is exact up to 2^24
+        zeros = torch.zeros(codes.shape[0], num_codes, device=codes.device)
+        return zeros.scatter_add(1, codes, torch.ones_like(codes, dtype=torch.float32)).long()
+    return torch.stack([of_image.bincount(minlength=num_codes) for of_image in codes])
 
 
 def resized_strips(maps: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:

@@ -8,6 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from eomt_mm.core.geometry import Size, resize
+from eomt_mm.core.postprocess import (
+    best_pairs,
+    choose_queries,
+    class_probs,
+    masks_and_quality,
+    number_segments,
+    segment_map,
+    sum_of_masks,
+    win_pixels,
+)
 
 # Query maps resized together; more would only take more memory (16 maps of 640 x 640 are 26 MB per image).
 MAPS_AT_ONCE = 16
@@ -44,9 +54,7 @@ class SemanticLabels(Postprocess):
     outputs = dict(label_map='int32 (N, H, W), class indices')
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
-        probs = class_logits.softmax(-1)[..., :-1].mT  # (N, K, Q)
-        masks = resize(mask_logits, size).sigmoid().flatten(2)  # (N, Q, H * W)
-        return ((probs @ masks).argmax(1).unflatten(1, size).int(),)
+        return (sum_of_masks(class_probs(class_logits), resize(mask_logits, size)).argmax(1).int(),)
 
 
 class TopInstances(Postprocess):
@@ -66,19 +74,11 @@ class TopInstances(Postprocess):
         self.max_per_image = max_per_image
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
-        num_classes = class_logits.shape[-1] - 1
-        probs = class_logits.softmax(-1)[..., :-1].flatten(1)
-        scores, pairs = probs.topk(min(self.max_per_image, probs.shape[1]))
-        pairs, order = pairs.sort()
-        queries = (pairs // num_classes)[..., None, None].expand(-1, -1, *mask_logits.shape[2:])
-        masks, quality = [], []
-        for chosen in mask_logits.gather(1, queries).split(MAPS_AT_ONCE, dim=1):
-            logits = resize(chosen, size)
-            inside = logits > 0
-            inner_sum = (logits.sigmoid() * inside).sum((2, 3))
-            quality.append(inner_sum / (inside.float().sum((2, 3)) + 1e-6))
-            masks.append(inside)
-        return pairs % num_classes, scores.gather(1, order) * torch.cat(quality, 1), torch.cat(masks, 1)
+        scores, queries, labels = best_pairs(class_logits, self.max_per_image)
+        chosen = mask_logits.gather(1, queries[..., None, None].expand(-1, -1, *mask_logits.shape[2:]))
+        parts = [masks_and_quality(resize(part, size)) for part in chosen.split(MAPS_AT_ONCE, dim=1)]
+        masks, quality = (torch.cat(found, 1) for found in zip(*parts, strict=True))
+        return labels, scores * quality, masks
 
 
 class PanopticMap(Postprocess):
@@ -103,58 +103,8 @@ class PanopticMap(Postprocess):
         self.overlap_thr = overlap_thr
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
-        scores, labels = class_logits.softmax(-1).max(-1)  # (N, Q)
-        kept = (labels != class_logits.shape[-1] - 1) & (scores > self.score_thr)
-        winner, codes, inside_area = self._winners(scores, kept, mask_logits, size)
-        won_area = counts(winner, scores.shape[1])
-        final_area = counts(codes, scores.shape[1] + 1)[:, 1:]
-        found = kept & (won_area > 0) & (inside_area > 0) & (final_area > 0)
-        found &= won_area.double() / inside_area.clamp(min=1) >= self.overlap_thr
-        opened, ids = self._number(labels, found)
-        ids = torch.cat([torch.zeros_like(ids[:, :1]), ids], dim=1)  # void stays 0
-        return ids.gather(1, codes).unflatten(1, size).int(), opened.int(), labels, scores
-
-    def _winners(self, scores: Tensor, kept: Tensor, logits: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-        """Which query has which pixels.
-
-        Queries that are not kept count as -1, below every product. Where none is kept query 0 wins, inside nowhere.
-
-        Returns:
-            the kept query that wins each pixel (N, H * W); the same plus 1, but 0 where its p(mask) is below 0.5; how
-            many pixels (N, Q) each query has where it is not.
-        """
-        best, winner, codes = (torch.zeros(0),) * 3
-        areas = []
-        for start in range(0, logits.shape[1], MAPS_AT_ONCE):
-            part = slice(start, min(start + MAPS_AT_ONCE, logits.shape[1]))
-            weights = scores[:, part, None]
-            product = resize(logits[:, part], size).sigmoid().flatten(2) * weights  # (N, n, H * W)
-            areas.append((product >= weights / 2).float().sum(2))
-            value, index = torch.where(kept[:, part, None], product, -1.0).max(1)
-            index = index + start
-            code = torch.where(value >= scores.gather(1, index) / 2, index + 1, 0)
-            if start == 0:
-                best, winner, codes = value, index, code
-                continue
-            better = value > best
-            best = torch.maximum(value, best)
-            winner, codes = torch.where(better, index, winner), torch.where(better, code, codes)
-        return winner, codes, torch.cat(areas, 1)
-
-    def _number(self, labels: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-        """Segment that each query opens and segment that it belongs to, both (N, Q) and 0 for none."""
-        num_queries = labels.shape[1]
-        index = torch.arange(num_queries, device=labels.device)
-        same = (labels[:, :, None] == labels[:, None]) & (labels >= self.num_things)[:, None]
-        same = (same | (index[:, None] == index)) & found[:, None]  # (N, Q, Q): merged stuff, and each with itself
-        first = torch.where(same, index, num_queries).amin(2)  # the query that opens the segment
-        opens = found & (first == index)
-        opened = opens.long().cumsum(1) * opens
-        ids = opened.gather(1, first.clamp(max=num_queries - 1)) * found
-        return opened, ids
-
-
-def counts(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each of 0 ... num_codes - 1 occurs in codes (N, L): float32 (N, num_codes), exact up to 2^24."""
-    zeros = torch.zeros(codes.shape[0], num_codes, device=codes.device)
-    return zeros.scatter_add(1, codes, torch.ones_like(codes, dtype=torch.float32))
+        scores, labels, kept = choose_queries(class_logits, self.score_thr)
+        parts = (resize(part, size).sigmoid() for part in mask_logits.split(MAPS_AT_ONCE, dim=1))
+        codes, pixels = win_pixels(scores, parts, kept)
+        opened, ids = number_segments(labels, pixels, self.num_things, self.overlap_thr, kept)
+        return segment_map(codes, ids), opened.int(), labels, scores

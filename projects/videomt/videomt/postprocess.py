@@ -16,7 +16,14 @@ from mmengine.structures import InstanceData, PixelData
 from torch import Tensor
 
 from eomt_mm.core.geometry import Padding, resize
-from eomt_mm.core.postprocess import MAPS_AT_ONCE, areas, max_of_parts, number_segments
+from eomt_mm.core.postprocess import (
+    MAPS_AT_ONCE,
+    best_pairs,
+    choose_queries,
+    class_probs,
+    number_segments,
+    win_pixels,
+)
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
 from eomt_mm.models.heads import boxes_of_masks
@@ -79,10 +86,8 @@ def choose_tracks(class_logits: Tensor, max_per_video: int = 10) -> Tracks:
         class_logits: (Q, K + 1), averaged over frames.
         max_per_video: number of tracks.
     """
-    num_classes = class_logits.shape[-1] - 1
-    probs = class_logits.float().softmax(-1)[:, :-1].flatten()
-    scores, pairs = probs.topk(min(max_per_video, len(probs)))
-    return Tracks(pairs, pairs // num_classes, pairs % num_classes, scores)
+    scores, queries, labels = best_pairs(class_logits, max_per_video, best_first=True)
+    return Tracks(queries * (class_logits.shape[-1] - 1) + labels, queries, labels, scores)
 
 
 def instance_frames(tracks: Tracks, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
@@ -107,52 +112,35 @@ def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules
         rules: see :class:`Rules`.
     """
     num_classes = class_logits.shape[-1] - 1
-    scores, labels = class_logits.float().softmax(-1).max(-1)
-    queries = ((labels != num_classes) & (scores > rules.score_thr)).nonzero()[:, 0]
+    scores, labels, chosen = choose_queries(class_logits, rules.score_thr)
+    queries = chosen.nonzero()[:, 0]
     scores, labels = scores[queries], labels[queries]
     if len(queries) == 0:
         for _ in range(len(masks)):
             yield torch.full(geometry.ori_size, num_classes, dtype=torch.int32, device=scores.device)
         return
 
-    counts = torch.zeros(3, len(queries), dtype=torch.long, device=scores.device)
+    pixels = torch.zeros(1, 3, len(queries), dtype=torch.long, device=scores.device)
     kept = []
     for frame in range(len(masks)):
-        codes, frame_counts = _compete(scores, masks, frame, queries, geometry)
-        counts += frame_counts
-        kept.append(RunMap.of(codes.to(torch.int16).cpu().numpy()))  # until the areas of the whole video are known
-    table = torch.cat([labels[None], counts]).tolist()
-    ids, _ = number_segments(table, scores.tolist(), rules.num_things, rules.overlap_thr)
+        codes, of_frame = win_pixels(scores[None], _mask_probs(masks, frame, queries, geometry))
+        pixels += of_frame
+        kept.append(RunMap.of(codes[0].to(torch.int16).cpu().numpy()))  # until the areas of the whole video are known
+    _, ids = number_segments(labels[None], pixels, rules.num_things, rules.overlap_thr)
     values = [
         num_classes if not id_ else label + INSTANCE_OFFSET * (query + 1) * (label < rules.num_things)
-        for id_, label, query in zip(ids, labels.tolist(), queries.tolist(), strict=True)
+        for id_, label, query in zip(*torch.stack([ids[0], labels, queries]).tolist(), strict=True)
     ]
     lookup = np.array([num_classes, *values], np.int32)
     for codes_of_frame in kept:
         yield torch.from_numpy(lookup[codes_of_frame.expand()]).to(scores.device)
 
 
-def _compete(scores: Tensor, masks: Masks, frame: int, queries: Tensor, geometry: Padding) -> tuple[Tensor, Tensor]:
-    """Who wins the pixels of a frame: codes (H, W), 0 = void and n the n-th query, and (3, N) pixels of each query.
-
-    The pixels: those it won, those with p(mask) >= 0.5, those with both.
-    """
-    inside_areas: list[Tensor] = []
+def _mask_probs(masks: Masks, frame: int, queries: Tensor, geometry: Padding) -> Iterator[Tensor]:
+    """p(mask) (1, n, H, W) of the queries in a frame, in parts: probabilities are resized to the frame's own size."""
     to_input = replace(geometry, ori_size=geometry.resized_size)
-
-    def products() -> Iterator[Tensor]:
-        for weights, chosen in zip(scores.split(MAPS_AT_ONCE), queries.split(MAPS_AT_ONCE), strict=True):
-            probs = to_input.invert(masks[frame, chosen].float()).sigmoid()
-            part = resize(probs, geometry.ori_size) * weights[:, None, None]
-            # Rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
-            inside_areas.append(areas(part >= weights[:, None, None] / 2))
-            yield part
-
-    best, winner = max_of_parts(products())
-    codes = torch.where(best >= (scores / 2)[winner], winner + 1, 0)
-    won = winner.flatten().bincount(minlength=len(scores))
-    final = codes.flatten().bincount(minlength=len(scores) + 1)[1:]
-    return codes, torch.stack([won, torch.cat(inside_areas), final])
+    for chosen in queries.split(MAPS_AT_ONCE):
+        yield resize(to_input.invert(masks[frame, chosen].float()).sigmoid(), geometry.ori_size)[None]
 
 
 def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
@@ -163,13 +151,14 @@ def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> It
         masks: logits of all frames.
         geometry: of the frames.
     """
-    probs = class_logits.float().softmax(-1)[:, :-1]  # (Q, K)
+    probs = class_probs(class_logits)  # (Q, K)
     queries = torch.arange(len(probs))
     scores = probs.new_empty(probs.shape[1], geometry.ori_size[0] * geometry.ori_size[1])
     for frame in range(len(masks)):
         scores.zero_()
         for weights, chosen in zip(probs.split(MAPS_AT_ONCE), queries.split(MAPS_AT_ONCE), strict=True):
             inside = geometry.invert(masks[frame, chosen].float()).sigmoid()
+            # added in place: a second map of all classes takes hundreds of megabytes
             scores.addmm_(weights.mT, inside.flatten(1))
         yield scores.argmax(0).view(geometry.ori_size)
 
