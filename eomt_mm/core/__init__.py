@@ -1,2 +1,2 @@
 """EoMT in plain PyTorch and timm: backbone, network, head, masked attention, matcher, criterion, targets, geometry,
-post-processing, schedules. Reads no file and knows no host."""
+post-processing, augmentation, schedules. Reads no file and knows no host."""

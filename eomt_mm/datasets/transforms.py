@@ -1,19 +1,24 @@
 """Augmentation and resizing as published (detectron2-style colours, truncating scale jitter, nearest masks)."""
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
-import mmcv
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
 from mmdet.datasets.transforms import PackDetInputs
 from mmdet.structures.mask import BitmapMasks
 from mmengine.structures import InstanceData, PixelData
-from PIL import Image
-from torchvision.transforms.v2 import functional as colour
 
+from eomt_mm.core.augment import (
+    NearestCrop,
+    change_colours,
+    crop_image,
+    draw_colour_changes,
+    draw_crop,
+    fitting_size,
+    resize_image,
+)
 from eomt_mm.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -26,34 +31,6 @@ META_KEYS = (
 def _as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
     h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
     return int(h), int(w)
-
-
-def _resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """uint8 (h, w, 3) to (*size, 3), antialiased bilinear (PIL; cv2 differs by up to 58 levels when shrinking)."""
-    if image.shape[:2] == size:
-        return image
-    return mmcv.imresize(image, size[::-1], interpolation='bilinear', backend='pillow')
-
-
-def _crop_of_resized(
-    image: np.ndarray, size: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
-) -> np.ndarray:
-    """``_resize_image(image, size)[top : top + h, left : left + w]`` without computing the rest.
-
-    PIL rounds the part's coordinates to float32: of 1,000 values about 3 differ, by a level or two.
-    """
-    regions, box, lengths = [], [], []
-    for old, new, start, length in zip(image.shape, size, corner, crop, strict=False):
-        end = min(start + length, new)
-        scale = old / new
-        reach = math.ceil(max(scale, 1)) + 1  # of the filter, in source pixels
-        first, last = max(0, int(start * scale) - reach), min(old, math.ceil(end * scale) + reach)
-        regions.append(slice(first, last))
-        box.append((start * scale - first, min(end * scale - first, last - first)))
-        lengths.append(end - start)
-    part = Image.fromarray(np.ascontiguousarray(image[tuple(regions)]))
-    (top, bottom), (left, right) = box
-    return np.asarray(part.resize(lengths[::-1], Image.Resampling.BILINEAR, (left, top, right, bottom)))
 
 
 @TRANSFORMS.register_module()
@@ -91,10 +68,8 @@ class ResizeToInput(BaseTransform):
                 f'image {results.get("img_path")} has {w} x {h} pixels, more than {self.max_aspect:g} to 1, and its '
                 f'short side is resized to {min(self.img_size)}: cut it, or raise max_aspect of ResizeToInput'
             )
-        ratios = self.img_size[0] / h, self.img_size[1] / w
-        factor = min(ratios) if self.fit == 'inside' else max(ratios)
-        size = max(1, round(h * factor)), max(1, round(w * factor))
-        results['img'] = _resize_image(results['img'], size)
+        size = fitting_size((h, w), self.img_size, self.fit == 'inside')
+        results['img'] = resize_image(results['img'], size)
         results['img_shape'] = size
         results['scale_factor'] = (size[1] / w, size[0] / h)
         results['keep_ratio'] = True
@@ -126,16 +101,11 @@ class ColorJitter(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Reads and writes ``img``, uint8 BGR (h, w, 3)."""
-        order = ['brightness', 'saturation', 'hue']
-        order.insert(1 if np.random.rand() < 0.5 else 3, 'contrast')
-        chosen = [name for name in order if np.random.rand() < 0.5]
-        if not chosen:
-            return results
-        image = torch.from_numpy(results['img'][..., ::-1].transpose(2, 0, 1).copy())
-        for name in chosen:
-            centre, spread = (0 if name == 'hue' else 1), self.ranges[name]
-            image = getattr(colour, f'adjust_{name}')(image, np.random.uniform(centre - spread, centre + spread))
-        results['img'] = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])
+        changes = draw_colour_changes(**self.ranges)
+        if changes:
+            image = torch.from_numpy(results['img'][..., ::-1].transpose(2, 0, 1).copy())
+            image = change_colours(image, changes)
+            results['img'] = np.ascontiguousarray(image.numpy().transpose(1, 2, 0)[..., ::-1])
         return results
 
 
@@ -170,33 +140,16 @@ class ScaleJitterCrop(BaseTransform):
         source_size = results['img'].shape[:2]
         has_targets = _num_targets(results) > 0
         for _ in range(self.max_tries):
-            size, corner = self._draw(source_size)
-            cut = self._cut_targets(results, _NearestCrop(source_size, size, corner, self.img_size))
+            size, corner = draw_crop(source_size, self.img_size, self.scale_range)
+            cut = self._cut_targets(results, NearestCrop(source_size, size, corner, self.img_size))
             if not has_targets or _num_targets(cut) > 0:
                 break
         results.update(cut)
-        results['img'] = self._crop_image(results['img'], size, corner)
+        results['img'] = crop_image(results['img'], size, corner, self.img_size)
         results['img_shape'] = self.img_size
         return results
 
-    def _draw(self, source_size: tuple[int, int]) -> tuple[tuple[int, int], tuple[int, int]]:
-        """Size after scaling, and top and left of the crop in the padded image."""
-        (h, w), (crop_h, crop_w) = source_size, self.img_size
-        r = min(crop_h / h, crop_w / w) * np.random.uniform(*self.scale_range)
-        size = max(1, int(h * r)), max(1, int(w * r))
-        corner = (
-            np.random.randint(0, max(size[0] - crop_h, 0) + 1),
-            np.random.randint(0, max(size[1] - crop_w, 0) + 1),
-        )
-        return size, corner
-
-    def _crop_image(self, image: np.ndarray, size: tuple[int, int], corner: tuple[int, int]) -> np.ndarray:
-        part = _crop_of_resized(image, size, corner, self.img_size)
-        crop = np.zeros((*self.img_size, *image.shape[2:]), image.dtype)
-        crop[: part.shape[0], : part.shape[1]] = part
-        return crop
-
-    def _cut_targets(self, results: Results, window: '_NearestCrop') -> Results:
+    def _cut_targets(self, results: Results, window: NearestCrop) -> Results:
         cut: Results = {}
         if 'gt_seg_map' in results:
             is_id_map = 'gt_segment_labels' in results
@@ -224,27 +177,6 @@ def _num_targets(results: Results) -> int:
         is_target = seg_map != IGNORE_INDEX if labels is None else (seg_map > 0) & (seg_map <= len(labels))
         return int(is_target.any())
     return 1
-
-
-class _NearestCrop:
-    """Nearest-neighbour resizing and cropping in one look-up, equal to cv2's resize (INTER_NEAREST) and a crop."""
-
-    def __init__(
-        self, source: tuple[int, int], resized: tuple[int, int], corner: tuple[int, int], crop: tuple[int, int]
-    ) -> None:
-        self.size = crop
-        # cv2 takes source pixel floor(i / (resized / source)) for pixel i of the resized map
-        self.rows, self.cols = (
-            np.minimum((np.arange(start, min(start + length, new)) / (new / old)).astype(np.int64), old - 1)
-            for start, length, new, old in zip(corner, crop, resized, source, strict=True)
-        )
-
-    def crop(self, maps: np.ndarray, fill: int) -> np.ndarray:
-        """(..., *source) to (..., *crop), ``fill`` outside the image."""
-        part = maps.take(self.rows, axis=-2).take(self.cols, axis=-1)
-        out = np.full((*maps.shape[:-2], *self.size), fill, maps.dtype)
-        out[..., : part.shape[-2], : part.shape[-1]] = part
-        return out
 
 
 @TRANSFORMS.register_module()

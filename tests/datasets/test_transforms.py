@@ -10,8 +10,9 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from PIL import Image
 from torchvision.transforms.v2 import functional as colour
 
-from eomt_mm.datasets import transforms as transforms_module
-from eomt_mm.datasets.transforms import ColorJitter, PackSegments, ResizeToInput, ScaleJitterCrop, _NearestCrop
+from eomt_mm.core.augment import NearestCrop
+from eomt_mm.datasets import transforms, transforms as transforms_module
+from eomt_mm.datasets.transforms import ColorJitter, PackSegments, ResizeToInput, ScaleJitterCrop
 
 
 def random_image(h: int, w: int, seed: int = 0) -> np.ndarray:
@@ -57,7 +58,7 @@ def test_unknown_fit_is_named() -> None:
 def test_nearest_crop_equals_cv2(source: tuple[int, int], resized: tuple[int, int]) -> None:
     label_map = np.random.default_rng(1).integers(0, 200, source).astype(np.int32)
     whole = cv2.resize(label_map, resized[::-1], interpolation=cv2.INTER_NEAREST)
-    crop = _NearestCrop(source, resized, (5, 7), (48, 48)).crop(label_map, fill=255)
+    crop = NearestCrop(source, resized, (5, 7), (48, 48)).crop(label_map, fill=255)
     expected = np.full((48, 48), 255, np.int32)
     part = whole[5:53, 7:55]
     expected[: part.shape[0], : part.shape[1]] = part
@@ -118,8 +119,8 @@ def test_empty_crop_is_drawn_again_on_the_same_image() -> None:
 
 def test_tries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    draw = ScaleJitterCrop._draw
-    monkeypatch.setattr(ScaleJitterCrop, '_draw', lambda self, size: counted.append(1) or draw(self, size))
+    draw = transforms.draw_crop
+    monkeypatch.setattr(transforms, 'draw_crop', lambda *args: counted.append(1) or draw(*args))
     id_map = np.zeros((400, 400), np.int32)
     id_map[0, 0] = 1
     results = dict(img=random_image(400, 400), gt_seg_map=id_map, gt_segment_labels=np.array([0]))
@@ -135,14 +136,14 @@ def test_tries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize('kind', ['bitmap', 'polygon'])
-def test_instances_are_cut_and_empty_ones_dropped(kind: str) -> None:
+def test_instances_are_cut_and_empty_ones_dropped(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
     h, w = 40, 60
     polygons = [[np.array([2.0, 2, 20, 2, 20, 20, 2, 20])], [np.array([55.0, 35, 59, 35, 59, 39, 55, 39])]]
     masks: Any = PolygonMasks(polygons, h, w)
     if kind == 'bitmap':
         masks = BitmapMasks(masks.to_ndarray(), h, w)
     crop = ScaleJitterCrop(30, (2.0, 2.0))
-    crop._draw = lambda size: ((40, 60), (0, 0))  # type: ignore[method-assign]
+    monkeypatch.setattr(transforms, 'draw_crop', lambda *_: ((40, 60), (0, 0)))
     results = dict(
         img=random_image(h, w), gt_masks=masks, gt_bboxes_labels=np.array([4, 7]), gt_ignore_flags=np.array([0, 0])
     )
