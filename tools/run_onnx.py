@@ -4,6 +4,10 @@
 
 OUT is the image with its segments drawn in; beside it OUT.json lists them: class, score, area, box and mask (COCO's
 uncompressed run lengths). How an image becomes the input, and logits results, is read from the file's metadata.
+
+The rules for results are those of eomt_mm/core/postprocess.py once more, in numpy: this file runs without the package,
+and results in the graph (--with-postprocess) are over one input, so they serve neither an image of several windows nor
+masks at an image's own size. tests/export/test_run_onnx.py compares both.
 """
 
 import argparse
