@@ -28,25 +28,19 @@ def eomt_forward(backbone: PlainViT, head: EoMTHead, images: Tensor) -> Predicti
     Returns:
         class logits and mask logits of each prediction layer: ``num_blocks + 1`` entries each, or 1.
     """
-    class_logits: list[Tensor] = []
-    mask_logits: list[Tensor] = []
-
-    def predict() -> None:
-        classes, masks = predict_layer(backbone, head, tokens)
-        class_logits.append(classes)
-        mask_logits.append(masks)
-
-    first_joint_block = backbone.depth - head.num_blocks
-    tokens = backbone(images, num_blocks=first_joint_block).prepend(head.queries.weight)
+    layers = []
+    first = backbone.depth - head.num_blocks
+    tokens = backbone(images, num_blocks=first).prepend(head.queries.weight)
     for b in range(head.num_blocks):
         query_mask = None
         if head.predicts_before_blocks:
-            predict()
+            layers.append(predict_layer(backbone, head, tokens))
         if head.masks_block(b):
-            query_mask = query_patch_mask(mask_logits[-1], tokens.grid, head.attn_mask_probs[b])
-        tokens = backbone.run_block(tokens, first_joint_block + b, query_mask)
-    predict()
-    return class_logits, mask_logits
+            _, mask_logits = layers[-1]
+            query_mask = query_patch_mask(mask_logits, tokens.grid, head.attn_mask_probs[b])
+        tokens = backbone.run_block(tokens, first + b, query_mask)
+    layers.append(predict_layer(backbone, head, tokens))
+    return [classes for classes, _ in layers], [masks for _, masks in layers]
 
 
 def predict_layer(backbone: PlainViT, head: EoMTHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
