@@ -160,8 +160,8 @@ def test_every_import_is_declared() -> None:
     distributions = importlib.metadata.packages_distributions()
     peers = declared | set(requirements('tests'))  # comparisons with others are for developers
     by_file = {
-        'eomt_mm/apis/web.py': declared | set(requirements('web')),
-        'eomt_mm/apis/web_guard.py': declared | set(requirements('web')),
+        'eomt_mm/web/page.py': declared | set(requirements('web')),
+        'eomt_mm/web/guard.py': declared | set(requirements('web')),
         'eomt_mm/export/onnx.py': declared | set(requirements('export')),
         'tools/run_onnx.py': declared | set(requirements('export')),
     }

@@ -29,10 +29,17 @@ from tqdm import tqdm
 
 from eomt_mm.core.geometry import Padding, pad_bottom_right
 from eomt_mm.datasets.sampling import SeededDataset
-from eomt_mm.engine.pictures import coloured, ground_truth_segments, knows_void, legend_of
-from eomt_mm.visualization import DrawnSegment, draw_segments, side_by_side
+from eomt_mm.models.predictions import drawn_ground_truth, has_void
+from eomt_mm.visualization import (
+    PALETTES,
+    DrawnSegment,
+    distinct_palette,
+    draw_segments,
+    legend_of,
+    side_by_side,
+    with_palette,
+)
 from eomt_mm.visualization.figures import save_picture
-from eomt_mm.visualization.palettes import PALETTES, distinct_palette
 
 MAX_FRAMES = 8  # of a video in a picture
 
@@ -79,16 +86,16 @@ def resized(masks: list[np.ndarray], size: tuple[int, int]) -> Tensor:
 def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], training: bool) -> Iterator[Image.Image]:
     """A picture per input: what the model sees, and the same with its targets."""
     sample = item['data_samples']
-    truth = ground_truth_segments(sample, meta)
+    truth = drawn_ground_truth(sample, meta)
     segments = truth or []
     for image, masks in fed(preprocessor, item, [segment.mask for segment in segments], training):
         drawn = [DrawnSegment(m, s.name, s.colour) for m, s in zip(masks, segments, strict=True) if m.any()]
         title = 'no ground truth' if truth is None else f'{len(drawn)} target{"" if len(drawn) == 1 else "s"}'
         panels = [
             (f'input, {image.shape[0]} x {image.shape[1]}', draw_segments(image, [])),
-            (title, draw_segments(image, drawn, hatch_void=truth is not None and knows_void(sample))),
+            (title, draw_segments(image, drawn, hatch_void=truth is not None and has_void(sample))),
         ]
-        yield side_by_side(panels, legend_of(drawn, meta))
+        yield side_by_side(panels, legend_of((segment.name for segment in drawn), meta))
 
 
 def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) -> Image.Image:
@@ -134,7 +141,7 @@ def main() -> None:
     cfg = load_config(args.config, args.cfg_options, args.data_root)
     dataset = build_dataset(cfg, args.split, args.seed)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    meta, training = coloured(dataset.metainfo, args.palette), args.split == 'train'
+    meta, training = with_palette(dataset.metainfo, args.palette), args.split == 'train'
     num = args.num if training else min(args.num, len(dataset))
     written = 0
     for position in tqdm(range(num), desc='images', unit=''):

@@ -24,11 +24,10 @@ from collections.abc import Iterable
 from itertools import groupby
 
 # eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, init_inferencer  # isort: skip
+from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, Result, init_inferencer  # isort: skip
 from mmengine.config import DictAction
 
 from eomt_mm.apis.inferencer_parts import AMP_DTYPES, TASKS
-from eomt_mm.apis.inferencer_request import Result
 from eomt_mm.apis.results import summary
 
 ROWS = 20  # of the table
@@ -89,7 +88,7 @@ def main() -> None:
         inferencer = init_inferencer(
             args.config, args.checkpoint, args.cfg_options, device=args.device, task=args.task, amp_dtype=args.amp_dtype
         )
-        kind = 'video' if inferencer.follows_videos else 'image'
+        kind = inferencer.kind
         results = inferencer.stream(
             args.inputs, args.batch_size, args.out_dir, no_save_vis=args.no_pictures, no_save_pred=args.no_results,
             pred_score_thr=args.score_thr, on_error='skip', whole_video=args.whole_video, fps=args.fps,

@@ -22,7 +22,7 @@ from pathlib import Path
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.inputs import find_sources  # isort: skip
-from eomt_mm.apis.web_results import MAX_PIXELS, TIME_LIMIT, load_models
+from eomt_mm.web.results import MAX_PIXELS, TIME_LIMIT, load_models
 
 MAX_SAMPLES = 40
 
@@ -76,7 +76,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and tidies up
     with tempfile.TemporaryDirectory() as uploads:
         os.environ['GRADIO_TEMP_DIR'] = uploads  # gradio would leave them in /tmp
-        from eomt_mm.apis.web import build_page, launch  # imports gradio, which reads these variables
+        from eomt_mm.web.page import build_page, launch  # imports gradio, which reads these variables
 
         try:
             samples = list_samples(args.samples) if args.samples else []

@@ -1,20 +1,23 @@
 """Segments images: from files, folders, arrays or videos to samples, dictionaries, pictures and result files."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.infer import BaseInferencer
 from mmengine.registry import INFERENCERS
 from torch import nn
 from tqdm import tqdm
 
-from eomt_mm.apis.image_loading import ImageLoading, Loaded
 from eomt_mm.apis.inferencer_parts import (
     amp_dtype_of,
     changed,
@@ -25,24 +28,58 @@ from eomt_mm.apis.inferencer_parts import (
     head_settings,
     inferencer_class,
     task_of,
+    test_pipeline,
 )
-from eomt_mm.apis.inferencer_request import Request, Result
 from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_sources, images_of
 from eomt_mm.apis.model import init_model
-from eomt_mm.apis.picture_files import PictureFiles
-from eomt_mm.apis.prediction_files import PredictionFiles
+from eomt_mm.apis.result_files import PictureFiles, PredictionFiles
 from eomt_mm.apis.results import Prediction, prediction_of, summary
 from eomt_mm.checkpoints.formats import HEADS
-from eomt_mm.engine.pictures import Sample, coloured, predicted_segments
-from eomt_mm.visualization import draw_segments
+from eomt_mm.models.predictions import Sample, Segment, drawn_segments, predicted_segments
+from eomt_mm.visualization import DrawnSegment, draw_segments, with_palette
 
 INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
 PICTURES, PREDICTIONS = 'vis', 'preds'
+Item: TypeAlias = dict[str, Any]
+Loaded: TypeAlias = tuple[ImageInput, np.ndarray]  # pixels (H, W, 3), uint8, BGR
 Predicted: TypeAlias = tuple[list[Loaded], list[Any]]  # images and their samples
 
 
+class Result(NamedTuple):
+    """What was found in an image.
+
+    Attributes:
+        name: of the image, see :class:`~eomt_mm.apis.inputs.ImageInput`.
+        prediction: dictionary, see :func:`~eomt_mm.apis.results.prediction_of`, or with ``return_datasamples`` the
+            host's sample, on the CPU.
+        picture: (H, W, 3) uint8 RGB, with ``return_vis``; else None.
+        video: name of the video whose frame it is, of models that follow videos; else None.
+    """
+
+    name: str
+    prediction: Any
+    picture: np.ndarray | None
+    video: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """Arguments of one call of :meth:`EoMTInferencer.stream`, checked; ``options`` are those of a subclass."""
+
+    batch_size: int
+    on_error: str
+    settings: dict[str, Any]
+    score_thr: float
+    files: PredictionFiles | None
+    pictures: PictureFiles | None
+    return_datasamples: bool
+    return_vis: bool
+    print_result: bool
+    options: Mapping[str, Any]
+
+
 @INFERENCERS.register_module(name=['EoMTSegmentor', 'EoMTDetector'])
-class EoMTInferencer(ImageLoading):
+class EoMTInferencer(BaseInferencer):
     """A model with its pre-processing, post-processing and classes, on the conventions of mmengine's inferencers.
 
     The task is the config's. In two lines::
@@ -50,25 +87,32 @@ class EoMTInferencer(ImageLoading):
         inferencer = EoMTInferencer('eomt_dinov2-l_12e_coco-panoptic-640', 'hf://tue-mps/coco_panoptic_eomt_large_640')
         found = inferencer('photos/', batch_size=4, out_dir='results')['predictions']
 
-    :func:`init_inferencer` takes configs of video models, too.
+    :func:`init_inferencer` takes configs of video models, too. A project adds the inferencer of its model as a subclass,
+    registered under the model's name; it may replace every method without an underscore.
 
     Args:
-        config: path, name of a config that comes along (:func:`~eomt_mm.apis.config_names.find_config`), or what
+        config: path, name of a config that is shipped (:func:`~eomt_mm.apis.config_names.find_config`), or what
             :func:`~eomt_mm.apis.load_config` returned.
         checkpoint: in any format that :func:`~eomt_mm.apis.init_model` reads. None: random weights, and a warning.
         device: such as 'cuda:1'. None: the GPU where there is one, else the CPU.
-        task: 'semantic', 'instance' or 'panoptic', where the model must be one of that. None: whatever it is.
+        task: 'semantic', 'instance' or 'panoptic', where the model must be one of that. None: any.
         amp_dtype: 'float16' or 'bfloat16': runs the network in mixed precision, the post-processing in float32.
         cfg_options: overrides of the config, dotted keys to values.
         show_progress: progress bar on stderr, where that is a terminal.
 
+    Attributes:
+        kind: what the results are counted by, 'image' or 'video'.
+        extra_options: further arguments of :meth:`stream` that a subclass has, with their defaults.
+        skipped: files that could not be read, of the last call.
+
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
         ValueError: the model is none of EoMT or of another task, the weights are not this model's, or ``device`` or
-            ``amp_dtype`` cannot be had.
+            ``amp_dtype`` is not available.
     """
 
-    follows_videos = False  # whether frames of a video are segmented together, as subclasses may
+    kind = 'image'
+    extra_options: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -87,10 +131,11 @@ class EoMTInferencer(ImageLoading):
         self.task = task_of(cfg, task)
         self._head = next(head for head in HEADS if head in cfg.model)
         if checkpoint is None:
-            warnings.warn('no checkpoint: the weights are random, and so will be what is found', stacklevel=2)
+            warnings.warn('no checkpoint: the weights are random, and so are the results', stacklevel=2)
         super().__init__(cfg, checkpoint, str(self.device), cfg.get('default_scope'), show_progress)
-        self.meta = coloured(class_meta(self.model.dataset_meta, self.head.num_classes))
+        self.meta = with_palette(class_meta(self.model.dataset_meta, self.head.num_classes))
         self.num_things = getattr(self.head, 'num_things_classes', 0)
+        self.skipped: list[Path] = []
         self._num_unnamed = 0
 
     @property
@@ -106,7 +151,7 @@ class EoMTInferencer(ImageLoading):
         print_result: bool = False,
         **options: Any,
     ) -> dict[str, list[Any]]:
-        """Segments everything, and holds all results in memory; :meth:`stream` has them one at a time.
+        """Segment everything, and hold all results in memory; :meth:`stream` has them one at a time.
 
         Args:
             inputs, return_datasamples, batch_size: see :meth:`stream`.
@@ -117,14 +162,11 @@ class EoMTInferencer(ImageLoading):
             ``predictions``, one per image in their order, and ``visualization``, the pictures with ``return_vis``, else
             an empty list.
         """
-        found: dict[str, list[Any]] = dict(predictions=[], visualization=[])
-        for result in self.stream(
-            inputs, return_datasamples=return_datasamples, batch_size=batch_size, print_result=print_result, **options
-        ):
-            found['predictions'].append(result.prediction)
-            if result.picture is not None:
-                found['visualization'].append(result.picture)
-        return found
+        results = list(
+            self.stream(inputs, batch_size, return_datasamples=return_datasamples, print_result=print_result, **options)
+        )
+        pictures = [result.picture for result in results if result.picture is not None]
+        return dict(predictions=[result.prediction for result in results], visualization=pictures)
 
     def stream(
         self,
@@ -140,28 +182,27 @@ class EoMTInferencer(ImageLoading):
         overlap_thr: float | None = None,
         channel_order: str = 'bgr',
         on_error: str = 'raise',
-        whole_video: bool = False,
-        fps: float | None = None,
+        **options: Any,
     ) -> Iterator[Result]:
-        """Segments image after image, in bounded memory: a batch of images at a time, of videos too.
+        """Segment image after image, in bounded memory: a batch of images at a time, of videos too.
 
         Args:
             inputs: image, video, folder, pattern, array, PIL image or a list of these; see
                 :func:`~eomt_mm.apis.inputs.find_sources`. Sizes may differ within a batch.
             batch_size: images at once.
-            out_dir: folder for pictures (``vis/``, :class:`~eomt_mm.apis.picture_files.PictureFiles`) and results
-                (``preds/``, :class:`~eomt_mm.apis.prediction_files.PredictionFiles`). None or '': none are written.
-            return_datasamples: give the host's samples in place of dictionaries; semantic ones with ``seg_logits``.
-            return_vis: give the pictures.
+            out_dir: folder for pictures (``vis/``, :class:`~eomt_mm.apis.result_files.PictureFiles`) and results
+                (``preds/``, :class:`~eomt_mm.apis.result_files.PredictionFiles`). None or '': none are written.
+            return_datasamples: return the host's samples in place of dictionaries; semantic ones with ``seg_logits``.
+            return_vis: return the pictures.
             no_save_vis, no_save_pred: leave pictures or results out of ``out_dir``.
             print_result: print a line per image.
-            pred_score_thr: least score, in [0, 1]. Instance: of what is given, written and drawn; None: 0.3. Panoptic:
-                the head's ``score_thr``; None: as in the config.
+            pred_score_thr: least score, in [0, 1]. Instance: of what is returned, written and drawn; None: 0.3.
+                Panoptic: the head's ``score_thr``; None: as in the config.
             overlap_thr: panoptic: the head's; None: as in the config.
             channel_order: of arrays, 'bgr' or 'rgb'.
-            on_error: 'raise', or 'skip' to go on after a file that cannot be read; a warning names it, and so does
+            on_error: 'raise', or 'skip' to continue after a file that cannot be read; a warning names it, and so does
                 ``skipped`` afterwards.
-            whole_video, fps: of video models, see their inferencer; others refuse them.
+            **options: of ``extra_options``.
 
         Returns:
             results in the order of images. Files are complete when it is exhausted.
@@ -174,34 +215,36 @@ class EoMTInferencer(ImageLoading):
             raise ValueError(f'batch_size={batch_size}: at least 1')
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error='{on_error}': 'raise' or 'skip'")
-        if not self.follows_videos and (whole_video or fps is not None):
-            raise ValueError(
-                f'whole_video={whole_video}, fps={fps}: for video models; this one segments every image on its own'
-            )
         settings = head_settings(self.task, pred_score_thr, overlap_thr, return_datasamples)
+        options = self._checked_options(options)
         out = Path(out_dir).expanduser() if out_dir else None
-        names = Names(self._num_unnamed)
+        names, self.skipped = Names(self._num_unnamed), []
         ignored = [out / PICTURES, out / PREDICTIONS] if out else []
-        self.skipped: list[Path] = []
-        find = partial(
-            find_sources, inputs, channel_order, names, ignored,
-            unreadable=self.skipped if on_error == 'skip' else None,
-        )  # fmt: skip
-        sources = self._find_sources(find, fps)
+        unreadable = self.skipped if on_error == 'skip' else None
+        find = partial(find_sources, inputs, channel_order, names, ignored, unreadable=unreadable)
+        sources = self.find_sources(find, options)
         self._num_unnamed = names.number
         request = Request(
             batch_size=batch_size,
             on_error=on_error,
             settings=settings,
             score_thr=INSTANCE_SCORE_THR if pred_score_thr is None else pred_score_thr,
-            files=self._prediction_files(out / PREDICTIONS, whole_video) if out and not no_save_pred else None,
+            files=self.prediction_files(out / PREDICTIONS, options) if out and not no_save_pred else None,
             pictures=PictureFiles(out / PICTURES) if out and not no_save_vis else None,
             return_datasamples=return_datasamples,
             return_vis=return_vis,
             print_result=print_result,
-            whole_video=whole_video,
+            options=options,
         )
         return self._results(sources, request)
+
+    def _checked_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The subclass's options with their defaults; others may be None or False only."""
+        unknown = {k: v for k, v in given.items() if k not in self.extra_options and v not in (None, False)}
+        if unknown:
+            stated = ', '.join(f'{name}={value!r}' for name, value in unknown.items())
+            raise ValueError(f'{stated}: {type(self).__name__} has no such option; is it one of video models?')
+        return {name: given.get(name, default) for name, default in self.extra_options.items()}
 
     def _results(self, sources: Sequence[Source], request: Request) -> Iterator[Result]:
         with ExitStack() as stack:
@@ -217,7 +260,7 @@ class EoMTInferencer(ImageLoading):
                     yield image
                     bar.update()
 
-            for loaded, samples in self._predict(sources, request, counted):
+            for loaded, samples in self.predict(sources, request, counted):
                 found = self.postprocess(samples, request.score_thr)
                 drawn: Sequence[np.ndarray | None] = [None] * len(samples)
                 if request.pictures or request.return_vis:
@@ -230,29 +273,61 @@ class EoMTInferencer(ImageLoading):
                     if request.print_result:
                         bar.write(f'{image.name}: {summary(prediction["segments_info"])}')
                     given = sample if request.return_datasamples else prediction
-                    video = image.video.name if image.video and self.follows_videos else None
+                    video = image.video.name if image.video and self.kind == 'video' else None
                     yield Result(image.name, given, picture if request.return_vis else None, video)
 
-    def _find_sources(self, find: Callable[..., list[Source]], fps: float | None) -> Sequence[Source]:
-        """What was given, in the order of the results; ``find`` is ``find_sources`` with its other arguments."""
+    # Steps of a call, in their order -----------------------------------------------------------------------------------
+
+    def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> Sequence[Source]:
+        """What was given, in the order of the results; ``find`` is ``inputs.find_sources`` with its other arguments."""
         return find()
 
-    def _prediction_files(self, folder: Path, whole_video: bool) -> PredictionFiles:
+    def prediction_files(self, folder: Path, options: Mapping[str, Any]) -> PredictionFiles:
         """What writes the results."""
         return PredictionFiles(folder, self.task, self.meta['classes'], self.num_things)
 
-    def _predict(
+    def predict(
         self,
         sources: Sequence[Source],
         request: Request,
         counted: Callable[[Iterable[ImageInput]], Iterator[ImageInput]],
     ) -> Iterator[Predicted]:
-        """Images with their samples, on the CPU; ``counted`` tells the progress bar of the images that it hands on."""
+        """Images with their samples, on the CPU; ``counted`` passes images through and counts them."""
         for loaded, data in self.preprocess(counted(images_of(sources)), request.batch_size, request.on_error):
             yield loaded, self.forward(data, **request.settings)
 
+    def preprocess(
+        self, inputs: Iterable[ImageInput], batch_size: int = 1, on_error: str = 'raise'
+    ) -> Iterator[tuple[list[Loaded], Item]]:
+        """Batches of images as the model takes them, each with what was loaded."""
+        readable = self.readable(inputs, on_error)
+        while batch := list(islice(readable, batch_size)):
+            yield [loaded for loaded, _ in batch], self.packed([item for _, item in batch])
+
+    def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
+        """Images with the items that the pipeline begins with; without bad files that are skipped."""
+        for image in inputs:
+            if image.pixels is not None:
+                pixels = image.pixels()
+                size = pixels.shape[:2]
+                yield (image, pixels), dict(img=pixels, img_path=image.name, img_shape=size, ori_shape=size)
+                continue
+            try:
+                item = self.load_image(dict(img_path=str(image.path)))
+            except (OSError, ValueError) as error:
+                if on_error == 'raise':
+                    raise
+                warnings.warn(f'skipped: {error}', stacklevel=2)
+                self.skipped.append(Path(str(image.path)))
+                continue
+            yield (image, item['img']), item
+
+    def packed(self, items: list[Item]) -> Item:
+        """A batch, through the pipeline."""
+        return dict(self.collate_fn([self.pipeline(item) for item in items]))
+
     @torch.no_grad()
-    def forward(self, inputs: dict[str, Any], **settings: Any) -> list[Sample]:
+    def forward(self, inputs: Item, **settings: Any) -> list[Sample]:
         """Samples with predictions, on the CPU; ``settings`` are attributes of the head for this batch."""
         data = self.model.data_preprocessor(inputs, training=False)
         with changed(self.head, settings):
@@ -263,20 +338,46 @@ class EoMTInferencer(ImageLoading):
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
             return self.model.extract_feat(inputs)
 
-    def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Sample], score_thr: float) -> list[np.ndarray]:
-        """Pictures (H, W, 3) uint8 RGB of samples over their images, BGR."""
-        drawn = []
-        for pixels, sample in zip(inputs, preds, strict=True):
-            segments = predicted_segments(sample, self.meta, score_thr)
-            drawn.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), segments)))
-        return drawn
+    def segments(self, sample: Any, score_thr: float) -> list[Segment]:
+        """What was found in an image; instances best first, from ``score_thr`` on."""
+        return predicted_segments(sample, len(self.meta['classes']), score_thr)
 
-    def postprocess(self, preds: Sequence[Sample], score_thr: float) -> list[Prediction]:
+    def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
+        """Segments with names and colours, in the order in which they are drawn: the best instance on top."""
+        return drawn_segments(segments[::-1] if self.task == 'instance' else segments, self.meta)
+
+    def postprocess(self, preds: Sequence[Any], score_thr: float) -> list[Prediction]:
         """Dictionaries of samples, see :func:`~eomt_mm.apis.results.prediction_of`."""
-        return [prediction_of(sample, self.meta['classes'], self.num_things, score_thr) for sample in preds]
+        num_things = None if self.task == 'semantic' else self.num_things
+        return [
+            prediction_of(
+                self.segments(sample, score_thr), sample.ori_shape[:2], self.meta['classes'], num_things,
+                with_masks=self.task == 'instance',
+            )
+            for sample in preds
+        ]  # fmt: skip
+
+    def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Any], score_thr: float) -> list[np.ndarray]:
+        """Pictures (H, W, 3) uint8 RGB of samples over their images, BGR."""
+        return [
+            np.asarray(
+                draw_segments(np.ascontiguousarray(pixels[..., ::-1]), self.drawn(self.segments(sample, score_thr)))
+            )
+            for pixels, sample in zip(inputs, preds, strict=True)
+        ]
+
+    # What mmengine's inferencer is built from --------------------------------------------------------------------------
 
     def _init_model(self, cfg: Config, weights: str | Path | None, device: str = 'cpu') -> nn.Module:
         return init_model(cfg, weights, device)
+
+    def _init_pipeline(self, cfg: Config) -> Compose:
+        self.load_image, pipeline = test_pipeline(cfg)
+        return pipeline
+
+    def _init_collate(self, cfg: Config) -> Callable:
+        """Lists of images and samples, as our preprocessors take them: sizes differ."""
+        return pseudo_collate
 
     def _init_visualizer(self, cfg: Config) -> None:
         """None: pictures are drawn by :mod:`eomt_mm.visualization`."""
@@ -295,7 +396,7 @@ def init_inferencer(
         **options: its further arguments.
 
     Raises:
-        FileNotFoundError, ValueError: as the class; no inferencer knows the model.
+        FileNotFoundError, ValueError: as the class; no inferencer is registered for the model.
     """
     cfg = config_of(config, cfg_options)
     inferencer: EoMTInferencer = inferencer_class(cfg)(cfg, checkpoint, **options)

@@ -2,38 +2,32 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
-from mmdet.evaluation.functional import INSTANCE_OFFSET
-from mmdet.structures import DetDataSample
-from mmseg.structures import SegDataSample
 
 from eomt_mm.evaluation.ap_counting import RLE, encode_masks
+from eomt_mm.models.predictions import Segment
 
 Prediction = dict[str, Any]
 
 
-class FoundSegment(NamedTuple):
-    """A segment: its id in the map, class index, score in [0, 1] or None, and mask (H, W) bool."""
-
-    id: int
-    label: int
-    score: float | None
-    mask: np.ndarray
-
-
 def prediction_of(
-    sample: DetDataSample | SegDataSample, classes: Sequence[str], num_things: int = 0, score_thr: float = 0.0
+    found: Sequence[Segment],
+    size: Sequence[int],
+    classes: Sequence[str],
+    num_things: int | None = None,
+    with_masks: bool = False,
 ) -> Prediction:
-    """The prediction of a sample, on the CPU.
+    """The prediction of an image.
 
     Args:
-        sample: with ``pred_panoptic_seg``, ``pred_instances`` or ``pred_sem_seg``.
+        found: segments; where they overlap, the map shows the first.
+        size: (H, W).
         classes: names.
-        num_things: classes below this index are things.
-        score_thr: instances below it are left out, in [0, 1].
+        num_things: classes below this index are things; None: leave ``isthing`` out.
+        with_masks: add ``mask``.
 
     Returns:
         ``segmentation``, (H, W) int32 at the image's size, and ``segments_info``, a list of plain dictionaries:
@@ -48,50 +42,6 @@ def prediction_of(
 
         Instances come best first, other segments by their ids.
     """
-    if isinstance(sample, SegDataSample):
-        return _semantic(sample.pred_sem_seg.data[0].numpy(), classes)
-    if 'pred_panoptic_seg' in sample:
-        return _panoptic(sample, classes, num_things)
-    return _instances(sample, classes, score_thr)
-
-
-def _semantic(labels: np.ndarray, classes: Sequence[str]) -> Prediction:
-    found = [FoundSegment(label, label, None, labels == label) for label in np.unique(labels).tolist()]
-    return as_prediction(found, labels.shape, classes)
-
-
-def _panoptic(sample: DetDataSample, classes: Sequence[str], num_things: int) -> Prediction:
-    codes = sample.pred_panoptic_seg.sem_seg[0].numpy()
-    ids = np.where(codes % INSTANCE_OFFSET < len(classes), codes // INSTANCE_OFFSET, 0)
-    found = [FoundSegment(s['id'], s['label'], s['score'], ids == s['id']) for s in sample.panoptic_segments]
-    return as_prediction(found, codes.shape, classes, num_things)
-
-
-def _instances(sample: DetDataSample, classes: Sequence[str], score_thr: float) -> Prediction:
-    instances = sample.pred_instances
-    instances = instances[(instances.scores >= score_thr) & instances.masks.flatten(1).any(1)]
-    instances = instances[instances.scores.argsort(descending=True, stable=True)]
-    columns = instances.labels.tolist(), instances.scores.tolist(), instances.masks.numpy()
-    found = [FoundSegment(k, *row) for k, row in enumerate(zip(*columns, strict=True), start=1)]
-    return as_prediction(found, instances.masks.shape[1:], classes, len(classes), with_masks=True)
-
-
-def as_prediction(
-    found: Sequence[FoundSegment],
-    size: Sequence[int],
-    classes: Sequence[str],
-    num_things: int | None = None,
-    with_masks: bool = False,
-) -> Prediction:
-    """The dictionary of :func:`prediction_of`.
-
-    Args:
-        found: segments; where they overlap, the map shows the first.
-        size: (H, W).
-        classes: names.
-        num_things: classes below this index are things; None: leave ``isthing`` out.
-        with_masks: add ``mask``.
-    """
     segmentation = np.zeros(tuple(size), np.int32)
     for segment in reversed(found):
         segmentation[segment.mask] = segment.id
@@ -105,7 +55,7 @@ def as_prediction(
     return dict(segmentation=segmentation, segments_info=info)
 
 
-def _described(segment: FoundSegment, classes: Sequence[str]) -> Prediction:
+def _described(segment: Segment, classes: Sequence[str]) -> Prediction:
     return dict(
         id=segment.id,
         label_id=segment.label,

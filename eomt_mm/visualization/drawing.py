@@ -1,14 +1,16 @@
 """Coloured masks over an image, with outlines and names."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import cv2
 import numpy as np
 from PIL import Image
 
 from eomt_mm.visualization.captions import write_captions
-from eomt_mm.visualization.palettes import Colour
+from eomt_mm.visualization.palettes import Colour, shade
 
 MIN_SIDE = 320  # smaller pictures are enlarged, so that names stay legible
 OUTLINE_SHARE = 500  # an outline is one pixel thick for each so many of the picture's short side
@@ -27,6 +29,29 @@ class DrawnSegment:
     @property
     def caption(self) -> str:
         return self.name if self.score is None else f'{self.name} {self.score:.2f}'
+
+
+def class_segments(
+    masks: Iterable[np.ndarray],
+    labels: Sequence[int],
+    meta: Mapping[str, Any],
+    scores: Sequence[float | None] | None = None,
+) -> list[DrawnSegment]:
+    """Segments in the colours of their classes; the second of a class, the third and so on in shades of it.
+
+    Args:
+        masks: N masks (H, W), bool.
+        labels: N class indices.
+        meta: of a data set: ``classes`` and ``palette``.
+        scores: in [0, 1], for predictions.
+    """
+    seen: Counter[int] = Counter()
+    segments = []
+    for mask, label, score in zip(masks, labels, scores or [None] * len(labels), strict=True):
+        r, g, b = meta['palette'][label]
+        segments.append(DrawnSegment(mask, meta['classes'][label], shade((int(r), int(g), int(b)), seen[label]), score))
+        seen[label] += 1
+    return segments
 
 
 def draw_segments(

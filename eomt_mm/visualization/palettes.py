@@ -47,6 +47,11 @@ def class_colours(meta: Mapping[str, Any], palette: str = 'dataset') -> list[Col
     return list(distinct_palette(len(meta['classes'])))
 
 
+def with_palette(meta: Mapping[str, Any], palette: str = 'dataset') -> dict[str, Any]:
+    """``meta`` with the colours of :func:`class_colours` as its ``palette``."""
+    return {**meta, 'palette': class_colours(meta, palette)}
+
+
 @lru_cache
 def distinct_palette(count: int) -> tuple[Colour, ...]:
     """Colours that readers of normal and of dichromatic vision tell apart: Okabe and Ito's seven, then more.

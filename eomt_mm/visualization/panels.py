@@ -1,6 +1,7 @@
 """Pictures next to each other, under their titles, with the classes that they show."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from PIL import Image, ImageDraw
 
@@ -31,6 +32,12 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image]], legend: Sequence[tup
     if below:
         canvas.paste(below, (0, header + height))
     return canvas
+
+
+def legend_of(names: Iterable[str], meta: Mapping[str, Any]) -> list[tuple[str, Colour]]:
+    """Names and colours of the classes that are drawn, in the order of ``classes`` in the meta of a data set."""
+    drawn = set(names)
+    return [(name, colour) for name, colour in zip(meta['classes'], meta['palette'], strict=False) if name in drawn]
 
 
 def _legend(entries: Sequence[tuple[str, Colour]], width: int, font_size: int) -> Image.Image:

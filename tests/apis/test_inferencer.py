@@ -144,8 +144,12 @@ def test_thresholds_of_panoptic_hold_for_one_call(make: Make) -> None:
         ('panoptic', dict(pred_score_thr=80), r'pred_score_thr=80: in \[0, 1\]'),
         ('panoptic', dict(batch_size=0), 'batch_size=0: at least 1'),
         ('panoptic', dict(on_error='ignore'), "on_error='ignore': 'raise' or 'skip'"),
-        ('panoptic', dict(whole_video=True), 'for video models; this one segments every image on its own'),
-        ('semantic', dict(fps=5), 'whole_video=False, fps=5: for video models'),
+        (
+            'panoptic',
+            dict(whole_video=True),
+            'whole_video=True: EoMTInferencer has no such option; is it one of video models',
+        ),
+        ('semantic', dict(whole_video=False, fps=5), 'fps=5: EoMTInferencer has no such option'),
         ('panoptic', dict(inputs='https://example.org/a.jpg'), 'addresses are not read'),
     ],
 )

@@ -16,8 +16,7 @@ from pycocotools.coco import COCO
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.apis import EoMTInferencer
 from eomt_mm.apis.inputs import ImageInput, Video
-from eomt_mm.apis.picture_files import PictureFiles
-from eomt_mm.apis.prediction_files import PredictionFiles
+from eomt_mm.apis.result_files import PictureFiles, PredictionFiles
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
 
 CLASSES = ('car', 'dog', 'sky')

@@ -23,7 +23,6 @@ from benchmark.models import build_model
 from eomt_mm.apis import EoMTInferencer, init_inferencer, init_model
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.model import local_checkpoint
-from eomt_mm.apis.web_results import load_models
 from eomt_mm.checkpoints.addresses import cache_path
 from eomt_mm.checkpoints.files import local_path, read_checkpoint
 from eomt_mm.checkpoints.torch_files import read_torch
@@ -31,6 +30,7 @@ from eomt_mm.engine.resuming import check_whole
 from eomt_mm.engine.sharding.state import merge_folder, read_folder
 from eomt_mm.hosts.checkpoint_reading import read_checkpoints_safely
 from eomt_mm.models.backbone import TimmViT
+from eomt_mm.web.results import load_models
 
 Tool = Callable[..., None]
 REFUSED = (ValueError, OSError, RuntimeError, SystemExit)

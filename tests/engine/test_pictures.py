@@ -15,15 +15,9 @@ from mmseg.structures import SegDataSample
 from PIL import Image
 from tool_runs import CONFIGS, small
 
-from eomt_mm.engine.pictures import (
-    PictureHook,
-    coloured,
-    ground_truth_segments,
-    knows_void,
-    legend_of,
-    predicted_segments,
-    sample_picture,
-)
+from eomt_mm.engine.pictures import PictureHook, sample_picture
+from eomt_mm.models.predictions import drawn_ground_truth, drawn_prediction, has_void
+from eomt_mm.visualization import legend_of, with_palette
 
 META = dict(classes=('cat', 'sky'), palette=[(200, 0, 0), (0, 0, 200)])
 H, W = 20, 30
@@ -63,34 +57,34 @@ def sample_of(task: str, path: Path | None = None) -> Any:
 
 def test_semantic_segments() -> None:
     sample = sample_of('semantic')
-    for segments in (ground_truth_segments(sample, META), predicted_segments(sample, META)):
+    for segments in (drawn_ground_truth(sample, META), drawn_prediction(sample, META)):
         assert [(s.caption, s.colour, int(s.mask.sum())) for s in segments] == [('sky', (0, 0, 200), 5 * W)]
-    assert knows_void(sample)
+    assert has_void(sample)
 
 
 def test_instances_are_told_apart_and_the_best_is_on_top() -> None:
     sample = sample_of('instance')
-    first, second = ground_truth_segments(sample, META)
+    first, second = drawn_ground_truth(sample, META)
     assert first.colour == (200, 0, 0) != second.colour
-    found = predicted_segments(sample, META, 0.3)
+    found = drawn_prediction(sample, META, 0.3)
     assert [s.caption for s in found] == ['cat 0.50', 'cat 0.90']
-    assert len(predicted_segments(sample, META)) == 3
-    assert predicted_segments(sample, META, 1.0) == []
-    assert not knows_void(sample)
+    assert len(drawn_prediction(sample, META)) == 3
+    assert drawn_prediction(sample, META, 1.0) == []
+    assert not has_void(sample)
 
 
 def test_panoptic_segments() -> None:
     sample = sample_of('panoptic')
-    assert [int(s.mask.sum()) for s in ground_truth_segments(sample, META)] == [5 * W, 4 * W]
-    found = predicted_segments(sample, META)
+    assert [int(s.mask.sum()) for s in drawn_ground_truth(sample, META)] == [5 * W, 4 * W]
+    found = drawn_prediction(sample, META)
     assert [s.caption for s in found] == ['cat 0.75', 'sky']  # other models know no scores
-    assert legend_of(found, META) == [('cat', (200, 0, 0)), ('sky', (0, 0, 200))]
-    assert legend_of(found[1:], META) == [('sky', (0, 0, 200))]
+    assert legend_of(['sky', 'cat'], META) == [('cat', (200, 0, 0)), ('sky', (0, 0, 200))]
+    assert legend_of(['sky'], META) == [('sky', (0, 0, 200))]
 
 
 def test_without_ground_truth() -> None:
-    assert ground_truth_segments(DetDataSample(), META) is None
-    assert ground_truth_segments(SegDataSample(), META) is None
+    assert drawn_ground_truth(DetDataSample(), META) is None
+    assert drawn_ground_truth(SegDataSample(), META) is None
 
 
 @pytest.fixture
@@ -141,9 +135,9 @@ def test_folder(image: Path, tmp_path: Path) -> None:
 
 
 def test_another_palette() -> None:
-    assert coloured(META)['palette'] == META['palette']
-    assert coloured(META, 'distinct')['palette'] != META['palette']
-    assert coloured(META, 'distinct')['classes'] == META['classes']
+    assert with_palette(META)['palette'] == META['palette']
+    assert with_palette(META, 'distinct')['palette'] != META['palette']
+    assert with_palette(META, 'distinct')['classes'] == META['classes']
 
 
 @pytest.mark.parametrize('wrong', [dict(palette='bright'), dict(interval=0), dict(max_side=0)])

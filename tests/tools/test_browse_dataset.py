@@ -12,7 +12,7 @@ from PIL import Image
 from tool_runs import CONFIGS, ROOT, small
 
 from eomt_mm.apis import load_config
-from eomt_mm.engine.pictures import coloured
+from eomt_mm.visualization import with_palette
 
 
 def module() -> dict[str, Any]:
@@ -65,7 +65,7 @@ def items(task: str, root: Path, split: str) -> tuple[Any, Any, dict[str, Any], 
         options['metainfo.classes'] = ('circle', 'square', 'triangle', 'star')
     cfg = load_config(CONFIGS[task], options, root)
     dataset = tool['build_dataset'](cfg, split, 0)
-    return dataset, MODELS.build(cfg.model.data_preprocessor), coloured(dataset.metainfo), tool
+    return dataset, MODELS.build(cfg.model.data_preprocessor), with_palette(dataset.metainfo), tool
 
 
 @pytest.mark.parametrize('task', CONFIGS)

@@ -15,12 +15,12 @@ from inferencer_models import saved_video_model, small_config, video_config
 from mmdet.structures import DetDataSample
 from pycocotools import mask as mask_api
 from videomt.inferencer import TrackColours, VideoInferencer
+from videomt.sequences import as_videos
 
 from eomt_mm.apis import EoMTInferencer, init_inferencer, load_config
 from eomt_mm.apis.inputs import ImageInput, find_sources
-from eomt_mm.apis.sequences import as_videos
-from eomt_mm.apis.web_results import load_models
 from eomt_mm.visualization import shade
+from eomt_mm.web.results import load_models
 
 T, SIZE, QUERIES = 4, (40, 64), 6
 TASKS = ('instance', 'panoptic', 'semantic')

@@ -1,26 +1,23 @@
-"""Segments videos: the inferencer of images, with queries handed on from frame to frame."""
+"""Segments videos: the inferencer of images, with queries that pass from frame to frame."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.registry import INFERENCERS
 from torch import Tensor
 
-from eomt_mm.apis.image_loading import Loaded
-from eomt_mm.apis.inferencer import EoMTInferencer, Predicted
-from eomt_mm.apis.inferencer_request import Request
+from eomt_mm.apis.inferencer import EoMTInferencer, Loaded, Predicted, Request
 from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Source, Video
-from eomt_mm.apis.results import FoundSegment, Prediction, as_prediction
-from eomt_mm.apis.sequences import as_videos
+from eomt_mm.apis.results import Prediction
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
-from eomt_mm.visualization import DrawnSegment, distinct_palette, draw_segments, shade
-from eomt_mm.visualization.palettes import Colour
+from eomt_mm.models.predictions import Segment, label_map_segments
+from eomt_mm.visualization import Colour, DrawnSegment, distinct_palette, shade
 from videomt.postprocess import RUNNING_MEAN, WHOLE_VIDEO, Rules
+from videomt.sequences import as_videos
 from videomt.streaming import OnlineVideo, StoredVideo
 from videomt.track_files import TrackFiles
 
@@ -38,7 +35,7 @@ class VideoInferencer(EoMTInferencer):
             print(frame.name, [segment['id'] for segment in frame.prediction['segments_info']])
 
     Inputs are video files, folders of frames (each folder is a video; of video files each is one), patterns of frames,
-    and lists of frames: see :func:`~eomt_mm.apis.sequences.as_videos`. Frames of a video have one size. Everything is
+    and lists of frames: see :func:`~videomt.sequences.as_videos`. Frames of a video have one size. Everything is
     given, drawn and written per frame as of images, with these differences:
 
     - ``id`` is that of the track, the same in all frames of a video: the number of the query + 1. Of stuff, and in
@@ -57,20 +54,21 @@ class VideoInferencer(EoMTInferencer):
     - ``fps``: frames per second of what is drawn of images; 10 unless given.
     """
 
-    follows_videos = True
+    kind = 'video'
+    extra_options: Mapping[str, Any] = dict(whole_video=False, fps=None)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._colours = self._new_colours()
+        self.colours = self.new_colours()
 
-    def _find_sources(self, find: Callable[..., list[Source]], fps: float | None) -> list[Video]:
-        return as_videos(find(suffixes=(*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), fps)
+    def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> list[Video]:
+        return as_videos(find(suffixes=(*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), options['fps'])
 
-    def _prediction_files(self, folder: Path, whole_video: bool) -> TrackFiles:
-        info = dict(class_scores=WHOLE_VIDEO if whole_video else RUNNING_MEAN)
+    def prediction_files(self, folder: Path, options: Mapping[str, Any]) -> TrackFiles:
+        info = dict(class_scores=WHOLE_VIDEO if options['whole_video'] else RUNNING_MEAN)
         return TrackFiles(folder, self.task, self.meta['classes'], self.num_things, info)
 
-    def _predict(
+    def predict(
         self,
         sources: Sequence[Source],
         request: Request,
@@ -78,10 +76,10 @@ class VideoInferencer(EoMTInferencer):
     ) -> Iterator[Predicted]:
         rules = self._rules(request.settings)
         for video in sources:
-            assert isinstance(video, Video)  # of _find_sources
-            self._colours = self._new_colours()
+            assert isinstance(video, Video)  # of find_sources
+            self.colours = self.new_colours()
             frames = self.preprocess(counted(video.frames()), request.batch_size, request.on_error)
-            if request.whole_video:
+            if request.options['whole_video']:
                 yield from self._whole(video, rules, frames, request.on_error)
             else:
                 online = OnlineVideo(self.model, rules, self.amp_dtype)
@@ -101,7 +99,7 @@ class VideoInferencer(EoMTInferencer):
             return
         skipped = set(self.skipped)
         again = (frame for frame in video.frames() if frame.path not in skipped)
-        for (loaded, _), sample in zip(self._readable(again, on_error), stored.results(samples, rules), strict=True):
+        for (loaded, _), sample in zip(self.readable(again, on_error), stored.results(samples, rules), strict=True):
             yield [loaded], [sample.cpu()]
 
     def forward(self, inputs: Item, **settings: Any) -> list[DetDataSample]:
@@ -121,10 +119,10 @@ class VideoInferencer(EoMTInferencer):
         (frames,), (window,) = data['inputs'], data['data_samples']
         return preprocessor.prepare(frames), window.video_data_samples
 
-    def _readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
+    def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
         """Frames of one video, with what data sets tell of frames."""
         size = None
-        for number, ((image, pixels), item) in enumerate(super()._readable(inputs, on_error)):
+        for number, ((image, pixels), item) in enumerate(super().readable(inputs, on_error)):
             size = size or pixels.shape[:2]
             if pixels.shape[:2] != size:
                 raise ValueError(
@@ -134,63 +132,50 @@ class VideoInferencer(EoMTInferencer):
             name = image.name if image.video is None else image.video.name
             yield (image, pixels), {**item, 'video_id': name, 'frame_id': number, 'img_id': number}
 
-    def _packed(self, items: list[Item]) -> Item:
+    def packed(self, items: list[Item]) -> Item:
         """A window of frames, through the pipeline."""
         window = {key: [item[key] for item in items] for key in items[0]}
         return dict(self.collate_fn([self.pipeline(window)]))
 
     def postprocess(self, preds: Sequence[DetDataSample], score_thr: float) -> list[Prediction]:
         """Dictionaries of frames, see :func:`~eomt_mm.apis.results.prediction_of`, with ``class_scores``."""
-        num_things = None if self.task == 'semantic' else self.num_things
-        found = []
-        for sample in preds:
-            segments = self._segments(sample, score_thr)
-            size, classes = sample.ori_shape[:2], self.meta['classes']
-            prediction = as_prediction(segments, size, classes, num_things, with_masks=self.task == 'instance')
-            found.append({**prediction, 'class_scores': sample.class_scores})
-        return found
+        found = super().postprocess(preds, score_thr)
+        return [{**one, 'class_scores': sample.class_scores} for one, sample in zip(found, preds, strict=True)]
 
-    def visualize(
-        self, inputs: Sequence[np.ndarray], preds: Sequence[DetDataSample], score_thr: float
-    ) -> list[np.ndarray]:
-        """Pictures (H, W, 3) uint8 RGB of frames, BGR; a track keeps its colour through a video."""
-        drawn = []
-        for pixels, sample in zip(inputs, preds, strict=True):
-            segments = [self._drawn(segment) for segment in reversed(self._segments(sample, score_thr))]
-            drawn.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), segments)))
-        return drawn
+    def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
+        """Segments as they are drawn, the best on top; a track keeps its colour through a video."""
+        return [self._drawn(segment) for segment in reversed(segments)]
 
-    def _drawn(self, segment: FoundSegment) -> DrawnSegment:
+    def _drawn(self, segment: Segment) -> DrawnSegment:
         name, colour = self.meta['classes'][segment.label], self.meta['palette'][segment.label]
         if self.task == 'semantic' or segment.label >= self.num_things:
             return DrawnSegment(segment.mask, name, colour, segment.score)
-        colour = self._colours.of(segment.id, segment.label)
+        colour = self.colours.of(segment.id, segment.label)
         return DrawnSegment(segment.mask, f'{name} #{segment.id}', colour, segment.score)
 
-    def _new_colours(self) -> 'TrackColours':
+    def new_colours(self) -> 'TrackColours':
         """For the tracks of a video: far from each other, or beside stuff in shades of their classes."""
         return TrackColours(None if self.task == 'instance' else self.meta['palette'])
 
-    def _segments(self, sample: DetDataSample, score_thr: float) -> list[FoundSegment]:
+    def segments(self, sample: DetDataSample, score_thr: float) -> list[Segment]:
         """What was found in a frame; instances best first, from ``score_thr`` on."""
         if self.task == 'semantic':
-            labels = sample.pred_sem_seg.sem_seg[0].numpy()
-            return [FoundSegment(label, label, None, labels == label) for label in np.unique(labels).tolist()]
+            return label_map_segments(sample.pred_sem_seg.sem_seg[0].numpy(), len(self.meta['classes']))
         if self.task == 'panoptic':
             codes = sample.pred_panoptic_seg.sem_seg[0].numpy()
             return [
-                FoundSegment(
+                Segment(
                     s['id'] or self.head.num_queries + 1 + s['label'], s['label'], s['score'],
                     codes == s['label'] + INSTANCE_OFFSET * s['id'],
                 )
                 for s in sample.panoptic_segments
             ]  # fmt: skip
         tracks = sample.pred_track_instances
-        best: dict[int, FoundSegment] = {}
+        best: dict[int, Segment] = {}
         columns = tracks.queries.tolist(), tracks.labels.tolist(), tracks.scores.tolist(), tracks.masks.numpy()
         for query, label, score, mask in zip(*columns, strict=True):
             if score >= score_thr and query not in best and mask.any():
-                best[query] = FoundSegment(query + 1, label, score, mask)
+                best[query] = Segment(query + 1, label, score, mask)
         return list(best.values())
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from eomt_mm.apis.inputs import ImageInput
-from eomt_mm.apis.prediction_files import PredictionFiles, origin_of
+from eomt_mm.apis.result_files import PredictionFiles, origin_of
 from eomt_mm.apis.results import Prediction
 
 SPOOLED = 2**20  # bytes of a track's masks in memory; more go to a temporary file
@@ -22,7 +22,7 @@ class TrackFiles(PredictionFiles):
       ``video_info.json``, videos and categories as YouTube-VIS states them. A track's score is the mean over the frames
       in which it was found, its category the most frequent one.
     - panoptic and semantic: a file per frame, as of images; see
-      :class:`~eomt_mm.apis.prediction_files.PredictionFiles`.
+      :class:`~eomt_mm.apis.result_files.PredictionFiles`.
 
     A video's id is its name, as a number where it is one. ``info.class_scores`` says of which frames class scores are
     the mean. Every file appears when it is complete, and masks of a video's tracks wait for its end in temporary files.
@@ -53,7 +53,7 @@ class TrackFiles(PredictionFiles):
         if name != self._name:
             self._end_video()
             height, width = prediction['segmentation'].shape
-            id_ = self._new_id(name)
+            id_ = self.new_id(name)
             self._videos.append(dict(id=id_, name=name, file_names=[], height=height, width=width, length=0))
             self._name = name
         video = self._videos[-1]
@@ -66,8 +66,8 @@ class TrackFiles(PredictionFiles):
         """Writes the tracks of the video before."""
         for id_, track in self._tracks.items():
             label, score, masks = track.result(self._videos[-1]['length'])
-            category = label + self._first_id
-            self._append(
+            category = label + self.first_id
+            self.append(
                 dict(
                     video_id=self._videos[-1]['id'], track_id=id_, category_id=category, score=score,
                     segmentations=masks,
@@ -80,10 +80,10 @@ class TrackFiles(PredictionFiles):
             track.masks.close()
         self._tracks = {}
 
-    def _info(self) -> str:
+    def info_text(self) -> str:
         if self.task != 'instance':
-            return super()._info()
-        return json.dumps({**self._about, 'videos': self._videos, 'categories': self._categories})
+            return super().info_text()
+        return json.dumps({**self.about, 'videos': self._videos, 'categories': self.categories})
 
 
 class _Track:

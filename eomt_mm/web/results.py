@@ -18,7 +18,6 @@ from torch import nn
 from eomt_mm.apis.inferencer import INSTANCE_SCORE_THR, EoMTInferencer
 from eomt_mm.apis.inferencer_parts import head_settings
 from eomt_mm.apis.inputs import ImageInput, Names
-from eomt_mm.engine.pictures import predicted_segments
 from eomt_mm.fileio.images import check_image
 from eomt_mm.visualization import DrawnSegment, draw_segments
 
@@ -109,7 +108,7 @@ def find_segments(
         with _timed(seconds, 'model and post-processing'):
             (sample,) = inferencer.forward(data, **settings)
         check()
-    segments = predicted_segments(sample, inferencer.meta, offered[0] or 0.0)
+    segments = inferencer.drawn(inferencer.segments(sample, offered[0] or 0.0))
     image = np.ascontiguousarray(pixels[..., ::-1])
     return Found(image, size, [segment for segment in segments if segment.mask.any()], seconds)
 

@@ -1,8 +1,8 @@
-"""Predictions in a folder, in formats that other programs read."""
+"""What an inference leaves in a folder: predictions in formats that other programs read, pictures and videos."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +10,12 @@ import cv2
 import numpy as np
 
 from eomt_mm.annotations.panoptic_png import write_panoptic_png
-from eomt_mm.apis.inputs import ImageInput
+from eomt_mm.apis.inputs import ImageInput, Video
 from eomt_mm.apis.results import Prediction
 from eomt_mm.fileio.writing import write_whole, written_aside
 
 IMAGE_INFO = 'image_info.json'
+CODEC = 'mp4v'  # MPEG-4 Part 2: the only one for .mp4 that every OpenCV wheel writes
 Append = Callable[[dict[str, Any]], None]
 
 
@@ -47,18 +48,18 @@ class PredictionFiles:
     ) -> None:
         self.folder = folder
         self.task = task
-        self._about = dict(info=dict(info)) if info else {}
-        self._first_id = 0 if task == 'semantic' else 1
-        self._categories: list[dict[str, Any]] = [
-            dict(id=k + self._first_id, name=name) for k, name in enumerate(classes)
+        self.about = dict(info=dict(info)) if info else {}
+        self.first_id = 0 if task == 'semantic' else 1
+        self.categories: list[dict[str, Any]] = [
+            dict(id=k + self.first_id, name=name) for k, name in enumerate(classes)
         ]
         if task != 'semantic':
-            for k, category in enumerate(self._categories):
+            for k, category in enumerate(self.categories):
                 category['isthing'] = int(k < num_things)
         self._label_type = np.uint8 if len(classes) <= 256 else np.uint16
         self._images: list[dict[str, Any]] = []
         self._ids: set[int | str] = set()
-        self._append: Append = _nothing
+        self.append: Append = _nothing
 
     @contextmanager
     def opened(self) -> Iterator['PredictionFiles']:
@@ -67,15 +68,15 @@ class PredictionFiles:
         for earlier in (results, info):  # those of another call would not fit what is written now
             earlier.unlink(missing_ok=True)
         if self.task == 'panoptic':
-            with _json_list(results, '{"annotations": ', lambda: f', {self._info()[1:]}') as self._append:
+            with _json_list(results, '{"annotations": ', lambda: f', {self.info_text()[1:]}') as self.append:
                 yield self
             return
         if self.task == 'instance':
-            with _json_list(results) as self._append:
+            with _json_list(results) as self.append:
                 yield self
         else:
             yield self
-        write_whole(info, self._info().encode())
+        write_whole(info, self.info_text().encode())
 
     def add(self, image: ImageInput, prediction: Prediction) -> None:
         """Writes a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
@@ -85,7 +86,7 @@ class PredictionFiles:
         """
         segmentation, segments = prediction['segmentation'], prediction['segments_info']
         height, width = segmentation.shape
-        image_id = self._new_id(image.name)
+        image_id = self.new_id(image.name)
         self._images.append(dict(id=image_id, file_name=origin_of(image), height=height, width=width))
         png = self.folder / f'{self.task}_results' / f'{image.name}.png'
         if self.task == 'semantic':
@@ -93,25 +94,27 @@ class PredictionFiles:
         elif self.task == 'panoptic':
             write_panoptic_png(png, segmentation)
             entries = [
-                dict(id=s['id'], category_id=s['label_id'] + self._first_id, score=s['score'], area=s['area'],
+                dict(id=s['id'], category_id=s['label_id'] + self.first_id, score=s['score'], area=s['area'],
                      bbox=s['bbox'], iscrowd=0)
                 for s in segments
             ]  # fmt: skip
-            self._append(dict(image_id=image_id, file_name=f'{image.name}.png', segments_info=entries))
+            self.append(dict(image_id=image_id, file_name=f'{image.name}.png', segments_info=entries))
         else:
             for s in segments:
-                self._append(
-                    dict(image_id=image_id, category_id=s['label_id'] + self._first_id, segmentation=s['mask'],
+                self.append(
+                    dict(image_id=image_id, category_id=s['label_id'] + self.first_id, segmentation=s['mask'],
                          score=s['score'], bbox=s['bbox'])
                 )  # fmt: skip
 
-    def _new_id(self, name: str) -> int | str:
+    def new_id(self, name: str) -> int | str:
+        """Id of an image: its name, as a number where it is one and not taken."""
         id_: int | str = int(name) if name.isdecimal() and int(name) not in self._ids else name
         self._ids.add(id_)
         return id_
 
-    def _info(self) -> str:
-        return json.dumps({**self._about, 'images': self._images, 'categories': self._categories})
+    def info_text(self) -> str:
+        """Json of images and categories."""
+        return json.dumps({**self.about, 'images': self._images, 'categories': self.categories})
 
 
 def origin_of(image: ImageInput) -> str:
@@ -143,3 +146,56 @@ def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Ite
 
         yield append
         file.write(f'\n]{tail()}\n')
+
+
+class PictureFiles(ExitStack):
+    """Writes ``NAME.png``, and of a video ``NAME.mp4`` frame by frame; use it as a context manager.
+
+    Every file appears under its name when it is complete: a video when its last frame was written, never where the work
+    was broken off before.
+
+    Args:
+        folder: made where missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.folder = folder
+        self._video: Video | None = None
+        self._writer: cv2.VideoWriter | None = None
+        self._video_stack = self.enter_context(ExitStack())
+
+    def add(self, image: ImageInput, picture: np.ndarray) -> None:
+        """Writes the picture of an image, (H, W, 3) uint8 RGB; frames of a video have one size.
+
+        Raises:
+            OSError: naming the file.
+        """
+        if image.video is not self._video:
+            self._video_stack.close()  # the video before is complete
+            self._video = image.video
+            if image.video is not None:
+                path, size = self.folder / f'{image.video.name}.mp4', (picture.shape[1], picture.shape[0])
+                self._writer = self._video_stack.enter_context(video_file(path, image.video.fps, size))
+        bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
+        if self._video is not None and self._writer is not None:
+            self._writer.write(bgr)
+        else:
+            write_whole(self.folder / f'{image.name}.png', cv2.imencode('.png', bgr)[1].tobytes())
+
+
+@contextmanager
+def video_file(path: Path, fps: float, size: tuple[int, int]) -> Iterator[cv2.VideoWriter]:
+    """A writer of BGR frames of a size (width, height); the file is there when all went well.
+
+    Raises:
+        OSError: OpenCV cannot write it.
+    """
+    with written_aside(path) as aside:
+        writer = cv2.VideoWriter(str(aside), cv2.VideoWriter.fourcc(*CODEC), fps, size)
+        try:
+            if not writer.isOpened():
+                raise OSError(f'video {path} cannot be written with the codec {CODEC}: write pictures of its frames')
+            yield writer
+        finally:
+            writer.release()

@@ -19,8 +19,8 @@ from PIL import Image
 from tool_runs import CONFIGS, ROOT
 
 from eomt_mm.apis import EoMTInferencer, web_results
-from eomt_mm.apis.web_results import find_segments, line, load_models, picture, table, thresholds
 from eomt_mm.synthetic.shapes import SHAPES_METAINFO
+from eomt_mm.web.results import find_segments, line, load_models, picture, table, thresholds
 
 Models = dict[str, EoMTInferencer]
 NAMES = {task: f'{task}: config' for task in CONFIGS}
@@ -133,7 +133,7 @@ def test_file_that_is_no_image(content: bytes, models: Models, tmp_path: Path) -
 
 
 def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> None:
-    from eomt_mm.apis.web import HINT, Page
+    from eomt_mm.web.page import HINT, Page
 
     page = Page(models, tmp_path)
     assert page.segment(None, NAMES['panoptic'], 0.5, 0.5, 0.5) == (None, None, HINT, '')
@@ -151,7 +151,7 @@ def test_what_the_page_answers(models: Models, photo: Path, tmp_path: Path) -> N
 
 
 def test_port_that_is_taken(models: Models) -> None:
-    from eomt_mm.apis.web import build_page, launch
+    from eomt_mm.web.page import build_page, launch
 
     page = build_page(models)
     with socket.create_server(('127.0.0.1', 0)) as taken:

@@ -16,7 +16,7 @@ from inferencer_models import saved_model
 from PIL import Image
 
 from eomt_mm.apis import EoMTInferencer
-from eomt_mm.apis.web_results import MAX_SEGMENTED, find_segments, line, load_models, table
+from eomt_mm.web.results import MAX_SEGMENTED, find_segments, line, load_models, table
 
 pytest.importorskip('gradio')
 httpx = pytest.importorskip('httpx')
@@ -60,7 +60,7 @@ class Client:
 
 @pytest.fixture(scope='module')
 def page(model: EoMTInferencer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    from eomt_mm.apis.web import build_page, launch
+    from eomt_mm.web.page import build_page, launch
 
     folder, outside = tmp_path_factory.mktemp('uploads'), tmp_path_factory.mktemp('outside')
     Image.fromarray(pixels(40, 60)).save(outside / 'private.png')
@@ -240,7 +240,7 @@ def test_what_the_page_itself_loads(page: Client) -> None:
 
 def test_time_limit(model: EoMTInferencer, page: Client, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A slow model is left at the limit; afterwards the page answers."""
-    from eomt_mm.apis.web import Page
+    from eomt_mm.web.page import Page
 
     Image.fromarray(pixels(40, 60)).save(tmp_path / 'x.png')
     entered: list[float] = []

@@ -11,8 +11,8 @@ from PIL import Image
 from starlette.middleware import Middleware
 
 from eomt_mm.apis.inferencer import EoMTInferencer
-from eomt_mm.apis.web_guard import REFUSED, Guard, check_payload, file_within
-from eomt_mm.apis.web_results import (
+from eomt_mm.web.guard import REFUSED, Guard, check_payload, file_within
+from eomt_mm.web.results import (
     MAX_PIXELS,
     TIME_LIMIT,
     Found,
@@ -121,7 +121,7 @@ def build_page(
         samples: images to pick from; copied to gradio's upload folder, which the environment variable GRADIO_TEMP_DIR
             names.
         max_pixels: of an image.
-        time_limit: of a request, in seconds; see :func:`~eomt_mm.apis.web_results.find_segments`.
+        time_limit: of a request, in seconds; see :func:`~eomt_mm.web.results.find_segments`.
     """
     page, names = Page(models, get_upload_folder(), max_pixels, time_limit), list(models)
     with GuardedBlocks(title='EoMT', analytics_enabled=False) as blocks:
