@@ -87,8 +87,8 @@ class EoMTInferencer(BaseInferencer):
         inferencer = EoMTInferencer('eomt_dinov2-l_12e_coco-panoptic-640', 'hf://tue-mps/coco_panoptic_eomt_large_640')
         found = inferencer('photos/', batch_size=4, out_dir='results')['predictions']
 
-    :func:`init_inferencer` takes configs of video models, too. A project adds the inferencer of its model as a subclass,
-    registered under the model's name; it may replace every method without an underscore.
+    :func:`init_inferencer` takes configs of video models, too. A project adds the inferencer of its model as a
+    subclass, registered under the model's name; it may replace every method without an underscore.
 
     Args:
         config: path, name of a config that is shipped (:func:`~eomt_mm.apis.config_names.find_config`), or what
@@ -276,7 +276,7 @@ class EoMTInferencer(BaseInferencer):
                     video = image.video.name if image.video and self.kind == 'video' else None
                     yield Result(image.name, given, picture if request.return_vis else None, video)
 
-    # Steps of a call, in their order -----------------------------------------------------------------------------------
+    # Steps of a call, in their order ---------------------------------------------------------------------------------
 
     def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> Sequence[Source]:
         """What was given, in the order of the results; ``find`` is ``inputs.find_sources`` with its other arguments."""
@@ -359,14 +359,13 @@ class EoMTInferencer(BaseInferencer):
 
     def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Any], score_thr: float) -> list[np.ndarray]:
         """Pictures (H, W, 3) uint8 RGB of samples over their images, BGR."""
-        return [
-            np.asarray(
-                draw_segments(np.ascontiguousarray(pixels[..., ::-1]), self.drawn(self.segments(sample, score_thr)))
-            )
-            for pixels, sample in zip(inputs, preds, strict=True)
-        ]
+        pictures = []
+        for pixels, sample in zip(inputs, preds, strict=True):
+            drawn = self.drawn(self.segments(sample, score_thr))
+            pictures.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), drawn)))
+        return pictures
 
-    # What mmengine's inferencer is built from --------------------------------------------------------------------------
+    # What mmengine's inferencer is built from ------------------------------------------------------------------------
 
     def _init_model(self, cfg: Config, weights: str | Path | None, device: str = 'cpu') -> nn.Module:
         return init_model(cfg, weights, device)

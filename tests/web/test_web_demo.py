@@ -18,8 +18,9 @@ from inferencer_models import saved_model
 from PIL import Image
 from tool_runs import CONFIGS, ROOT
 
-from eomt_mm.apis import EoMTInferencer, web_results
+from eomt_mm.apis import EoMTInferencer
 from eomt_mm.synthetic.shapes import SHAPES_METAINFO
+from eomt_mm.web import results
 from eomt_mm.web.results import find_segments, line, load_models, picture, table, thresholds
 
 Models = dict[str, EoMTInferencer]
@@ -49,7 +50,7 @@ def photo(tmp_path: Path) -> Path:
     return tmp_path / 'photo.png'
 
 
-def rows(found: web_results.Found) -> list[list[str]]:
+def rows(found: results.Found) -> list[list[str]]:
     """Cells of the table's body, as text."""
     return [re.findall('<td>(.*?)</td>', row) for row in re.findall('<tr>(.*?)</tr>', table(found))[1:]]
 
@@ -121,7 +122,7 @@ def test_large_images_are_shown_smaller(models: Models, tmp_path: Path) -> None:
     assert found.image.shape == (700, 4000, 3)
     assert sum(int(area) for *_, area, _ in rows(found)) == 700 * 4000
     # shrunk to 280 x 1600, and then enlarged to be legible, as small images are
-    assert max(picture(found, 0.5).size) <= 2 * web_results.MAX_SIDE
+    assert max(picture(found, 0.5).size) <= 2 * results.MAX_SIDE
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', b'\x89PNG\r\n\x1a\n'])
