@@ -17,10 +17,10 @@ from typing import Any
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis import init_model, load_config  # isort: skip
+from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
 from mmengine.config import DictAction
 from torch import nn
 
-from eomt_mm.export.metadata import metadata_of, network_of
 from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
 from eomt_mm.export.program import export_program, save_program
 from eomt_mm.fileio.writing import check_free

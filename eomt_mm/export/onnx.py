@@ -39,7 +39,7 @@ def save_onnx(
         program: what :func:`~eomt_mm.export.program.export_program` made.
         network: it was made from.
         path: of the file, which is replaced.
-        metadata: see :func:`~eomt_mm.export.metadata.metadata_of`.
+        metadata: see :func:`~eomt_mm.apis.exporting.metadata_of`.
 
     Returns:
         see :func:`differences`.

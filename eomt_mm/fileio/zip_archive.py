@@ -13,14 +13,13 @@ import threading
 import weakref
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from mmengine.logging import print_log
-
 REMEDY = 'download it again, or unzip it'
 CHUNK = 1 << 20
+Report = Callable[[str], None]
 # Deeper folders than any data set has; walking them takes one Python call each.
 MAX_DEPTH = 100
 # Beyond this size in bytes, and so much larger than packed, a member is neither image nor json: those pack 20 to 1.
@@ -112,6 +111,7 @@ class Archive:
         path: of the zip file; for a nested one that of the outer file and the member's name.
         part: its bytes.
         nested: whether this one is a member of another; zips in it are then not looked into.
+        report: takes a line on what takes long.
 
     Attributes:
         members: what is known of each file, by its name in the zip; names of folders, where listed, end with '/'.
@@ -120,8 +120,9 @@ class Archive:
         ValueError: it is not a zip file, or damaged.
     """
 
-    def __init__(self, path: str, part: Part, nested: bool = False) -> None:
+    def __init__(self, path: str, part: Part, nested: bool = False, report: Report = print) -> None:
         self.path = path
+        self._report = report
         self.members = _read_index(path, part)
         self._part = part
         self._stem = os.path.splitext(os.path.basename(path))[0]
@@ -235,7 +236,7 @@ class Archive:
             with _lock:
                 archive = self._nested.get(name)
                 if archive is None:
-                    archive = Archive(f'{self.path}/{name}', self._content(name), nested=True)
+                    archive = Archive(f'{self.path}/{name}', self._content(name), True, self._report)
                     self._nested[name] = archive
         return archive
 
@@ -248,7 +249,7 @@ class Archive:
         # It has no name, so that nothing is left behind however the process ends.
         with tempfile.TemporaryFile() as file:
             room = f'{member.size / 1e6:.0f} MB in {tempfile.gettempdir()}'
-            print_log(f'{self.path}: unpacking {name}, {room}; unzip it to save this at every start', logger='current')
+            self._report(f'{self.path}: unpacking {name}, {room}; unzip it to save this at every start')
             try:
                 for content in self.chunks(name):
                     file.write(content)
@@ -284,11 +285,12 @@ def is_zip_name(name: str) -> bool:
     return name.lower().endswith('.zip')
 
 
-def open_archive(path: str) -> Archive:
+def open_archive(path: str, report: Report = print) -> Archive:
     """Returns the index of a zip file, parsed at the first call of a process and again when the file has changed.
 
     Args:
         path: absolute. Two names of one file are two archives: a link may give it the stem that its folder has.
+        report: see :class:`Archive`.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -307,7 +309,7 @@ def open_archive(path: str) -> Archive:
             return known[1]
         file = Descriptor(os.open(path, os.O_RDONLY))
         status = os.fstat(file.number)  # that of the opened file, whatever has its name now
-        archive = Archive(path, Part(file, 0, status.st_size))
+        archive = Archive(path, Part(file, 0, status.st_size), report=report)
         _archives[path] = (_version(status), archive)
         return archive
 

@@ -26,6 +26,7 @@ from typing import Any
 from mmengine import fileio
 from mmengine.fileio import LocalBackend
 from mmengine.fileio.backends import BaseStorageBackend
+from mmengine.logging import print_log
 
 from eomt_mm.fileio.zip_archive import Archive, is_zip_name, open_archive
 
@@ -212,7 +213,7 @@ def _search(path: str, is_it: Callable[[Archive, str], bool]) -> Iterator[tuple[
     found = False
     for zip_path, names in _candidates(path):
         try:
-            archive = open_archive(zip_path)
+            archive = open_archive(zip_path, _report)
             places = (place for name in names for place in archive.places(name))
             place = next((place for place in places if is_it(*place)), None)
         except FileNotFoundError:  # removed since its folder was listed
@@ -225,6 +226,10 @@ def _search(path: str, is_it: Callable[[Archive, str], bool]) -> Iterator[tuple[
             yield place
     if broken and not found:
         raise ValueError(f'{PREFIX}{path} was not found, and not every zip could be searched: {broken}') from broken
+
+
+def _report(line: str) -> None:
+    print_log(line, logger='current')
 
 
 def _candidates(path: str) -> Iterator[tuple[str, list[str]]]:

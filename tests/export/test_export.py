@@ -9,9 +9,10 @@ import torch
 from export_runs import SIZE, WIDE, checkpoint, config, expected_logits, model, options, pixels, relative, tool
 from torch import Tensor, nn
 
+from eomt_mm.apis.exporting import metadata_of, network_of
 from eomt_mm.core.geometry import resize
 from eomt_mm.core.postprocess import instance_prediction, panoptic_prediction, semantic_scores
-from eomt_mm.export.metadata import FORMAT, KEY, as_text, metadata_of, network_of
+from eomt_mm.export.metadata import FORMAT, KEY, as_text
 from eomt_mm.export.postprocess import PanopticMap, SemanticLabels, TopInstances
 from eomt_mm.export.program import export_program, run_program, save_program
 

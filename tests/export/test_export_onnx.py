@@ -11,8 +11,9 @@ import pytest
 import torch
 from export_runs import SIZE, WIDE, checkpoint, config, expected_logits, model, options, pixels, relative, tool
 
+from eomt_mm.apis.exporting import network_of
 from eomt_mm.export import onnx as export_onnx
-from eomt_mm.export.metadata import KEY, network_of
+from eomt_mm.export.metadata import KEY
 
 FAST = {('panoptic', 2, WIDE), ('semantic', 3, None)}
 GRID = [

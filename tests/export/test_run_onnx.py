@@ -13,9 +13,10 @@ from export_runs import ROOT, image_file, model, predicted, tool
 from PIL import Image
 from torch.nn import functional as F
 
+from eomt_mm.apis.exporting import metadata_of, network_of
 from eomt_mm.core.geometry import Windows
 from eomt_mm.datasets.transforms import ResizeToInput
-from eomt_mm.export.metadata import FORMAT, KEY, metadata_of, network_of
+from eomt_mm.export.metadata import FORMAT, KEY
 from eomt_mm.export.onnx import save_onnx
 from eomt_mm.export.program import export_program
 from eomt_mm.fileio.images import MAX_PIXELS, VARIABLE

@@ -1,0 +1,146 @@
+"""Borders between packages: which may import which, and which run where no host is installed."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+from paths import ROOT
+
+# What the modules of a package may import beside the standard library: packages of eomt_mm, then other libraries.
+# The core knows no file and no host; nothing that knows no host knows an adapter.
+CORE = {'torch', 'timm', 'numpy', 'scipy'}
+PICTURES = {'numpy', 'cv2', 'PIL'}
+HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
+    'core': (set(), CORE),
+    'fileio': (set(), PICTURES),
+    'annotations': ({'fileio'}, {*PICTURES, 'msgspec', 'pycocotools'}),
+    'synthetic': ({'fileio', 'annotations'}, {*PICTURES, 'pycocotools', 'tqdm'}),
+    'visualization': ({'fileio'}, {*PICTURES, 'matplotlib'}),
+    'checkpoints': ({'core', 'fileio', 'annotations'}, {*CORE, 'safetensors', 'huggingface_hub', 'filelock'}),
+    'export': ({'core', 'fileio', '__version__'}, {*CORE, 'onnx', 'onnxruntime'}),
+}
+SHARED = {*HOST_FREE, 'hosts', 'registry', 'compat', '__init__'}
+ADAPTERS: dict[str, set[str]] = {
+    '__init__': {'compat'},
+    'compat': set(),
+    'hosts': {'checkpoints', 'fileio', 'datasets'},
+    'registry': {'compat', 'hosts'},
+    'models': SHARED,
+    'datasets': SHARED,
+    'engine': {*SHARED, 'models', 'datasets'},
+    'evaluation': {*SHARED, 'datasets'},
+    'apis': {*SHARED, 'models', 'evaluation'},
+    'web': {*SHARED, 'models', 'apis'},
+    'benchmarking': {*SHARED, 'models', 'apis'},
+}
+COUNTING = ({'annotations', 'fileio'}, {*PICTURES, 'torch', 'pycocotools'})
+HOSTS = ('mmcv', 'mmengine', 'mmdet', 'mmseg', 'detectron2')
+# Crossings that others are removing.
+KNOWN = {
+    'eomt_mm.core.backbone imports eomt_mm.checkpoints.addresses',
+    'eomt_mm.core.backbone imports eomt_mm.checkpoints.importing',
+}
+
+
+def modules() -> dict[str, ast.Module]:
+    """Syntax trees of the package's modules by their names."""
+    files = [file for file in (ROOT / 'eomt_mm').rglob('*.py') if '.mim' not in file.parts]
+    return {
+        '.'.join(file.relative_to(ROOT).with_suffix('').parts).removesuffix('.__init__'): ast.parse(file.read_text())
+        for file in files
+    }
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Modules that a module imports, inside functions, too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0 and node.module, 'imports are absolute'
+            below = node.module == 'eomt_mm'
+            yield from (f'eomt_mm.{alias.name}' for alias in node.names) if below else [node.module]
+
+
+def package_of(module: str) -> str:
+    return [*module.split('.'), '__init__'][1]
+
+
+def is_counting(module: str) -> bool:
+    return module.endswith('_counting')
+
+
+def crosses(module: str, other: str) -> bool:
+    """Whether an import crosses a border."""
+    own = package_of(module)
+    ours, libraries = COUNTING if is_counting(module) else HOST_FREE.get(own, (ADAPTERS.get(own, set()), None))
+    if other.split('.')[0] == 'eomt_mm':
+        if is_counting(module) and package_of(other) == 'evaluation':
+            return not is_counting(other)
+        return package_of(other) not in {own, *ours}
+    return libraries is not None and other.split('.')[0] not in {*sys.stdlib_module_names, *libraries}
+
+
+def test_no_import_crosses_a_border() -> None:
+    found = {
+        f'{module} imports {other}'
+        for module, tree in modules().items()
+        for other in imported(tree)
+        if crosses(module, other)
+    }
+    assert found <= KNOWN, '\n'.join(sorted(found - KNOWN))
+
+
+def test_every_package_has_its_borders() -> None:
+    assert {package_of(module) for module in modules()} == {*HOST_FREE, *ADAPTERS}
+
+
+PROGRAM = """
+import importlib
+import sys
+from importlib.abc import MetaPathFinder
+
+HOSTS = sys.argv[1].split()
+
+class NoHosts(MetaPathFinder):
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition('.')[0] in HOSTS:
+            raise ImportError(f'{fullname} is blocked')
+
+sys.meta_path.insert(0, NoHosts())
+for host in HOSTS:
+    try:
+        __import__(host)
+    except ImportError:
+        pass
+    else:
+        raise SystemExit(f'{host} was imported: the test blocks nothing')
+for module in sys.argv[2:]:
+    importlib.import_module(module)
+
+assert not any(name.partition('.')[0] in HOSTS for name in sys.modules)
+print('imported without hosts')
+"""
+
+
+def test_host_free_packages_import_without_hosts() -> None:
+    pytest.importorskip('onnx')
+    names = sorted(name for name in modules() if package_of(name) in HOST_FREE or is_counting(name))
+    assert len(names) > 40
+    result = subprocess.run(
+        [sys.executable, '-c', PROGRAM, ' '.join(HOSTS), *names], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == 'imported without hosts'
+
+
+def test_the_test_finds_what_crosses() -> None:
+    wrong = [
+        ('eomt_mm.core.head', 'eomt_mm.models.heads'), ('eomt_mm.core.head', 'mmengine.model'),
+        ('eomt_mm.evaluation.pq_counting', 'eomt_mm.evaluation.workers'), ('eomt_mm.fileio.writing', 'mmengine.fileio'),
+        ('eomt_mm.models.heads', 'eomt_mm.apis.model'), ('eomt_mm.evaluation.ap_counting', 'mmengine'),
+    ]  # fmt: skip
+    assert all(crosses(*pair) for pair in wrong)
+    assert not crosses('eomt_mm.models.heads', 'eomt_mm.core.head') and not crosses('eomt_mm.core.head', 'torch.nn')
