@@ -19,9 +19,9 @@ HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
     'synthetic': ({'fileio', 'annotations'}, {*PICTURES, 'pycocotools', 'tqdm'}),
     'visualization': ({'fileio'}, {*PICTURES, 'matplotlib'}),
     'checkpoints': ({'core', 'fileio', 'annotations'}, {*CORE, 'safetensors', 'huggingface_hub', 'filelock'}),
-    'export': ({'core', 'fileio', '__version__'}, {*CORE, 'onnx', 'onnxruntime'}),
+    'export': ({'core', 'fileio'}, {*CORE, 'onnx', 'onnxruntime'}),
 }
-SHARED = {*HOST_FREE, 'hosts', 'registry', 'compat', '__init__'}
+SHARED = {*HOST_FREE, 'hosts', 'registry', 'compat', '__init__', '__version__'}
 ADAPTERS: dict[str, set[str]] = {
     '__init__': {'compat'},
     'compat': set(),
