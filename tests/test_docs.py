@@ -18,6 +18,7 @@ import pytest
 from doc_pages import DOCS, PAGES, ROOT, TOOLS, accepts, blocks, call_of_a_tool, commands, links, named_files, parser_of
 from markdown.extensions.toc import slugify
 
+from eomt_mm import __version__
 from eomt_mm.apis.config_names import find_config
 
 README = ROOT / 'README.md'
@@ -82,6 +83,10 @@ def test_guarantees_name_tests_that_exist() -> None:
     files, tests = re.findall(r'test_\w+\.py', text), re.findall(r'::(test_\w+)', text)
     assert len(files) > 60 and set(files) <= set(sources)
     assert len(tests) > 30 and set(tests) <= defined
+
+
+def test_citation_states_the_version() -> None:
+    assert f'\nversion: {__version__}\n' in (ROOT / 'CITATION.cff').read_text()
 
 
 def test_every_package_has_a_page_of_reference() -> None:
