@@ -267,7 +267,7 @@ def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> 
 
 
 def valid_points(targets: list[dict[str, Tensor]], pairs: Pairs) -> Callable[[Tensor, slice], Tensor] | None:
-    """What tells which points of matched pairs fall on valid pixels; None where targets have no ``valid`` (H, W).
+    """A function that finds the points of matched pairs on valid pixels; None where targets have no ``valid`` (H, W).
 
     Returns:
         function of points (m, P, 2) of a slice of the LM pairs, giving (m, P) bool.

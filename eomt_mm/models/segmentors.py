@@ -18,7 +18,7 @@ Config = dict[str, Any]
 
 
 def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[PlainViT, Any]:
-    """Builds both; what the head must know of the backbone is told here, not in the config.
+    """Builds both; the head takes width, depth and patch size from the backbone, not from the config.
 
     Raises:
         ValueError: where the preprocessor's ``img_size`` is no multiple of the patch size.

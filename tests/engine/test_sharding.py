@@ -143,6 +143,18 @@ def test_load_from_starts_anew_and_may_leave_the_class_predictor_out(tmp_path: P
     assert runner.iter == 0
 
 
+def test_loaded_keep_probabilities_are_noticed(tmp_path: Path, process_group: None) -> None:
+    """Sharded tensors are written in place."""
+    runner = build(ShardedRunner, tmp_path, **{'default_hooks.checkpoint_fit.type': 'IterTimerHook'})
+    head = runner.model.decode_head.train()
+    assert head.masks_block(0) and head.masks_block(1)
+    probs = torch.tensor([0.0, 0.5])
+    state = dict(init_model(config(tmp_path)).state_dict(), **{'decode_head.attn_mask_probs': probs})
+    torch.save(dict(state_dict=state), tmp_path / 'annealed.pth')
+    runner.load_checkpoint(str(tmp_path / 'annealed.pth'))
+    assert torch.equal(head.attn_mask_probs, probs) and not head.masks_block(0) and head.masks_block(1)
+
+
 def test_weights_of_another_shape_are_refused_by_name(tmp_path: Path, process_group: None) -> None:
     runner = build(ShardedRunner, tmp_path, **{'default_hooks.checkpoint_fit.type': 'IterTimerHook'})
     state = dict(init_model(config(tmp_path)).state_dict(), **{'decode_head.queries.weight': torch.zeros(4, 24)})
