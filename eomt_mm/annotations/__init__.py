@@ -1,1 +1,31 @@
-"""Annotation files, checked on the way in: json documents and the masks in them. Knows no host and no torch."""
+"""Annotation files, checked when they are read: json documents and the masks in them. Knows no host and no torch."""
+
+from typing import Any
+
+from eomt_mm.public import load, names_of
+
+PUBLIC = {
+    'documents': (
+        'Category',
+        'Flag',
+        'Id',
+        'Image',
+        'Instance',
+        'Mask',
+        'Number',
+        'check_categories',
+        'check_file_names',
+        'check_size',
+        'parse',
+        'read_instances',
+        'read_panoptic',
+        'unknown_id',
+    ),
+    'masks': ('RLE', 'areas', 'check_runs', 'decode', 'normalise'),
+    'panoptic_png': ('read_panoptic_png', 'run_starts', 'write_panoptic_png'),
+}
+__all__ = names_of(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return load(__name__, PUBLIC, name)

@@ -1,1 +1,24 @@
-"""Loading, transforms, data sets the hosts lack, and small generated data sets for tests and the demo."""
+"""Data sets, loading and transforms that the hosts lack."""
+
+from typing import Any
+
+from eomt_mm.public import load, names_of
+
+PUBLIC = {
+    'ade20k': ('ADE20KInstance', 'ADE20KPanoptic'),
+    'cityscapes': ('CityscapesInstance', 'CityscapesPanoptic'),
+    'coco_instance': ('CocoInstance',),
+    'coco_json': ('categories_by_name', 'read_annotation_file', 'read_instances_json'),
+    'coco_panoptic': ('CocoPanoptic',),
+    'folders': ('FolderDataset', 'choose_classes'),
+    'label_maps': ('LabelMaps',),
+    'loading': ('LoadImage', 'LoadInstances', 'LoadPanopticSegments', 'LoadSemanticMap'),
+    'sampling': ('PositionSampler', 'SeededDataset'),
+    'segment_maps': ('check_size', 'read_map'),
+    'transforms': ('ColorJitter', 'PackSegments', 'ResizeToInput', 'ScaleJitterCrop'),
+}
+__all__ = names_of(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return load(__name__, PUBLIC, name)

@@ -1,1 +1,24 @@
 """What mmengine's runner needs around the model: layer decay, learning-rate schedule, mask annealing, pictures."""
+
+from typing import Any
+
+from eomt_mm.public import load, names_of
+
+PUBLIC = {
+    'checkpoint_fit': ('CheckpointFitHook',),
+    'checkpointing': ('SafeCheckpointHook',),
+    'guard': ('NonFiniteGuardHook',),
+    'layer_decay': ('LayerDecayOptimWrapperConstructor',),
+    'layer_metrics': ('LayerMetricsHook',),
+    'mask_annealing': ('MaskAnnealingHook',),
+    'pictures': ('PictureHook',),
+    'schedule': ('TwoStagePolyLR',),
+    'stop': ('GracefulStopHook',),
+    'total_batch': ('TotalBatchHook',),
+    'train_loop': ('TrainLoop',),
+}
+__all__ = names_of(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return load(__name__, PUBLIC, name)

@@ -1,1 +1,20 @@
-"""Metrics that the hosts lack."""
+"""Metrics that the hosts lack. What counts (``*_counting``) knows no host."""
+
+from typing import Any
+
+from eomt_mm.public import load, names_of
+
+PUBLIC = {
+    'ap_counting': ('ImageMatches', 'RLE', 'encode_masks', 'match_by_class', 'summarise'),
+    'cityscapes_ap': ('CityscapesAP',),
+    'instance_ap': ('InstanceAP',),
+    'panoptic_image': ('INSTANCE_OFFSET', 'RunMap'),
+    'panoptic_quality': ('PanopticQuality',),
+    'pq_counting': ('count_overlap', 'count_panoptic', 'count_segments', 'summarise'),
+    'semantic_iou': ('SemanticIoU',),
+}
+__all__ = names_of(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return load(__name__, PUBLIC, name)

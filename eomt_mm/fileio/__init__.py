@@ -1,1 +1,17 @@
-"""Reading of files that nobody vouches for: sizes and checksums are checked before anything is decoded. No host."""
+"""Files of unknown origin, checked before they are decoded; zip files in place; whole-or-nothing writing. No host."""
+
+from typing import Any
+
+from eomt_mm.public import load, names_of
+
+PUBLIC = {
+    'images': ('check_image', 'check_pixels', 'decode_image'),
+    'leftovers': ('remove_unfinished',),
+    'writing': ('check_free', 'write_whole', 'written_aside'),
+    'zip_archive': ('open_archive',),
+}
+__all__ = names_of(PUBLIC)
+
+
+def __getattr__(name: str) -> Any:
+    return load(__name__, PUBLIC, name)

@@ -7,7 +7,7 @@ from typing import Any
 from eomt_mm.annotations.documents import Image, Instance, check_file_names
 from eomt_mm.datasets.coco_json import read_instances_json
 from eomt_mm.registry import DATASETS
-from eomt_mm.visualization.palettes import distinct_palette
+from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import COCO_MAPS, INSTANCE_CLASSES
 from videomt.datasets.clips import Item, VideoDataset
 

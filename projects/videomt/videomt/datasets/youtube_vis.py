@@ -27,7 +27,7 @@ from eomt_mm.annotations.documents import (
 from eomt_mm.annotations.masks import normalise
 from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file
 from eomt_mm.registry import DATASETS
-from eomt_mm.visualization.palettes import distinct_palette
+from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import INSTANCE_CLASSES
 from videomt.datasets.clips import Item, VideoDataset
 

@@ -1,0 +1,88 @@
+"""Public names: they exist, the documentation lists them, and projects use no others."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from paths import ROOT
+
+import eomt_mm  # noqa: F401  before the hosts
+
+PACKAGES = sorted(
+    path.parent.name
+    for path in (ROOT / 'eomt_mm').glob('*/__init__.py')
+    if 'PUBLIC' in path.read_text() or '__all__' in path.read_text()
+)
+REGISTRIES = {'DATASETS', 'HOOKS', 'LOOPS', 'METRICS', 'MODELS', 'RUNNERS', 'TRANSFORMS'}
+
+
+def homes(package: str) -> dict[str, tuple[str, ...]]:
+    """Public names of a package by module; '' is the package itself."""
+    module = importlib.import_module(f'eomt_mm.{package}')
+    return {**getattr(module, 'PUBLIC', {}), '': tuple(module.__all__)}
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_names_exist(package: str) -> None:
+    if package == 'web':
+        pytest.importorskip('gradio')
+    public = homes(package)
+    module = importlib.import_module(f'eomt_mm.{package}')
+    for home, names in public.items():
+        found = importlib.import_module(f'eomt_mm.{package}.{home}') if home else module
+        assert [name for name in names if not hasattr(found, name)] == []
+    unknown = 'nothing'
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        getattr(module, unknown)
+
+
+@pytest.mark.parametrize('package', PACKAGES)
+def test_the_documentation_lists_them(package: str) -> None:
+    text = (ROOT / 'docs' / 'api' / 'public.md').read_text()
+    (row,) = [line for line in text.splitlines() if line.startswith(f'| `{package}` |')]
+    stated = set(row.split('|')[2].replace('`', '').replace(',', ' ').split())
+    assert stated == {name for names in homes(package).values() for name in names}
+
+
+def imports(file: Path) -> Iterator[tuple[str, str]]:
+    """Modules of eomt_mm that a file imports from, and the names."""
+    for node in ast.walk(ast.parse(file.read_text(), str(file))):
+        if isinstance(node, ast.ImportFrom) and (node.module or '').split('.')[0] == 'eomt_mm':
+            yield from ((str(node.module), alias.name) for alias in node.names)
+
+
+def is_public(module: str, name: str) -> bool:
+    _, *parts = module.split('.')
+    if not parts:
+        return name in PACKAGES
+    package, home = parts[0], '.'.join(parts[1:])
+    if package == 'registry':
+        return name in REGISTRIES
+    return package in PACKAGES and (name in homes(package).get(home, ()) or (not home and name in homes(package)))
+
+
+def test_projects_use_public_names_only() -> None:
+    files = sorted((ROOT / 'projects').rglob('*.py'))
+    assert len(files) > 50
+    used = {(module, name) for file in files for module, name in imports(file)}
+    others = {f'{module}: {name}' for module, name in used if not is_public(module, name)}
+    left = {one for one in others if not one.startswith('eomt_mm.benchmarking')}  # it becomes part of the tools
+    assert left == set(), f'add to PUBLIC of the package and docs/api/public.md, or do without: {sorted(left)}'
+    assert not [name for _, name in used if name.startswith('_')]
+
+
+def test_a_package_costs_nothing_until_a_name_is_asked_for() -> None:
+    program = inspect.cleandoc("""
+        import sys
+        import eomt_mm.core, eomt_mm.checkpoints, eomt_mm.engine, eomt_mm.evaluation, eomt_mm.datasets, eomt_mm.models
+        assert not {'torch', 'numpy', 'mmengine'} & set(sys.modules)
+        from eomt_mm.core import criterion, two_stage_factor
+        print(criterion.__name__, two_stage_factor.__module__)
+    """)
+    result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stdout.split() == ['eomt_mm.core.criterion', 'eomt_mm.core.schedules'], result.stderr
