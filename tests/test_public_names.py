@@ -71,8 +71,7 @@ def test_projects_use_public_names_only() -> None:
     assert len(files) > 50
     used = {(module, name) for file in files for module, name in imports(file)}
     others = {f'{module}: {name}' for module, name in used if not is_public(module, name)}
-    left = {one for one in others if not one.startswith('eomt_mm.benchmarking')}  # it becomes part of the tools
-    assert left == set(), f'add to PUBLIC of the package and docs/api/public.md, or do without: {sorted(left)}'
+    assert others == set(), f'add to PUBLIC of the package and docs/api/public.md, or do without: {sorted(others)}'
     assert not [name for _, name in used if name.startswith('_')]
 
 

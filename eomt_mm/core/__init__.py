@@ -6,11 +6,11 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
-    'backbone': ('TimmViT', 'Tokens'),
+    'backbone': ('PlainViT', 'Tokens'),
     'network': ('Predictions', 'eomt_forward'),
     'head': ('EoMTHead', 'default_num_blocks'),
     'matcher': ('HungarianMatcher', 'Match', 'Matches', 'compute_dtype', 'on_the_host'),
-    'criterion': ('Criterion', 'StepTotals'),
+    'criterion': ('Criterion', 'StepLosses', 'StepTotals'),
     'point_sampling': ('sample_at_points',),
     'targets': ('check_labels', 'pad_masks', 'segments_target', 'semantic_target'),
     'geometry': ('Padding', 'Windows', 'pad_bottom_right', 'resize'),

@@ -5,7 +5,9 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
+    'backbone': ('TimmViT',),
     'heads': ('EoMTDetHead', 'EoMTSegHead', 'boxes_of_masks'),
+    'losses': ('build_criterion',),
     'predictions': ('Segment', 'label_map_segments', 'predicted_segments'),
     'preprocessors': ('EoMTDetDataPreprocessor', 'EoMTSegDataPreprocessor', 'IMAGENET_MEAN', 'IMAGENET_STD'),
     'sample_targets': ('det_sample_target', 'missing_annotation', 'source_of'),

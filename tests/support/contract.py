@@ -20,7 +20,7 @@ from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from eomt_mm.apis import init_model, load_config
-from eomt_mm.export.metadata import network_of
+from eomt_mm.apis.exporting import network_of
 from eomt_mm.export.program import export_program
 
 Size = tuple[int, int]

@@ -311,7 +311,7 @@ def test_a_config_that_a_training_left_finds_its_project(tmp_path: Path, monkeyp
     config.parent.mkdir()
     config.write_text("custom_imports = dict(imports=['made_up'], allow_failed_imports=False)\nmodel = dict()\n")
     monkeypatch.setattr(sys, 'path', list(sys.path))
-    with pytest.raises(ImportError, match='Failed to import custom modules'):
+    with pytest.raises(ImportError, match='Failed to import .*made_up'):
         load_config(config)
     monkeypatch.setattr('eomt_mm.apis.config.PROJECTS', tmp_path / 'projects')
     load_config(config)
