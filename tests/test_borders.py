@@ -13,7 +13,7 @@ from paths import ROOT
 CORE = {'torch', 'timm', 'numpy', 'scipy'}
 PICTURES = {'numpy', 'cv2', 'PIL'}
 HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
-    'core': (set(), CORE),
+    'core': (set(), {*CORE, 'PIL', 'torchvision'}),  # augmentation of arrays in memory
     'fileio': (set(), PICTURES),
     'annotations': ({'fileio'}, {*PICTURES, 'msgspec', 'pycocotools'}),
     'synthetic': ({'fileio', 'annotations'}, {*PICTURES, 'pycocotools', 'tqdm'}),
