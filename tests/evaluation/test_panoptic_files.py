@@ -1,10 +1,8 @@
-"""PQ of result files, and tools/analysis/compare_pq.py, which writes such files."""
+"""PQ of result files."""
 
 import json
 import math
-import runpy
 import shutil
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,26 +10,18 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from paths import ROOT
 
-import eomt_mm  # noqa: F401  before the hosts
+from benchmark.problems import write_panoptic_results
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, write_panoptic_png
 from eomt_mm.evaluation import workers
 from eomt_mm.evaluation.panoptic_files import pq_of_files
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality
 
-TOOL = ROOT / 'tools' / 'analysis' / 'compare_pq.py'
-
 
 @pytest.fixture(scope='module')
-def tool_functions() -> dict[str, Any]:
-    return runpy.run_path(str(TOOL))
-
-
-@pytest.fixture(scope='module')
-def written(tool_functions: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Path:
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('pq')
-    tool_functions['write_data'](folder, 5, (48, 64), 12)
+    write_panoptic_results(folder, 5, (48, 64), 12)
     return folder
 
 
@@ -114,34 +104,7 @@ def test_files_are_checked(data: Path) -> None:
         judge(data)
 
 
-# The tool
-
-
-def test_tool_writes_crowds_and_void(data: Path) -> None:
+def test_crowds_and_void_are_among_the_files(data: Path) -> None:
     truth = json.loads((data / 'gt.json').read_text())
     assert any(segment['iscrowd'] for one in truth['annotations'] for segment in one['segments_info'])
     assert all((read_panoptic_png(file) == 0).any() for file in data.glob('gt/*.png'))
-
-
-@pytest.mark.slow
-def test_both_sides_are_compared(tool_functions: dict[str, Any], data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Our own side stands for panopticapi, which another environment has."""
-    seconds, numbers = tool_functions['run_side'](sys.executable, 'eomt_mm', data, False)
-    assert seconds > 0 and numbers.keys() == {str(id_) for id_ in range(1, 134)}
-    _, in_memory = tool_functions['with_eomt_mm'](data, True)
-    assert repr(in_memory) == repr(numbers)
-    shown = {id_: {key: float(np.nan_to_num(value)) for key, value in one.items()} for id_, one in numbers.items()}
-    difference = tool_functions['largest_difference']
-    assert difference(numbers, shown) == 0
-    shown['7']['sq'] += 0.25
-    assert difference(numbers, shown) == pytest.approx(0.25)
-
-
-def test_tool_says_what_is_missing(
-    tool: Callable[..., None], tool_functions: dict[str, Any], data: Path, capsys: pytest.CaptureFixture
-) -> None:
-    with pytest.raises(SystemExit):
-        tool('analysis/compare_pq.py')
-    assert '--panopticapi-python' in capsys.readouterr().err
-    with pytest.raises(SystemExit, match="(?s)panopticapi failed.*No module named 'panopticapi'"):
-        tool_functions['run_side'](sys.executable, 'panopticapi', data, False)

@@ -15,7 +15,8 @@ from paths import ROOT
 
 DOCS = ROOT / 'docs'
 PAGES = sorted(DOCS.glob('*.md'))
-TOOLS = sorted([*(ROOT / 'tools').glob('*.py'), *(ROOT / 'tools' / 'analysis').glob('*.py')])
+SCRIPTS = ('*.py', 'analysis/*.py', 'benchmark/compare.py')
+TOOLS = sorted(path for pattern in SCRIPTS for path in (ROOT / 'tools').glob(pattern))
 
 FENCE = re.compile(r'^```(\w*)\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 FILE_NAME = re.compile(r'`([\w./]+\.py)`:\n\n\Z')  # the line before a block that is a file

@@ -1,4 +1,4 @@
-"""VidEoMT in the comparisons of tools/benchmark: videomt/benchmarking.py, and compare_speed.py."""
+"""VidEoMT in the comparisons of tools/benchmark: videomt/benchmarking.py."""
 
 import json
 from collections.abc import Callable
@@ -184,15 +184,22 @@ def test_windows_are_of_videos(tool: Callable[..., None], capsys: pytest.Capture
     assert '--window and --whole-video: none of the configs is for videos' in capsys.readouterr().err
 
 
-def test_a_config_beside_eomt_with_equal_weights(tool: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
-    """Its transformers' side is left out: the toy has no registers."""
-    options = ['--config', VIDEO.stem, '--size', 64, 64, '--frames', 2, '--rounds', 1, '--threads', 1]
-    tool('../projects/videomt/tools/compare_speed.py', *options)
-    rows = [line.split('|') for line in capsys.readouterr().out.splitlines() if line.startswith('| videomt')]
-    assert [row[2].strip() for row in rows] == ['eomt', 'window 1', 'window 2']
+@pytest.mark.parametrize('size', [(64, 64), (32, 64)])
+def test_a_clip_beside_eomt_and_transformers_with_equal_weights(
+    size: tuple[int, int], tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Sides agree in what they compute, or it would raise; transformers takes part where frames are square."""
+    model = ['model.backbone.embed_dim=32', 'model.backbone.depth=3', 'model.backbone.num_heads=2']
+    options = ['--size', *size, '--frames', 2, '--rounds', 1, '--threads', 1, '--cfg-options', *model]
+    tool('benchmark/compare.py', 'video', *options)
+    printed = capsys.readouterr().out
+    rows = [line.split('|')[1].strip() for line in printed.splitlines() if line.startswith('| ')]
+    theirs = ['transformers'] if size[0] == size[1] else []
+    assert rows == ['side', '---', 'eomt', 'videomt', 'videomt_whole', *theirs]
+    assert 'results of videomt_whole differ from those of videomt by' in printed
 
 
 def test_equal_weights_need_a_config_of_videos(tool: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        tool('../projects/videomt/tools/compare_speed.py', '--config', CONFIGS['instance'])
-    assert 'it is none of videos' in capsys.readouterr().err.splitlines()[-1]
+        tool('benchmark/compare.py', 'video', CONFIGS['instance'])
+    assert "is none of VidEoMT's configs" in capsys.readouterr().err.splitlines()[-1]

@@ -232,12 +232,3 @@ def test_published_sizes(model_name: str, depth: int, width: int, first_joint: i
     if millions is not None:
         total = sum(p.numel() for module in (backbone, head) for p in module.parameters())
         assert total / 1e6 == pytest.approx(millions, abs=0.06)
-
-
-@pytest.mark.parametrize('size', [(64, 64), (32, 64)])
-def test_speed_tool(size: tuple[int, int], tool: Any, capsys: pytest.CaptureFixture[str]) -> None:
-    """Sides agree in what they compute, or it would raise; transformers takes part where frames are square."""
-    options = ['--models', 'tiny', '--size', *size, '--frames', 2, '--rounds', 1, '--threads', 1]
-    tool('../projects/videomt/tools/compare_speed.py', *options)
-    rows = [line.split('|')[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith('| tiny')]
-    assert rows == ['eomt', 'window 1', 'window 2', *(['transformers'] if size[0] == size[1] else [])]

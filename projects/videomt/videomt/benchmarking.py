@@ -1,8 +1,9 @@
 """VidEoMT in tools/benchmark: a side whose frames pass their state on. Importing it registers the side."""
 
 import copy
-from collections.abc import Callable
-from functools import cached_property
+from argparse import Namespace
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,18 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from mmengine.structures import InstanceData
 from torch import Tensor
+from transformers import VideomtConfig, VideomtForUniversalSegmentation
 
-from benchmark.configs import Size, is_video
+from benchmark.configs import Size, is_video, side_config
 from benchmark.harness import Call
 from benchmark.inputs import NUM_THINGS, metainfo_of, rectangles, stripes
-from benchmark.models import class_counts, is_ours
+from benchmark.models import build_model, class_counts, is_ours
 from benchmark.sides import PROJECT_SIDES, RESULTS, SMALL, Side
+from benchmark.subject import SUBJECTS, Results, Subject, check_tensors
+from eomt_mm.checkpoints.describe import describe
+from eomt_mm.checkpoints.rules import map_to_theirs
+from eomt_mm.core.network import eomt_forward
+from videomt.formats import HUGGING_FACE
 
 FRAME_RESULTS = RESULTS | dict(instance='pred_track_instances')
 
@@ -142,4 +149,116 @@ def _tracks(rng: np.random.Generator, size: Size, num_things: int, num_stuff: in
     return sample
 
 
+# Clips, each network with the same weights ------------------------------------------------------------------------
+
+
+def clip_problem(args: Namespace) -> Namespace:
+    """A config, and normalised frames (1, T, 3, H, W).
+
+    Raises:
+        ValueError: the config is none of videos.
+    """
+    height, width = args.size
+    img_size = height if height == width else 640  # positions are of squares, and interpolated
+    cfg = side_config(args.config, options={'model.backbone.img_size': img_size, **(args.cfg_options or {})})
+    if not (is_video(cfg) and is_ours(cfg)):
+        raise ValueError(f"{args.config} is none of VidEoMT's configs; tools/benchmark.py compares any configs")
+    frames = torch.randn(1, args.frames, 3, height, width, generator=torch.Generator().manual_seed(1))
+    return Namespace(cfg=cfg, frames=frames.to(args.device), device=args.device, dtype=getattr(torch, args.dtype))
+
+
+def clip_model(problem: Namespace) -> Any:
+    torch.manual_seed(0)
+    return build_model(problem.cfg, None, problem.device)
+
+
+def logits_call(problem: Namespace, parts: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Call:
+    """A call for logits of all frames, of classes (T, Q, K + 1) and masks (T, Q, H/4, W/4), from those of parts."""
+
+    @torch.no_grad()
+    def call() -> tuple[Tensor, ...]:
+        with torch.autocast(problem.frames.device.type, problem.dtype, enabled=problem.dtype != torch.float32):
+            found = list(parts())
+        return found[0] if len(found) == 1 else tuple(map(torch.cat, zip(*found, strict=True)))
+
+    return call
+
+
+def eomt_clip(problem: Namespace) -> Call:
+    """EoMT on the frames one by one: what VidEoMT is without its state."""
+    model = clip_model(problem)
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        for frame in problem.frames[0].split(1):
+            class_logits, mask_logits = eomt_forward(model.backbone, model.panoptic_head, frame)
+            yield class_logits[-1], mask_logits[-1]
+
+    return logits_call(problem, parts)
+
+
+def videomt_clip(problem: Namespace, window: int | None = None) -> Call:
+    """VidEoMT on windows of some frames; None: on all at once."""
+    model = clip_model(problem)
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        state = None
+        for frames in problem.frames.split(window or problem.frames.shape[1], dim=1):
+            predictions, state = model.stream(frames, state)
+            yield predictions.class_logits[-1][0], predictions.mask_logits[-1][0]
+
+    return logits_call(problem, parts)
+
+
+def transformers_clip(problem: Namespace) -> Call | None:
+    """transformers' VidEoMT (sdpa): of DINOv2 with registers, on square frames."""
+    ours, size = clip_model(problem), problem.frames.shape[-1]
+    if problem.frames.shape[-2] != size or describe(ours.state_dict()).family != 'dinov2':
+        return None
+    vit, head = ours.backbone, ours.panoptic_head
+    if vit.vit.reg_token is None:
+        return None
+    config: Any = VideomtConfig  # its fields are not all typed
+    theirs: Any = VideomtForUniversalSegmentation(
+        config(
+            hidden_size=vit.embed_dim, num_hidden_layers=vit.depth,
+            num_attention_heads=vit.vit.blocks[0].attn.num_heads, image_size=size, num_blocks=head.num_blocks,
+            num_queries=head.num_queries, num_labels=head.num_classes, attn_implementation='sdpa',
+        )
+    )  # fmt: skip
+    # strict=False: it has a mask token and class weights of its loss, which are not used here
+    weights = {name.replace('panoptic_head.', 'head.'): value for name, value in ours.state_dict().items()}
+    theirs.load_state_dict(map_to_theirs(weights, HUGGING_FACE.rules(False)), strict=False)
+    theirs = theirs.eval().to(problem.device)
+
+    def parts() -> Iterator[tuple[Tensor, Tensor]]:
+        output = theirs(pixel_values_videos=problem.frames)
+        yield output.class_queries_logits, output.masks_queries_logits
+
+    return logits_call(problem, parts)
+
+
+def check_clips(results: Results) -> str:
+    """All frames; EoMT's first one, for it does not know the earlier ones."""
+    check_tensors({name: [logits[:1] for logits in found] for name, found in results.items()})
+    return check_tensors({name: found for name, found in results.items() if name != 'eomt'})
+
+
 PROJECT_SIDES.append(VideoSide)
+SUBJECTS['video'] = Subject(
+    help="VidEoMT's network on a clip, beside EoMT on its frames and the model of transformers, with equal weights",
+    problem=clip_problem,
+    sides=dict(
+        eomt=eomt_clip, videomt=partial(videomt_clip, window=1), videomt_whole=videomt_clip,
+        transformers=transformers_clip,
+    ),
+    check=check_clips,
+    options={
+        'config': dict(nargs='?', default='videomt_dinov2-s_40k_ytvis2019-448', help='path or name of one of VidEoMT'),
+        '--size': dict(type=int, nargs=2, default=(640, 640), metavar=('H', 'W'), help='of the frames'),
+        '--frames': dict(type=int, default=5, help='of the clip'),
+        '--device': dict(default='cpu', help='such as cuda'),
+        '--dtype': dict(choices=['float32', 'float16', 'bfloat16'], default='float32', help='of autocast'),
+        '--cfg-options': dict(nargs='+', help='overrides in the config'),
+    },
+    exact=dict(dtype='float32'),
+)  # fmt: skip

@@ -1,0 +1,26 @@
+"""Time one part of EoMT beside its peers: the same inputs, in one run, sides taking turns.
+
+Results of all sides are compared before anything is timed. Ratios are medians of the rounds' ratios, with quartiles in
+brackets. Memory is what a side holds at most in two calls beyond libraries and inputs, in a fresh process (Linux).
+`compare.py SUBJECT --help` lists a subject's options.
+
+Examples:
+    python tools/benchmark/compare.py forward eomt_dinov2-b_24e_coco-panoptic-640 --base timm
+    python tools/benchmark/compare.py training --rounds 3
+    python tools/benchmark/compare.py criterion --forward-only
+    python tools/benchmark/compare.py postprocess --task instance
+    python tools/benchmark/compare.py file_to_panoptic eomt_dinov2-s_24e_coco-panoptic-640
+    python tools/benchmark/compare.py pq --panopticapi-python ENV/bin/python
+    python tools/benchmark/compare.py instance_ap
+    python tools/benchmark/compare.py pipeline --data-root data/coco --split val2017
+"""
+
+import sys
+from pathlib import Path
+
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules are those of a package
+
+from benchmark.compare_command import main  # noqa: E402
+
+if __name__ == '__main__':
+    main(__doc__)

@@ -1,0 +1,1 @@
+"""One module per peer: a call for each subject in which it takes part."""
