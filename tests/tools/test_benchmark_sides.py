@@ -8,6 +8,7 @@ import torch
 from benchmark_sides import mask2former, ours
 from tool_runs import CONFIGS, HEAD
 
+from benchmark.harness import in_fresh_process
 from benchmark.inputs import make_batch, write_image
 from benchmark.measure import peak_memory
 from benchmark.models import deformable_attention
@@ -98,11 +99,10 @@ def test_sides_of_one_spec_have_equal_weights_and_inputs() -> None:
 @pytest.mark.parametrize('host', [False, True], ids=['ours', 'mask2former'])
 def test_compiled_network_gives_equal_logits(host: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled: list[Any] = []
-    true = torch.compile
 
     def eagerly(function: Any, **kwargs: Any) -> Any:  # the tool's choice of what to compile, without the compiler
         compiled.append(kwargs)
-        return true(function, backend='eager')
+        return function
 
     monkeypatch.setattr(torch, 'compile', eagerly)
     side = Side(spec_of(host, 'panoptic', tmp_path, compile_mode='default'))
@@ -112,14 +112,18 @@ def test_compiled_network_gives_equal_logits(host: bool, tmp_path: Path, monkeyp
     assert compiled == [dict(mode='default')] * (2 if host else 1)
 
 
+@pytest.mark.parametrize(('stage', 'copies'), [('model', 1), ('train', 3)])
+def test_resident_bytes_are_of_the_weights_and_the_optimisers_states(stage: str, copies: int) -> None:
+    side = Side(ours('panoptic', stage=stage))
+    assert copies <= side.resident_bytes() / (4 * side.num_parameters()) < copies + 0.1
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize('stage', ['model', 'train'])
-def test_memory_holds_the_weights_and_the_optimisers_states(stage: str) -> None:
+def test_memory_is_more_than_what_is_resident(stage: str) -> None:
     spec = ours('panoptic', stage=stage)
-    side = Side(spec)
-    weights = 4 * side.num_parameters()
-    assert side.resident_bytes() >= weights * (3 if stage == 'train' else 1)
-    peak = peak_memory(spec)
-    assert peak is None or peak >= side.resident_bytes()
+    peak = in_fresh_process(peak_memory, spec)
+    assert peak is None or peak > Side(spec).resident_bytes()
 
 
 def test_targets_are_within_the_classes() -> None:

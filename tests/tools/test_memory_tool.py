@@ -51,7 +51,14 @@ def test_live_bytes_are_counted_once_and_given_back(memory: Any) -> None:
         assert (live.now, live.peak) == (0, 8000)
 
 
-@pytest.mark.parametrize('name', ['float32', '--amp, frozen, with_cp', '--amp, accumulation'])
+@pytest.mark.parametrize(
+    'name',
+    [
+        '--amp, frozen, with_cp',
+        pytest.param('float32', marks=pytest.mark.slow),
+        pytest.param('--amp, accumulation', marks=pytest.mark.slow),
+    ],
+)
 def test_tensors_without_content_cost_what_real_ones_do(memory: Any, tiny: Any, name: str) -> None:
     option = memory.OPTIONS[name]
     with memory.norms_in_float32(), memory.LiveBytes() as live:
@@ -76,6 +83,7 @@ def test_what_parts_keep_is_what_the_forward_pass_leaves_alive(memory: Any, tiny
         assert sum(kept.values()) == live.now - before - loss.nbytes + images.nbytes  # the patch kernel keeps these
 
 
+@pytest.mark.slow
 def test_every_option_saves_memory(memory: Any, tiny: Any) -> None:
     def peak(**option: bool) -> int:
         return memory.estimated_peak(tiny, memory.Option(**option), 64, 4, 3)

@@ -9,7 +9,7 @@ from mmengine.config import DictAction
 
 from benchmark.report import environment, markdown, megabytes, milliseconds, write_json
 from benchmark.subject import SUBJECTS, Measured, check, load_subjects, measure
-from eomt_mm.checkpoints.files import check_free
+from eomt_mm.fileio.writing import check_free
 
 
 def parse_args(description: str) -> tuple[argparse.ArgumentParser, argparse.Namespace]:

@@ -11,6 +11,7 @@ from benchmark_sides import VIDEO, mask2former, ours, video
 from tool_runs import CONFIGS, small
 from videomt.benchmarking import VideoSide, make_clips
 
+from benchmark.harness import in_fresh_process
 from benchmark.inputs import write_image
 from benchmark.measure import build_side, measure, peak_memory
 from benchmark.sides import Side
@@ -116,8 +117,9 @@ def test_compiled_network_gives_equal_logits(monkeypatch: pytest.MonkeyPatch) ->
         side.call()
 
 
+@pytest.mark.slow
 def test_memory_holds_the_weights() -> None:
-    peak = peak_memory(video())
+    peak = in_fresh_process(peak_memory, video())
     assert peak is None or peak >= 4 * build_side(video()).num_parameters()
 
 
