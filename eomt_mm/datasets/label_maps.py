@@ -1,4 +1,4 @@
-"""Semantic data of one's own: a folder of images and one of label maps, checked when the data set is built."""
+"""Your own semantic data: a folder of images and one of label maps, checked when the data set is built."""
 
 import os.path as osp
 from typing import Any
@@ -11,17 +11,17 @@ from eomt_mm.registry import DATASETS
 
 @DATASETS.register_module()
 class LabelMaps(BaseSegDataset):
-    """mmseg's BaseSegDataset with clear errors for folders and files that are missing.
+    """mmseg's BaseSegDataset with clear errors for missing folders and files.
 
     Arguments are the parent's: ``data_prefix`` with img_path and seg_map_path (may be left out in test mode),
     ``img_suffix`` ('.jpg'), ``seg_map_suffix`` ('.png'), ``metainfo`` with classes and palette.
 
     Raises:
-        FileNotFoundError: a folder does not exist, holds no image, or a label map is missing.
+        FileNotFoundError: a folder does not exist or has no image, or a label map is missing.
     """
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Lists the images and checks that each has its label map; see the class."""
+        """List the images, and check that each has its label map."""
         if self.ann_file:  # names of images in a file
             listed: list[dict[str, Any]] = super().load_data_list()
             return listed

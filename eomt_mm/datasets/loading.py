@@ -1,4 +1,4 @@
-"""Loading transforms whose errors name the file; the one for panoptic segments is new, the others are the hosts'."""
+"""Loading transforms whose errors name the file: the hosts', and one for panoptic segments."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ VOID = 255  # mmseg's ignore_index
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """mmcv's loading of an image, with one clear error for a file that is missing, damaged, truncated or too large.
+    """mmcv's loading of an image, with a clear error for a file that is missing, damaged, truncated or too large.
 
     Adds img (H, W, 3), uint8 in BGR order unless the arguments (the parent's) say otherwise, img_shape and ori_shape
     (height, width).
@@ -32,7 +32,7 @@ class LoadImage(LoadImageFromFile):
         args, kwargs: the parent's.
 
     Raises:
-        FileNotFoundError: there is no such file.
+        FileNotFoundError: the file does not exist.
         ValueError: the file cannot be decoded completely, or has more pixels.
     """
 
@@ -43,7 +43,7 @@ class LoadImage(LoadImageFromFile):
         self.max_pixels = max_pixels
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Loads ``results['img_path']``; None for a bad file if ``ignore_empty``."""
+        """Load ``results['img_path']``; None for a bad file if ``ignore_empty``."""
         try:
             image = self._load(results['img_path'])
         except (FileNotFoundError, ValueError):
@@ -70,7 +70,7 @@ class LoadImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadSemanticMap(LoadSegmentationAnnotations):
-    """mmseg's loading of a label map, with one clear error for a file that is missing, damaged or does not fit.
+    """mmseg's loading of a label map, with a clear error for a file that is missing, damaged or does not fit.
 
     Adds gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is added. Maps may have 8 or 16 bits.
 
@@ -78,8 +78,8 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         label_ids: value in the files of each class, in the order of the data set's own classes (before it chooses among
             them by ``metainfo``); every other value is void. None: the values are the labels.
         max_pixels: see :class:`LoadImage`.
-        kwargs: the parent's. ``reduce_zero_label``, here or in the data set, does not go with ``label_ids``: leave the
-            value 0 out of them instead.
+        kwargs: the parent's. ``reduce_zero_label``, here or in the data set, excludes ``label_ids``: leave 0 out of
+            them instead.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -152,7 +152,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         if self.label_ids is not None:
             return self._labels[values.astype(np.uint16, copy=False)]
         labels = values.astype(np.uint8)
-        # In unsigned bytes 0 - 1 is 255, void; what is void already stays.
+        # In unsigned bytes 0 - 1 is 255, void; void stays void.
         return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
 
     def __repr__(self) -> str:
@@ -171,7 +171,7 @@ def _label_table(label_ids: Sequence[int]) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class LoadPanopticSegments(BaseTransform):
-    """Loads panoptic segments as one map of numbers; masks are expanded only on the way into the loss.
+    """Load panoptic segments as one map of numbers; masks are expanded only for the loss.
 
     Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void,
     k = the k-th kept segment; gt_segment_labels (N,), int64, labels of segments 1 .. N; and gt_seg_map to seg_fields,
@@ -180,13 +180,13 @@ class LoadPanopticSegments(BaseTransform):
     N + 1 .. N + M with gt_crowd_labels (M,), int64.
 
     Args:
-        with_crowds: whether crowds stay, as test pipelines need them for a metric that takes the ground truth from
-            the samples; for training they must not.
+        with_crowds: keep crowds, for test pipelines whose metric reads the ground truth from the samples; not for
+            training.
         backend_args: of mmengine's file backend.
 
     Raises:
         FileNotFoundError: the PNG does not exist.
-        ValueError: the PNG cannot be decoded, is no 8-bit RGB, or has another size than the image.
+        ValueError: the PNG cannot be decoded, is not 8-bit RGB, or has another size than the image.
     """
 
     def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
@@ -194,7 +194,7 @@ class LoadPanopticSegments(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads ``results['seg_map_path']``, if there is ground truth: the hosts' inferencers pass bare images."""
+        """Load ``results['seg_map_path']`` if there is ground truth; the hosts' inferencers pass images without."""
         if 'segments_info' not in results:
             return results
         segments = [
@@ -206,7 +206,7 @@ class LoadPanopticSegments(BaseTransform):
 
     def _load_ids(self, results: dict[str, Any]) -> np.ndarray:
         size = image_size(results)
-        # An image that the json does not annotate has no PNG either, and is void throughout.
+        # An image without an annotation in the json has no PNG either, and is entirely void.
         if not results['segments_info'] and size is not None:
             return np.zeros(size, dtype=np.int32)
         path = results['seg_map_path']
@@ -224,9 +224,9 @@ class LoadPanopticSegments(BaseTransform):
 class LoadInstances(LoadDetectionAnnotations):
     """mmdet's loading of instances, with masks by default, without crowds, and with clear errors for bad masks.
 
-    Arguments and what is added are the parent's (gt_bboxes, gt_bboxes_labels, gt_masks, gt_ignore_flags), without
-    the instances with ignore_flag (crowds), which so never become targets, and those whose polygons all have fewer
-    than 3 points, for which it warns. ``results['instances']`` stays whole for metrics.
+    Arguments and added keys (gt_bboxes, gt_bboxes_labels, gt_masks, gt_ignore_flags) are the parent's. Instances with
+    ignore_flag (crowds) are left out, so they never become targets; so are those whose polygons all have fewer than 3
+    points, with a warning. ``results['instances']`` is unchanged, for metrics.
 
     Raises:
         ValueError: an instance has no mask, or one that does not fit the image.
@@ -236,7 +236,7 @@ class LoadInstances(LoadDetectionAnnotations):
         super().__init__(with_mask=with_mask, **kwargs)
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Loads ``results['instances']``."""
+        """Load ``results['instances']``."""
         instances = results.get('instances', [])
         kept = [instance for instance in instances if not instance.get('ignore_flag', 0)]
         if self.with_mask:
@@ -246,7 +246,7 @@ class LoadInstances(LoadDetectionAnnotations):
         return loaded
 
     def _mask(self, instance: dict[str, Any], results: dict[str, Any]) -> Rings | RLE | None:
-        """The checked mask of an instance, None where it has no outline."""
+        """The checked mask of an instance; None if it has no outline."""
         path, (height, width) = results.get('img_path'), results['ori_shape']
         given = instance.get('mask')
         if not given:

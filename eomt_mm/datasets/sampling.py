@@ -1,8 +1,8 @@
-"""Order and randomness of training samples, both drawn from the seed and a position, and from nothing else.
+"""Order and randomness of training samples, drawn from the seed and a position only.
 
 A run goes through positions 0, 1, 2, ... over all its processes. Position p shows one sample of epoch p // N; which
-one, and how it is augmented, depends on the seed and p alone: not on workers, processes, batch sizes, or on what was
-loaded before. A resumed run therefore starts at its position, and loads nothing in order to skip it.
+one, and how it is augmented, depends only on the seed and p: not on workers, processes, batch sizes, or earlier
+samples. So a resumed run starts at its position, without loading the samples before it.
 """
 
 import itertools
@@ -18,17 +18,17 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, Sampler
 
 Key = tuple[int, int]  # position, index of the sample in the data set
-# What a seed is drawn for, so that position 7, step 7 and epoch 7 share no randomness.
+# Purposes of a seed, so that position 7, step 7 and epoch 7 share no randomness.
 ORDER, SAMPLE, STEP = range(3)
 TRANSLATED_SAMPLERS = ('InfiniteSampler', 'DefaultSampler')
 
 
 def seed_generators(*key: int, devices: bool = False) -> None:
-    """Seeds the global generators of numpy, Python and torch's CPU from a key of integers that are at least 0.
+    """Seed the global generators of numpy, Python and torch's CPU from a key of integers that are at least 0.
 
     Args:
         key: the same key gives the same numbers, and different keys independent ones.
-        devices: torch's generators of accelerators as well.
+        devices: also seed torch's generators of accelerators.
     """
     words = np.random.SeedSequence(key).generate_state(8)
     np.random.seed(words[:4])
@@ -42,7 +42,7 @@ def seed_generators(*key: int, devices: bool = False) -> None:
 
 @contextmanager
 def sample_randomness(seed: int, position: int) -> Iterator[None]:
-    """Global generators of the CPU as they are for a position; before and after, those of the process."""
+    """Give the CPU's global generators the state of a position, and restore them afterwards."""
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
     seed_generators(SAMPLE, seed, position)
     try:
@@ -54,9 +54,9 @@ def sample_randomness(seed: int, position: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset[Any]):
-    """A data set whose samples are asked for by (position, index), and drawn with the randomness of that position.
+    """A data set that takes (position, index) and loads the sample with the randomness of that position.
 
-    Plain indices and everything else (``metainfo``, ``pipeline``, ...) reach the data set inside.
+    Plain indices and everything else (``metainfo``, ``pipeline``, ...) go to the wrapped data set.
 
     Args:
         dataset: a data set, or the config of one.
@@ -106,7 +106,7 @@ class PositionSampler(Sampler[Key]):
         self.rank, self.world_size = get_dist_info()
 
     def __len__(self) -> int:
-        """Samples of this process in an epoch, rounded up; the iteration itself does not end."""
+        """Samples of this process in an epoch, rounded up; the iteration does not end."""
         return -(-self.size // self.world_size)
 
     def __iter__(self) -> Iterator[Key]:
@@ -129,20 +129,20 @@ def by_position(dataloader: Any) -> dict[str, Any]:
         dataloader: mmengine's config, with an InfiniteSampler or a DefaultSampler, of which ``shuffle`` is kept.
 
     Raises:
-        TypeError: for a loader that is built already.
-        ValueError: for what has no meaning by position.
+        TypeError: the loader is built already.
+        ValueError: an option has no meaning for samples by position.
     """
-    remedy = "or use mmengine's loop: train_cfg.type='IterBasedTrainLoop'"
+    hint = "or use mmengine's loop: train_cfg.type='IterBasedTrainLoop'"
     if not isinstance(dataloader, Mapping):
         raise TypeError(
             f'train_dataloader is a {type(dataloader).__name__}: eomt_mm.TrainLoop builds the loader itself; give its '
-            f'config, {remedy}'
+            f'config, {hint}'
         )
     for name in ('batch_sampler', 'num_batch_per_epoch'):
         if dataloader.get(name) is not None:
             raise ValueError(
                 f'train_dataloader.{name}={dataloader[name]}: eomt_mm.TrainLoop draws samples by their position in '
-                f'the run, one by one; leave it out, {remedy}'
+                f'the run, one by one; leave it out, {hint}'
             )
     sampler = {'type': 'InfiniteSampler', **(dataloader.get('sampler') or {})}
     kind = sampler['type'] if isinstance(sampler['type'], str) else sampler['type'].__name__
@@ -150,7 +150,7 @@ def by_position(dataloader: Any) -> dict[str, Any]:
     if kind.rpartition('.')[2] not in TRANSLATED_SAMPLERS or unknown:
         raise ValueError(
             f'train_dataloader.sampler={dict(sampler)}: eomt_mm.TrainLoop takes {" or ".join(TRANSLATED_SAMPLERS)} '
-            f'with shuffle (the seed is randomness.seed), {remedy}'
+            f'with shuffle (the seed is randomness.seed), {hint}'
         )
     return dict(
         dataloader,

@@ -1,4 +1,4 @@
-"""Segments as one map of numbers: what every loading transform of such maps shares."""
+"""Segments as one map of numbers: the shared part of all transforms that load such maps."""
 
 import io
 from collections.abc import Collection, Sequence
@@ -17,7 +17,7 @@ Results = dict[str, Any]
 
 
 class MapSegment(NamedTuple):
-    """A segment of a map: ``value`` of its pixels in the file, ``label`` (index of its class), and if it is a crowd."""
+    """A segment of a map: ``value`` of its pixels in the file, ``label`` (class index), and whether it is a crowd."""
 
     value: int
     label: int
@@ -25,7 +25,7 @@ class MapSegment(NamedTuple):
 
 
 def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegment], with_crowds: bool) -> None:
-    """Numbers the segments of a map and writes them into ``results``, leaving out those without a pixel.
+    """Number the segments of a map and write them into ``results``, without those that have no pixel.
 
     Writes gt_seg_map (H, W), int32: 0 = void, 1 .. N segments with gt_segment_labels (N,), int64, and, only
     ``with_crowds``, N + 1 .. N + M crowds with gt_crowd_labels (M,), int64; otherwise crowds are void. The map is named
@@ -33,9 +33,9 @@ def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegm
 
     Args:
         results: of the pipeline, changed in place.
-        ids: (H, W), integers; values that no segment has are void.
+        ids: (H, W), integers; values of no segment are void.
         segments: of unique values.
-        with_crowds: whether crowds stay.
+        with_crowds: keep crowds.
     """
     whole = [segment for segment in segments if not segment.is_crowd]
     crowds = [segment for segment in segments if segment.is_crowd and with_crowds]
@@ -52,14 +52,14 @@ def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegm
 
 
 class LoadSegments(BaseTransform):
-    """Loads the segments of a data set whose files hold one code per pixel; subclasses read and explain the codes.
+    """Load the segments of a data set whose files have one code per pixel; subclasses read and explain the codes.
 
     Needs ``seg_map_path`` and ``category_ids`` (see `FolderDataset`) and writes what `store_segments` says; segments of
     categories that are not among ``category_ids`` are void. Without ``seg_map_path`` nothing is added: the hosts'
-    inferencers pass bare images.
+    inferencers pass images without.
 
     Args:
-        with_crowds: whether crowd regions stay, as test pipelines need them; otherwise they are void.
+        with_crowds: keep crowd regions, for test pipelines; otherwise they are void.
         backend_args: of mmengine's file backend.
     """
 
@@ -68,7 +68,7 @@ class LoadSegments(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: Results) -> Results:
-        """Loads the maps of one item."""
+        """Load the maps of one item."""
         if results.get('seg_map_path') is None:
             return results
         if 'category_ids' not in results:
@@ -99,20 +99,20 @@ class LoadSegments(BaseTransform):
 
 
 def read_map(path: str, modes: Collection[str], meaning: str, backend_args: dict | None = None) -> np.ndarray:
-    """Reads a PNG whose values are numbers, not colours.
+    """Read a PNG whose values are numbers, not colours.
 
     Args:
         path: of the file.
-        modes: those of Pillow that are right, such as ('L',).
-        meaning: what belongs there, for the message.
+        modes: allowed modes of Pillow, such as ('L',).
+        meaning: expected content, for the message.
         backend_args: of mmengine's file backend.
 
     Returns:
         (H, W) or (H, W, channels) as stored.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is no complete PNG of one of these modes, or has too many pixels.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is not a complete PNG of one of these modes, or has too many pixels.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)

@@ -1,4 +1,4 @@
-"""What a run takes from a checkpoint: weights that are the model's, for the same classes, and no settings."""
+"""Check what a run takes from a checkpoint: the model's weights, for the same classes, and no settings."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,19 +20,18 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Compares a loaded checkpoint with model, data and config, where mmengine would only warn.
+    """Compare a loaded checkpoint with model, data and config, where mmengine would only warn.
 
-    - Weights of another shape are always refused. Missing ones are refused in testing and when resuming; a training
-      that starts from ``load_from`` may lack up to half, which are logged and keep their initial values.
-    - Class names of the checkpoint that are not those of the data, or have another order, are refused where class rows
-      are taken (:func:`~eomt_mm.checkpoints.class_names.difference`).
-    - A resumed run takes rates, weight decay and schedules from its config, computed from the present ``max_iters``.
+    - Weights of another shape are always refused. Missing weights are refused in testing and resuming; with
+      ``load_from`` up to half may be missing, which are logged and keep their initial values.
+    - Class names of the checkpoint that differ from the data's, or have another order, are refused if class rows are
+      loaded (:func:`~eomt_mm.checkpoints.class_names.difference`).
+    - A resumed run takes rates, weight decay and schedules from its config, computed from its ``max_iters``.
 
     Args:
-        class_head: False: a training that starts from ``load_from`` leaves out the class predictor, since its classes
-            are others; 'auto': where it is for another number of classes, or for other names. Resuming and testing
-            always take everything.
-        same_classes: refuse other class names; False: they mean the same, whatever they are called.
+        class_head: False: ``load_from`` leaves out the class predictor, for other classes; 'auto': leaves it out if the
+            number of classes or their names differ. Resuming and testing always load everything.
+        same_classes: refuse other class names; False: other names mean the same classes.
 
     Raises:
         ValueError: for another ``class_head``.
@@ -46,14 +45,14 @@ class CheckpointFitHook(Hook):
         self._settings: ConfigSettings | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Notes the settings of a training before a checkpoint replaces them."""
+        """Record the settings of a training before a checkpoint replaces them."""
         if isinstance(runner.optim_wrapper, BaseOptimWrapper):
             self._settings = ConfigSettings(runner)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
         """Raises ValueError; see :func:`~eomt_mm.checkpoints.fit.check_fit`."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # mmengine tells neither in public: a loop that is built means training, _resume that it goes on
+        # mmengine has no public attribute for either: a loop that is built means training, _resume resuming
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         saved = checkpoint.get('state_dict', checkpoint)
         expected, source = model.state_dict(), str(runner._load_from)
@@ -77,7 +76,7 @@ class CheckpointFitHook(Hook):
             self._settings.check_fit(checkpoint.get('optimizer') or {}, source)
 
     def before_train(self, runner: Any) -> None:
-        """Puts the settings of the config back in a resumed run.
+        """Restore the config's settings in a resumed run.
 
         Raises:
             ValueError: there is no step left to train.
@@ -93,7 +92,7 @@ class CheckpointFitHook(Hook):
             self._settings.restore(runner)
 
     def _other_names(self, runner: Any, checkpoint: Mapping[str, Any]) -> str | None:
-        """How the checkpoint's class names differ from those of the data of the loops that are built."""
+        """Describe how the checkpoint's class names differ from those of the data in the built loops."""
         saved = _names((checkpoint.get('meta') or {}).get('dataset_meta'))
         if not self.same_classes:
             return None

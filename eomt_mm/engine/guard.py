@@ -1,4 +1,4 @@
-"""Steps with NaN or infinite gradients: skipped, counted, and the end of a run that gets nothing else."""
+"""Skip and count steps with NaN or infinite gradients, and end a run that has too many in a row."""
 
 import logging
 import math
@@ -19,15 +19,15 @@ SKIPPED = 'non_finite_steps'  # in the message hub, and thereby in every checkpo
 
 @HOOKS.register_module()
 class NonFiniteGuardHook(Hook):
-    """Skips optimiser steps whose gradients are not all finite, and ends the run when there are too many in a row.
+    """Skip optimiser steps whose gradients are not all finite, and end the run after too many in a row.
 
-    A skipped step changes neither weights nor the optimiser's state, in any process; schedules go on. It is logged as a
-    warning with the files of the batch, and left out of the log's averages. Steps that a loss scaler (``--amp`` in
+    A skipped step changes neither weights nor the optimiser's state, in any process; schedules continue. A warning
+    names the files of the batch, and the log's averages leave the step out. Steps that a loss scaler (``--amp`` in
     float16) skips by itself, to find its scale, count as well.
 
-    Costs per step one pass over the gradients, for the largest absolute value, in distributed runs the exchange of one
-    number, and one wait of the host for the device: what is skipped is decided in Python. mmengine waits as often for
-    every loss that it logs.
+    Costs per step: one pass over the gradients for the largest absolute value, in distributed runs the exchange of one
+    number, and one wait of the host for the device, because Python decides. mmengine waits as often for every loss that
+    it logs.
 
     Args:
         max_in_a_row: skipped steps in a row that end the run; at least 1.
@@ -41,14 +41,14 @@ class NonFiniteGuardHook(Hook):
             raise ValueError(f'max_in_a_row={max_in_a_row}: at least 1')
         self.max_in_a_row = max_in_a_row
         self._in_a_row = 0
-        self._skips = True  # until the optimiser steps: a loss scaler skips by not asking it to
+        self._skips = True  # until the optimiser steps: a loss scaler skips a step by not calling it
         self._files: list[str] = []
 
     def before_train(self, runner: Any) -> None:
-        """Begins to watch the optimiser.
+        """Start to watch the optimiser.
 
         Raises:
-            TypeError: where it is none of torch's.
+            TypeError: it is not torch's.
         """
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if not isinstance(optimizer, Optimizer):
@@ -61,7 +61,7 @@ class NonFiniteGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Counts and logs.
+        """Count and log.
 
         Raises:
             FloatingPointError: ``max_in_a_row`` is reached.
@@ -76,14 +76,14 @@ class NonFiniteGuardHook(Hook):
         self._skips, self._files = True, []
 
     def after_train(self, runner: Any) -> None:
-        """Logs the total."""
+        """Log the total."""
         self._handle.remove()
         skipped = runner.message_hub.get_info(SKIPPED, 0)
         level = logging.WARNING if skipped else logging.INFO
         print_log(f'{skipped} of {runner.iter} steps skipped for non-finite gradients', logger='current', level=level)
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Takes the gradients away where one is not finite: the optimiser then passes over all parameters."""
+        """Remove all gradients if one is not finite: the optimiser then skips all parameters."""
         params = [param for group in optimizer.param_groups for param in group['params'] if param.grad is not None]
         self._skips = not all_finite([local_part(param.grad) for param in params])
         if self._skips:
@@ -96,7 +96,7 @@ class NonFiniteGuardHook(Hook):
         runner.message_hub.update_info(SKIPPED, total)
         forget_non_finite(runner.message_hub)
         files = ', '.join(chain.from_iterable(all_gather_object(self._files)))
-        text = f'gradients of step {runner.iter + 1} are not finite, weights stay as they are: {files}'
+        text = f'gradients of step {runner.iter + 1} are not finite, weights are unchanged: {files}'
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is not None and scaler.is_enabled():
             text += f'; the loss scale is now {scaler.get_scale():g}'
@@ -110,7 +110,7 @@ class NonFiniteGuardHook(Hook):
 
 
 def forget_non_finite(message_hub: MessageHub) -> None:
-    """Takes values of this step that are not finite out of averages, which they would spoil for a whole window."""
+    """Remove values of this step that are not finite from averages, which they would spoil for a whole window."""
     for history in message_hub.log_scalars.values():
         values, counts = history.data  # the history's own arrays
         if len(values) and not math.isfinite(values[-1]):

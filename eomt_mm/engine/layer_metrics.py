@@ -1,4 +1,4 @@
-"""How good the intermediate predictions are: validation metrics of every prediction layer."""
+"""Evaluate the intermediate predictions: validation metrics of every prediction layer."""
 
 import copy
 from collections.abc import Sequence
@@ -13,15 +13,15 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class LayerMetricsHook(Hook):
-    """Adds the metrics of the predictions before each joint block to those of the final one, in validation.
+    """Add the metrics of the predictions before each joint block to those of the final one, in validation.
 
-    ``layer0/coco_panoptic/PQ`` is that of the queries as they join the tokens, ``layer1/...`` that after one joint
-    block, and so on; the final prediction's keep their names. Masks are off, as in every evaluation. A validation with
-    B joint blocks makes B + 1 predictions and counts B + 1 times; for metrics that write no files.
+    ``layer0/coco_panoptic/PQ`` is that of the queries before the first joint block, ``layer1/...`` that after one joint
+    block, and so on; metrics of the final prediction keep their names. Masks are off, as in every evaluation. A
+    validation with B joint blocks makes B + 1 predictions and counts B + 1 times; for metrics that write no files.
     """
 
     def before_val(self, runner: Any) -> None:
-        """Turns intermediate predictions on, and at the first time multiplies the metrics."""
+        """Turn intermediate predictions on, and the first time add a metric per layer."""
         head = find_head(runner.model)
         evaluator = runner.val_loop.evaluator
         evaluator.metrics = [
@@ -32,12 +32,12 @@ class LayerMetricsHook(Hook):
         head.predict_intermediate = True
 
     def after_val(self, runner: Any) -> None:
-        """Sets intermediate predictions to what they were."""
+        """Restore the setting of intermediate predictions."""
         find_head(runner.model).predict_intermediate = self._predicted
 
 
 class LayerMetric:
-    """One metric for each prediction layer, in the place of a metric of mmengine's evaluator.
+    """One metric for each prediction layer, which replaces a metric of mmengine's evaluator.
 
     Args:
         metric: that of the final prediction; the others are copies of it.
@@ -49,7 +49,7 @@ class LayerMetric:
         self.earlier = [copy.deepcopy(metric) for _ in range(num_earlier)]
 
     def process(self, data_batch: Any, data_samples: Sequence[dict[str, Any]]) -> None:
-        """Counts a batch of samples with ``layer_predictions``, see `HostHead.add_layer_predictions`."""
+        """Count a batch of samples with ``layer_predictions``, see `HostHead.add_layer_predictions`."""
         self.final.process(data_batch, data_samples)
         for layer, metric in enumerate(self.earlier):
             metric.process(data_batch, [{**sample, **sample['layer_predictions'][layer]} for sample in data_samples])

@@ -1,4 +1,4 @@
-"""Starts distributed runs on machines without an accelerator, where mmengine's launchers ask for CUDA all the same."""
+"""Start distributed runs on machines without an accelerator, where mmengine's launchers still require CUDA."""
 
 import os
 from datetime import timedelta
@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS
 from torch.nn.parallel import DistributedDataParallel
 
-# Per launcher, the variables in which it tells a process what torch reads as RANK, WORLD_SIZE and LOCAL_RANK.
+# Per launcher, its variables for what torch reads as RANK, WORLD_SIZE and LOCAL_RANK.
 VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -24,10 +24,10 @@ DEFAULT_PORT = '29500'  # torch's and mmengine's
 
 
 def start_processes(cfg: Config, launcher: str) -> None:
-    """Readies a run that ``launcher`` started, before its runner is built.
+    """Prepare a run that ``launcher`` started, before its runner is built.
 
-    Without an accelerator the process group is set up here, over gloo: mmengine's Runner then leaves it alone, and its
-    model wrapper is told not to look for GPUs. With one, mmengine does it all.
+    Without an accelerator the process group is set up here, over gloo: mmengine's Runner then keeps it, and its model
+    wrapper is configured not to look for GPUs. With an accelerator, mmengine does everything.
 
     Args:
         cfg: gets ``launcher`` and, without an accelerator, ``env_cfg.dist_cfg.backend`` and ``model_wrapper_cfg``.
@@ -55,7 +55,7 @@ def start_processes(cfg: Config, launcher: str) -> None:
 
 
 def _check_alone() -> None:
-    """Several processes that do not know of each other would write into one work_dir."""
+    """Refuse several unconnected processes, which would write into one work_dir."""
     size = os.environ.get('WORLD_SIZE', '1')
     if 'TORCHELASTIC_RUN_ID' in os.environ and size != '1':
         raise ValueError(
@@ -65,7 +65,7 @@ def _check_alone() -> None:
 
 
 def _take_environment(launcher: str, on_cpu: bool) -> None:
-    """Copies the launcher's variables into those that torch reads; raises ValueError where some are missing."""
+    """Copy the launcher's variables to those that torch reads; raises ValueError if some are missing."""
     needed = [*VARIABLES[launcher]]
     if launcher == 'pytorch':
         needed += ['MASTER_ADDR', 'MASTER_PORT']
@@ -76,14 +76,14 @@ def _take_environment(launcher: str, on_cpu: bool) -> None:
         raise ValueError(
             f'--launcher {launcher}, but the environment lacks {", ".join(missing)}: {HOW_TO_START[launcher]}'
         )
-    # The tools set LOCAL_RANK to 0 where it is missing, and mmengine reads it with mpi, too.
+    # The tools set LOCAL_RANK to 0 if it is missing, and mmengine also reads it with mpi.
     for name, source in zip(('RANK', 'WORLD_SIZE', 'LOCAL_RANK'), VARIABLES[launcher], strict=True):
         os.environ[name] = os.environ[source]
     os.environ.setdefault('MASTER_PORT', DEFAULT_PORT)
 
 
 def _wrap_without_devices(cfg: Config) -> None:
-    """Lets mmengine wrap the model as it does by default, or as configured, but without ``device_ids``."""
+    """Let mmengine wrap the model as by default, or as configured, but without ``device_ids``."""
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
     )
@@ -94,6 +94,6 @@ def _wrap_without_devices(cfg: Config) -> None:
 
 
 def _start_gloo(timeout: float | None) -> None:
-    """Joins the process group; ``timeout`` in seconds, None: torch's own (half an hour)."""
+    """Join the process group; ``timeout`` in seconds, None: torch's own (half an hour)."""
     if not dist.is_initialized():
         dist.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))

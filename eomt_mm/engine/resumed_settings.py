@@ -1,7 +1,7 @@
-"""A resumed run takes its settings from the config: of optimiser and schedules, a checkpoint gives the state alone.
+"""Take the settings of a resumed run from the config; the checkpoint gives the state of optimiser and schedules.
 
-mmengine and torch restore both together: ``Optimizer.load_state_dict`` replaces the parameter groups with their rates,
-weight decay and betas, ``_ParamScheduler.load_state_dict`` every attribute, the schedule's length among them.
+mmengine and torch restore settings and state together: ``Optimizer.load_state_dict`` replaces the rates, weight decay
+and betas of parameter groups, ``_ParamScheduler.load_state_dict`` every attribute, such as the schedule's length.
 """
 
 import warnings
@@ -17,28 +17,28 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from eomt_mm.engine.schedule import TwoStagePolyLR
 
 State = dict[str, Any]
-# Of groups: what is no setting, or follows from the schedule at each step.
+# Keys of groups that are not settings, or follow from the schedule at each step.
 NO_SETTINGS = ('params', 'param_names', 'lr')
-# Of schedulers: what changes with each step, and what repeats the groups' settings.
+# Keys of schedulers that change with each step, or repeat the groups' settings.
 COUNTS = ('last_step', '_global_step', '_last_value', 'base_values')
 
 
 class ConfigSettings:
-    """Settings of optimiser and schedules as they were built from the config, before a checkpoint is loaded."""
+    """Settings of optimiser and schedules as built from the config, before a checkpoint is loaded."""
 
     def __init__(self, runner: Any) -> None:
         self.groups = [{key: deepcopy(group[key]) for key in group if key != 'params'} for group in groups_of(runner)]
         self.schedulers = [deepcopy(scheduler.state_dict()) for scheduler in schedulers_of(runner)]
 
     def check_fit(self, saved: State, source: str) -> None:
-        """Compares the parameters of the groups with those in a checkpoint, whose momenta torch takes by position.
+        """Compare the parameters of the groups with a checkpoint's, because torch assigns momenta by position.
 
         Args:
             saved: ``optimizer`` of the checkpoint.
             source: the checkpoint, for the message.
 
         Raises:
-            ValueError: other parameters, or in other groups.
+            ValueError: the parameters differ, or are in other groups.
         """
         own = [group['param_names'] for group in self.groups if 'param_names' in group]
         theirs = [group['param_names'] for group in saved.get('param_groups', ()) if 'param_names' in group]
@@ -53,7 +53,7 @@ class ConfigSettings:
         )
 
     def restore(self, runner: Any) -> None:
-        """Puts the settings back after a resume, and the schedules to the runner's step. Logs what changed."""
+        """Restore the settings after a resume, set the schedules to the runner's step, and log what changed."""
         schedulers = schedulers_of(runner)
         follows_metric = any(getattr(scheduler, 'need_val_args', False) for scheduler in schedulers)
         changes: dict[str, str] = {}
@@ -89,9 +89,9 @@ def schedulers_of(runner: Any) -> list[_ParamScheduler]:
 
 
 def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
-    """Brings new schedulers to where ``steps`` steps (or epochs, where they count these) bring them.
+    """Advance new schedulers by ``steps`` steps (or epochs, if they count these).
 
-    mmengine's schedulers derive each value from the one before, so all their steps are made again.
+    mmengine's schedulers derive each value from the previous one, so all steps are repeated.
     """
     if all(isinstance(scheduler, TwoStagePolyLR) for scheduler in schedulers):
         for scheduler in schedulers:
@@ -99,7 +99,7 @@ def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
             scheduler.jump(steps)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the optimiser's own steps are not made again
+        warnings.simplefilter('ignore')  # the optimiser's own steps are not repeated
         for step in range(max(steps, epochs)):
             for scheduler in schedulers:
                 if step < (epochs if scheduler.by_epoch else steps):
@@ -107,7 +107,7 @@ def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
 
 
 def _note(changes: dict[str, str], before: State, after: State, but: tuple[str, ...]) -> None:
-    """Adds the settings that change; of several groups the first one is shown."""
+    """Add the settings that change; of several groups the first one is shown."""
     for key in _changed(before, after):
         if key not in but:
             changes.setdefault(key.removeprefix('initial_'), f'{before[key]} -> {after[key]}')

@@ -1,4 +1,4 @@
-"""The checkpoint to resume from: the newest one that is whole."""
+"""Find the checkpoint to resume from: the newest one that is undamaged."""
 
 import logging
 import os
@@ -15,17 +15,17 @@ CHECKPOINT_NAME = re.compile(r'(iter|epoch)_(\d+)\.(pth|dcp)')
 
 
 def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
-    """The newest checkpoint of a work dir that is whole; damaged ones are named in the log, and left where they are.
+    """Find the newest undamaged checkpoint of a work dir; the log names damaged ones, which are kept.
 
-    Candidates are ``iter_*`` and ``epoch_*`` (``.pth``, ``.dcp``) and what ``last_checkpoint`` names, looked for in
-    ``work_dir`` and else where it says. The highest number is the newest; files with a higher number than that of
-    ``last_checkpoint`` that were written before it are of an earlier run in the same folder, and come last.
+    Candidates are ``iter_*`` and ``epoch_*`` (``.pth``, ``.dcp``) and the file that ``last_checkpoint`` names, in
+    ``work_dir`` or at the path written there. The highest number is the newest. Files with a higher number than
+    ``last_checkpoint``'s that are older than it belong to an earlier run in the same folder, and are tried last.
 
     Args:
         work_dir: may be missing.
 
     Returns:
-        path; None where there is no whole checkpoint.
+        path; None if there is no undamaged checkpoint.
     """
     damaged: list[str] = []
     for path in _newest_first(Path(work_dir)):
@@ -41,30 +41,29 @@ def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def check_whole(path: str | Path) -> None:
-    """Checks a checkpoint that is named to be resumed.
+    """Check a checkpoint that the user asked to resume.
 
     Args:
         path: file, folder or ``http(s)://`` address.
 
     Raises:
-        FileNotFoundError: there is none.
-        ValueError: it is damaged; names the last whole one beside it.
+        FileNotFoundError: it does not exist.
+        ValueError: it is damaged; the message names the last undamaged one in its folder.
     """
     path = local_path(path)
     text = damage(path)
     if text is None:
         return
     other = latest_whole_checkpoint(Path(path).parent)
-    remedy = f'the last whole one there is {other}' if other else 'there is no whole one beside it'
-    raise (ValueError if Path(path).exists() else FileNotFoundError)(f'checkpoint {path} {text}: {remedy}')
+    hint = f'the last whole one there is {other}' if other else 'there is no whole one beside it'
+    raise (ValueError if Path(path).exists() else FileNotFoundError)(f'checkpoint {path} {text}: {hint}')
 
 
 def damage(path: str | Path) -> str | None:
-    """What is wrong with a checkpoint, in words that follow its name; None where nothing is.
+    """Describe the damage of a checkpoint, in words that follow its name; None if there is no damage.
 
-    ``torch.save`` writes a zip file with checksums: they are compared, so the whole file is read. In a checkpoint
-    folder that is done for each ``.pth`` and ``.pt``, in a ``.dcp`` also for each tensor, and it needs the index that
-    torch writes last.
+    ``torch.save`` writes a zip file with checksums; comparing them reads the whole file. In a checkpoint folder, each
+    ``.pth`` and ``.pt`` is checked; in a ``.dcp`` each tensor too, and its index, which torch writes last.
     """
     path = Path(path)
     if path.is_dir():
@@ -115,6 +114,6 @@ def _named_by_pointer(work_dir: Path) -> Path | None:
         return None
     if not text:
         return None
-    # Beside it first: the folder may have been moved since.
+    # In its own folder first: that may have been moved.
     places = (work_dir / os.path.basename(text), Path(text))
     return next((place for place in places if place.exists()), None)

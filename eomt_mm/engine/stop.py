@@ -1,4 +1,4 @@
-"""Ending in time: a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
+"""Stop on a signal: a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
 
 import logging
 import os
@@ -19,28 +19,28 @@ from mmengine.runner import EpochBasedTrainLoop
 from eomt_mm.engine.checkpointing import SafeCheckpointHook, on_any_rank
 from eomt_mm.registry import HOOKS
 
-# Seconds in which signals are one request: timeout(1), and srun with torchrun, send it twice at once.
+# Seconds within which signals count as one request: timeout(1), and srun with torchrun, send it twice.
 ONE_REQUEST = 3.0
 
 
 @HOOKS.register_module()
 class GracefulStopHook(Hook):
-    """On SIGTERM to any process: all finish the step, save it and end with status 0; ``--resume`` goes on from there.
+    """Stop a run on SIGTERM to any process: all finish the step, save it and end with status 0; ``--resume`` continues.
 
-    - In training the checkpoint of this very step is saved, whatever the interval, and the loop ends.
-    - In a validation the step's checkpoint is saved unless it was before, the validation is left, and the resumed run
-      begins with it. A metric that is being computed from the predictions is finished first.
-    - A checkpoint that cannot be written makes the status 1.
+    - In training, the checkpoint of the current step is saved, for any interval, and the loop ends.
+    - In a validation, the step's checkpoint is saved unless it exists, the validation is abandoned, and the resumed run
+      starts with it. A metric that is being computed from the predictions is finished first.
+    - If the checkpoint cannot be written, the status is 1.
     - A second signal, after 3 seconds, ends the process at once; earlier checkpoints stay.
 
-    Processes that data loaders start are kept from ending with the signal, which clusters send to all of them.
-    ``torchrun`` kills what has not ended 30 seconds after its own SIGTERM.
+    The worker processes of data loaders ignore the signal, which clusters send to all processes. ``torchrun`` kills
+    what still runs 30 seconds after its own SIGTERM.
 
     Needs a :class:`SafeCheckpointHook` that counts steps (``by_epoch=False``), a loop by steps, and the main thread;
-    otherwise it says so and leaves signals alone.
+    otherwise it logs that and does not handle signals.
 
     Args:
-        signals: names. SIGUSR1 is what Slurm's ``--signal=USR1@120`` sends; ``torchrun`` itself ends by it, so use
+        signals: names. Slurm's ``--signal=USR1@120`` sends SIGUSR1, by which ``torchrun`` itself ends; use
             ``--signal=TERM@120`` there.
 
     Raises:
@@ -61,7 +61,7 @@ class GracefulStopHook(Hook):
         self._common_batches = 0
 
     def before_train(self, runner: Any) -> None:
-        """Takes the signals over. Loaders whose workers are not started yet get workers that outlive them."""
+        """Install the signal handlers. Workers that loaders start later ignore the signals."""
         self._asked, self._owner = None, os.getpid()
         hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook) and not hook.by_epoch]
         by_steps = not isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -79,36 +79,36 @@ class GracefulStopHook(Hook):
         self._before = {number: signal.signal(number, self._handle) for number in self.signals}
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Ends training after a step."""
+        """End training after a step."""
         self._stop_if_asked(runner, in_step=True)
 
     def before_val(self, runner: Any) -> None:
-        """Ends before a validation: training was asked to stop in the step before it."""
+        """End before a validation, if the signal came in the step before it."""
         if self._checkpoints is not None and runner.train_loop.stop_training and on_any_rank(self._asked is not None):
             self._leave_validation(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Counts the batches that every process has, since only for these all can be asked."""
+        """Count the batches that every process has: only after these can all processes agree."""
         if self._checkpoints is not None:
             count = torch.tensor([len(runner.val_dataloader)])
             all_reduce(count, 'min')
             self._common_batches = int(count)
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Leaves a validation after a batch."""
+        """Abandon a validation after a batch."""
         if self._checkpoints is None or batch_idx >= self._common_batches or not on_any_rank(self._asked is not None):
             return
         for hook in runner.hooks:
-            if isinstance(hook, EMAHook):  # the averaged weights are the model's during validation
+            if isinstance(hook, EMAHook):  # during validation the model has the averaged weights
                 hook.after_val_epoch(runner)
         self._leave_validation(runner)
 
     def after_val(self, runner: Any) -> None:
-        """Ends training after a validation in whose last moments the signal came."""
+        """End training after a validation, if the signal came at its end."""
         self._stop_if_asked(runner)
 
     def after_train(self, runner: Any) -> None:
-        """Gives the signals back."""
+        """Restore the signal handlers."""
         for number, handler in self._before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._before, self._checkpoints = {}, None
@@ -121,7 +121,7 @@ class GracefulStopHook(Hook):
         self._tell(runner)
 
     def _leave_validation(self, runner: Any) -> None:
-        """Saves and exits: a loop has no other way out of a validation."""
+        """Save and exit: there is no other way out of a validation loop."""
         assert self._checkpoints is not None
         self._checkpoints.save_step(runner, final=True)
         self._tell(runner)
@@ -132,14 +132,14 @@ class GracefulStopHook(Hook):
         assert self._checkpoints is not None
         name = self._asked[0].name if self._asked else 'a signal to another process'
         runner.logger.info(
-            f'ended by {name}; saved as {self._checkpoints.last_ckpt}. The same command with --resume goes on'
+            f'ended by {name}; saved as {self._checkpoints.last_ckpt}. The same command with --resume continues'
         )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Only notes the request: a handler may run between any two instructions, where nothing can be saved."""
+        """Record the request only: a handler may run between any two instructions, where nothing can be saved."""
         now = time.monotonic()
         if os.getpid() != self._owner or (self._asked is not None and now - self._asked[1] > ONE_REQUEST):
-            signal.signal(number, signal.SIG_DFL)  # forked processes inherit the handler, but not the training
+            signal.signal(number, signal.SIG_DFL)  # forked processes inherit the handler, but do not train
             os.kill(os.getpid(), number)
         elif self._asked is None:
             self._asked = (signal.Signals(number), now)
@@ -147,9 +147,9 @@ class GracefulStopHook(Hook):
 
 
 def shielded_worker(init: Callable[[int], None] | None, signals: Sequence[signal.Signals], worker_id: int) -> None:
-    """``worker_init_fn`` of a data loader: of ``signals`` the worker obeys SIGTERM of its parent, and no other.
+    """``worker_init_fn`` of a data loader: the worker ignores ``signals``, except SIGTERM from its parent.
 
-    torch's workers end by anybody's SIGTERM, which raises in the middle of the parent's step.
+    torch's workers end on SIGTERM from any process, which raises in the middle of the parent's step.
 
     Args:
         init: the loader's own ``worker_init_fn``.
@@ -158,7 +158,7 @@ def shielded_worker(init: Callable[[int], None] | None, signals: Sequence[signal
     """
     if init is not None:
         init(worker_id)
-    if hasattr(signal, 'sigwaitinfo'):  # macOS has none: workers end there as they always did
+    if hasattr(signal, 'sigwaitinfo'):  # macOS lacks it: there workers end as torch's do
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -1,4 +1,4 @@
-"""The learning rate belongs to a number of images per step; another number should not pass unnoticed."""
+"""Warn if the number of images per step is not that of the learning rate."""
 
 import logging
 from typing import Any
@@ -12,14 +12,14 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class TotalBatchHook(Hook):
-    """Warns where the images per step are not the ``auto_scale_lr.base_batch_size`` of the config.
+    """Warn if the images per step are not the config's ``auto_scale_lr.base_batch_size``.
 
-    With ``auto_scale_lr.enable`` (``--auto-scale-lr``) mmengine scales the learning rate by their ratio, and there is
-    nothing to warn of.
+    With ``auto_scale_lr.enable`` (``--auto-scale-lr``) mmengine scales the learning rate by their ratio, and no warning
+    is needed.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Compares, and logs a warning with the remedies."""
+        """Compare, and log a warning with hints."""
         scaling = runner.cfg.get('auto_scale_lr') or {}
         expected, batch_size = scaling.get('base_batch_size'), runner.train_dataloader.batch_size
         if expected is None or batch_size is None or scaling.get('enable'):

@@ -1,4 +1,4 @@
-"""One training per work dir: two would overwrite each other's checkpoints, and both would end without an error."""
+"""Lock a work dir for one training: two would overwrite each other's checkpoints without an error."""
 
 import os
 import time
@@ -12,18 +12,18 @@ from eomt_mm.fileio.leftovers import HOST, started_at
 
 LOCK = '.train.lock'
 HOLDER = '.train.lock.holder'
-# Workers of a killed process hold its lock until they notice; torch's look every 5 seconds.
+# Workers of a killed process hold its lock until they end; torch's check for their parent every 5 seconds.
 WORKERS_END = 20.0
 
 
 @contextmanager
 def work_dir_lock(work_dir: str | Path) -> Iterator[None]:
-    """Holds a work dir while a training runs in it.
+    """Hold the lock of a work dir while a training runs in it.
 
-    The operating system releases the lock when its process ends, however it ends, so a killed run blocks nobody.
+    The operating system releases the lock whenever its process ends, so a killed run blocks no other.
 
     Args:
-        work_dir: made where it is missing.
+        work_dir: created if it is missing.
 
     Raises:
         RuntimeError: another process holds it; the message says which, where, and since when.

@@ -70,7 +70,7 @@ def test_step_is_finished_and_saved(
     saved = load(tmp_path / 'iter_5.pth')
     assert (saved['meta']['iter'], int(saved['state_dict']['steps'])) == (5, 5)
     out, err = capfd.readouterr()
-    assert f'ended by {number.name}; saved as {tmp_path}/iter_5.pth. The same command with --resume goes on' in out
+    assert f'ended by {number.name}; saved as {tmp_path}/iter_5.pth. The same command with --resume continues' in out
     assert 'a second signal ends at once' in err
     assert {number: signal.getsignal(number) for number in HANDLED} == handlers
 

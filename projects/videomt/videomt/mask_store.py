@@ -10,9 +10,9 @@ from torch import Tensor
 class MaskStore:
     """Mask logits (T, Q, h, w), appended window by window and read query by query as those of a tensor.
 
-    They are kept in half precision, in memory and, where they outgrow ``max_bytes``, in a temporary file: 200 queries
-    over 500 frames of 720 x 1280 pixels are 12 GB, of which results need a few queries, frame by frame. The file lies
-    where ``tempfile`` puts it (``TMPDIR``) and goes with the store.
+    They are kept in half precision, in memory or, above ``max_bytes``, in a temporary file: 200 queries
+    over 500 frames of 720 x 1280 pixels are 12 GB, of which results need a few queries, frame by frame. ``tempfile``
+    chooses the folder (``TMPDIR``); the file is deleted with the store.
 
     Args:
         max_bytes: beyond it everything goes to the file.
@@ -25,7 +25,7 @@ class MaskStore:
         self._num_frames = 0
 
     def close(self) -> None:
-        """Gives memory and file back; nothing can be read after it."""
+        """Free memory and file; nothing can be read afterwards."""
         self._file.close()
 
     def __del__(self) -> None:
@@ -40,7 +40,7 @@ class MaskStore:
         return (self._num_frames, *self._shape)
 
     def append(self, mask_logits: Tensor) -> None:
-        """Adds the logits (t, Q, h, w) of the next frames.
+        """Append the logits (t, Q, h, w) of the next frames.
 
         Raises:
             ValueError: the frames before had another number of queries or size.

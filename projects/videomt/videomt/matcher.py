@@ -1,4 +1,4 @@
-"""First-appearance matching: a target is matched in the frame that first shows it, and keeps its query for the clip."""
+"""Match targets at first appearance: in the frame that first shows it, a target gets its query for the clip."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,10 @@ from videomt.targets import ClipTarget
 
 
 class FirstAppearanceMatcher(HungarianMatcher):
-    """Matches frame after frame what appears there for the first time, among the queries that are still free.
+    """Match, frame after frame, the targets that appear for the first time with the queries that are still free.
 
-    Costs are those of the parent, between a target's first frame and the queries' predictions for that frame. Published
-    as a cost of 1e6 for queries in use; here those take no part, which is the same as long as queries suffice.
+    Costs are those of the parent, between a target's first frame and the queries' predictions for that frame. The
+    published code adds a cost of 1e6 to used queries; here they are left out, which is equal while queries suffice.
     """
 
     @torch.no_grad()

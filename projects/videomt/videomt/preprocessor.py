@@ -1,4 +1,4 @@
-"""Clips and videos as the network takes them: normalised, then padded with zeros, as published."""
+"""Prepare clips and videos for the network: normalise, then pad with zeros, as published."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ Size = tuple[int, int]
 
 @MODELS.register_module()
 class VidEoMTDataPreprocessor(BaseDataPreprocessor):
-    """Batches of clips in training; videos as they are, bytes on the host, in evaluation.
+    """Make batches of clips in training; in evaluation, keep videos as bytes on the host.
 
     A video of 500 frames is 1.4 GB as bytes and 5.5 GB as normalised values: the model prepares its frames window by
     window, with :meth:`prepare`.

@@ -1,4 +1,4 @@
-"""VidEoMT on videos that come frame by frame: online, or with the class scores of the whole video at its end."""
+"""Segment videos frame by frame: online, or with the class scores of the whole video at its end."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
@@ -31,7 +31,7 @@ SIZE_DIVISOR = 32
 
 
 class RunningMean:
-    """Mean of the class logits of the frames so far, the online stand-in for that of the whole video."""
+    """Mean of the class logits of the frames so far, which replaces the whole video's mean online."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
@@ -46,11 +46,11 @@ class RunningMean:
 
 
 class OnlineVideo:
-    """Segments a video frame by frame; nothing of a frame is kept but its queries and class logits.
+    """Segment a video frame by frame; of a frame only queries and class logits are kept.
 
-    Masks are those of the whole-video mode. Classes, and with them which tracks or segments appear, follow from the
-    frames so far: the sample says ``class_scores = 'mean of the frames so far'``. At the last frame they are those of
-    the whole video. The id of a track is that of the whole-video mode, and stays with its query.
+    Masks are those of the whole-video mode. Classes, and therefore the tracks or segments that appear, follow
+    from the frames so far: the sample says ``class_scores = 'mean of the frames so far'``. At the last frame they are
+    the whole video's. The id of a track is that of the whole-video mode, and stays with its query.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
@@ -69,12 +69,12 @@ class OnlineVideo:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets the video: the next frame is the first of another."""
+        """Forget the video: the next frame is the first of another."""
         self._state: Tensor | None = None
         self._class_scores = RunningMean()
 
     def segment(self, image: Tensor, sample: DetDataSample) -> DetDataSample:
-        """Segments the next frame.
+        """Segment the next frame.
 
         Args:
             image: (3, H, W), normalised and padded.
@@ -84,7 +84,7 @@ class OnlineVideo:
 
     @torch.no_grad()
     def segment_window(self, images: Tensor, samples: Sequence[DetDataSample]) -> list[DetDataSample]:
-        """Segments the next frames, which go through the backbone together; results are those of one after the other.
+        """Segment the next frames, which go through the backbone together, with the results of one after the other.
 
         Args:
             images: (t, 3, H, W), normalised and padded.
@@ -98,9 +98,9 @@ class OnlineVideo:
 
 
 class StoredVideo:
-    """Logits of a video that comes in windows; at its end results frame by frame, with the class scores of all frames.
+    """Store the logits of a video that comes in windows; at its end give results with the class scores of all frames.
 
-    Memory does not grow with the video but by its panoptic maps, as run lengths: see
+    Memory grows with the video only by its panoptic maps, as run lengths: see
     :class:`~videomt.mask_store.MaskStore`.
 
     Args:
@@ -126,7 +126,7 @@ class StoredVideo:
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
-        """Takes the next frames (t, 3, H, W), normalised and padded."""
+        """Take the next frames (t, 3, H, W), normalised and padded."""
         (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
         self._class_logits.append(class_logits)
         self.masks.append(mask_logits)
@@ -140,7 +140,7 @@ class StoredVideo:
             rules: task and thresholds.
         """
         mean_logits = self.class_logits.float().mean(0)
-        if rules.task == 'panoptic':  # which segments stay follows from their areas in all frames
+        if rules.task == 'panoptic':  # segments are kept by their areas in all frames
             maps = panoptic_frames(mean_logits, self.masks, frame_geometry(samples[0]), rules)
             for sample, ids in zip(samples, maps, strict=True):
                 found = sample.new(metainfo={**sample.metainfo, 'class_scores': WHOLE_VIDEO})
@@ -177,7 +177,7 @@ def segment_video(
     window_size: int = 1,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Segments a whole video with the class scores of all its frames; memory does not grow with it but by the results.
+    """Segment a whole video with the class scores of all its frames; memory grows only by the results.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
@@ -213,7 +213,7 @@ def _final(
 
 
 class VideoSegmenter:
-    """Segments the frames of a camera or a file as they come: `OnlineVideo` with its preprocessing.
+    """Segment the frames of a camera or a file one by one: `OnlineVideo` with its preprocessing.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
@@ -242,12 +242,12 @@ class VideoSegmenter:
         self._frame_id = 0
 
     def reset(self) -> None:
-        """Forgets the video: the next frame is the first of another."""
+        """Forget the video: the next frame is the first of another."""
         self.video.reset()
         self._frame_id = 0
 
     def step(self, frame: np.ndarray) -> DetDataSample:
-        """Segments the next frame.
+        """Segment the next frame.
 
         Args:
             frame: (H, W, 3), uint8, RGB. Frames of a video may differ in size.

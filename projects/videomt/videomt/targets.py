@@ -1,4 +1,4 @@
-"""Ground truth of a clip: one target per instance, segment or class that occurs in it, with a mask in each frame."""
+"""Make the targets of a clip: one per instance, segment or class in it, with a mask in each frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ FIELDS = ('labels', 'instances_ids', 'masks')
 
 @dataclass(frozen=True)
 class ClipTarget:
-    """What occurs in a clip of T frames: N targets, which have a pixel in at least one of them.
+    """Targets of a clip of T frames: N, each with a pixel in at least one frame.
 
     Attributes:
         labels: (N,), int64.
@@ -41,7 +41,7 @@ def clip_target(
     by_appearance: bool = True,
     device: torch.device | str = 'cpu',
 ) -> ClipTarget:
-    """The target of a clip. It is made on the CPU, where pipelines leave their masks: nothing waits for a device.
+    """Make the target of a clip, on the CPU, where pipelines leave their masks, so that nothing waits for a device.
 
     Args:
         frames: T samples with ``gt_instances``: ``labels`` (n,), ``instances_ids`` (n,), the same through the clip, and
@@ -72,7 +72,7 @@ def clip_target(
 
 
 def num_clip_targets(frames: Sequence[DetDataSample]) -> int:
-    """Number N of targets that :func:`clip_target` will make; 0 where it will refuse the frames."""
+    """Number N of targets that :func:`clip_target` makes; 0 if it refuses the frames."""
     if not all(map(_is_annotated, frames)):
         return 0
     found: set[int] = set()
@@ -83,7 +83,7 @@ def num_clip_targets(frames: Sequence[DetDataSample]) -> int:
 
 
 def _shown_tracks(frame: DetDataSample) -> tuple[Tensor, Tensor, Tensor]:
-    """Labels (n,), ids (n,) and masks (n, h, w) of what a frame shows; empty masks are left out."""
+    """Labels (n,), ids (n,) and masks (n, h, w) of a frame, without empty masks."""
     if not _is_annotated(frame):
         raise ValueError(missing_annotation(frame, f'tracks (gt_instances with {", ".join(FIELDS)})'))
     instances = frame.gt_instances

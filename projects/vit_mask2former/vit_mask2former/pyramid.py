@@ -1,4 +1,4 @@
-"""Feature maps of several strides from the one map of a plain ViT, and what stands in for a pixel decoder."""
+"""Make feature maps of several strides from the one map of a plain ViT; and replace a pixel decoder."""
 
 import math
 from collections.abc import Sequence
@@ -70,12 +70,12 @@ class SimpleFeaturePyramid(nn.Module):
 
 @MODELS.register_module()
 class NoPixelDecoder(BaseModule):
-    """Hands the pyramid to Mask2Former's Transformer decoder as it is: the finest map for masks, the others to attend.
+    """Pass the pyramid to Mask2Former's Transformer decoder: the finest map for masks, the others for attention.
 
     Args:
         in_channels, feat_channels, out_channels: channels of the pyramid, of what is attended, and of the map for
             masks; all equal.
-        encoder: none is built; Mask2FormerHead reads the number of levels here, in
+        encoder: not built; Mask2FormerHead reads the number of levels here, in
             ``layer_cfg.self_attn_cfg.num_levels``.
 
     Raises:

@@ -1,7 +1,7 @@
-"""Videos as samples: what all video data sets share, and the choice of consecutive frames for training.
+"""Videos as samples: the base of all video data sets, and the choice of consecutive frames for training.
 
-All that is random comes from numpy's global generator, so that under `eomt_mm.datasets.sampling` a clip follows from
-the seed and the position in the run alone, and resumed runs see the same clips.
+Random numbers come from numpy's global generator. So with `eomt_mm.datasets.sampling` a clip follows only from the seed
+and the position in the run, and resumed runs see the same clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,10 +17,10 @@ Item = dict[str, Any]
 
 
 class VideoDataset(BaseVideoDataset):
-    """A data set whose items are videos; subclasses say in :meth:`load_videos` what those are.
+    """A data set whose items are videos; subclasses list them in :meth:`load_videos`.
 
-    Differs from mmdet's ``BaseVideoDataset`` in this: official files are read as they are, frames without annotation
-    stay (clips are consecutive), and a clip without any target is replaced a bounded number of times.
+    Unlike mmdet's ``BaseVideoDataset``, it reads official files unchanged, keeps frames without annotation (clips are
+    consecutive), and replaces a clip without targets a bounded number of times.
 
     Args:
         filter_cfg: training only; ``filter_empty_gt`` drops videos (never frames) in which nothing is annotated.
@@ -61,7 +61,7 @@ class VideoDataset(BaseVideoDataset):
         return videos
 
     def filter_data(self) -> list[Item]:
-        """Drops videos without annotations, where ``filter_cfg`` says so; in test mode everything stays."""
+        """Drop videos without annotations if ``filter_cfg`` says so; keep all in test mode."""
         if self.test_mode or not self.filter_cfg.get('filter_empty_gt', False):
             return self.data_list
         kept = [video for video in self.data_list if video['is_annotated']]
@@ -93,7 +93,7 @@ class VideoDataset(BaseVideoDataset):
 
 @TRANSFORMS.register_module()
 class ConsecutiveFrames(BaseFrameSample):
-    """Draws a clip of consecutive frames; a shorter video is topped up with random repeats, in the order of time.
+    """Draw a clip of consecutive frames; a shorter video is filled up with random repeats, in temporal order.
 
     Args:
         num_frames: T, of the clip.
@@ -118,7 +118,7 @@ class ConsecutiveFrames(BaseFrameSample):
         self.official_starts = official_starts
 
     def transform(self, video_infos: Item) -> Item:
-        """Turns a video into a dict of lists, one entry per frame of the clip."""
+        """Turn a video into a dict of lists, with one entry per frame of the clip."""
         frames = self.draw(len(video_infos['images']), video_infos.get('key_frame_id'))
         return dict(self.prepare_data(video_infos, frames))
 

@@ -11,10 +11,10 @@ from eomt_mm.registry import DATASETS
 
 @DATASETS.register_module()
 class MixedClips(Dataset[Any]):
-    """Mixes data sets 1 : 1, whatever their sizes: over an epoch each gives as many samples as the largest has.
+    """Mix data sets 1 : 1 for any sizes: in an epoch each gives as many samples as the largest has.
 
     Of K data sets, the largest of N samples, this one has K N: index i is sample (i // K) mod its own size of data set
-    i mod K. Under a shuffled order every sample is so of each data set with probability 1 / K.
+    i mod K. In a shuffled order, every sample is from each data set with probability 1 / K.
 
     Args:
         datasets: two or more, or their configs; of the same classes.
