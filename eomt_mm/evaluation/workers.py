@@ -1,20 +1,14 @@
-"""Work of metrics in processes of their own, so that this one can feed the device meanwhile.
+"""Work of metrics in processes of their own, so that this one can feed the device meanwhile."""
 
-A thread per worker process sends it a call and waits for the answer, so that the caller never waits for a pipe. The
-pipe is all that holds a worker: it ends when the other end is closed, however this process came to its end.
-"""
-
-import atexit
 import functools
 import multiprocessing
+import os
 import signal
+import threading
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from multiprocessing.connection import Connection
-from queue import SimpleQueue
+from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
 from typing import Any
 
 import cv2
@@ -53,17 +47,17 @@ class WorkQueue:
             *args: of the function.
         """
         if self.num_workers:
-            future = _workers(self.num_workers).call(function, args)
+            future = _pool(self.num_workers).submit(_answer, function, args)
         else:
             future = Future()
-            future.set_result(function(*args))
+            future.set_result((function(*args), None))
         self._waiting.append((key, image, future))
 
     def results(self, all_of_them: bool = False) -> Iterator[tuple[Any, Any]]:
         """Key and result of calls that are done; waits only where too many are not, or for all of them.
 
         Raises:
-            RuntimeError: a call raised an error, or its worker process ended.
+            RuntimeError: a call raised an error, or a worker process ended.
         """
         limit = 0 if all_of_them else CALLS_PER_WORKER * self.num_workers
         while self._waiting and (len(self._waiting) > limit or self._waiting[0][2].done()):
@@ -72,70 +66,49 @@ class WorkQueue:
 
     def _result(self, image: str, future: Future) -> Any:
         try:
-            return future.result()
-        except (EOFError, OSError) as error:
-            _workers.cache_clear()
+            answer, error = future.result()
+        except BrokenExecutor as broken:
+            _pool.cache_clear()
+            self._waiting.clear()
             raise RuntimeError(
                 f'{image}: the worker process of the metric ended (killed for memory?): use fewer, or num_workers=0'
-            ) from error
-        except WorkerError as error:
-            raise RuntimeError(f'{image}: error in a worker process of the metric\n{error}') from error
-
-
-class WorkerError(Exception):
-    """What a call in a worker raised, as text."""
-
-
-class _Workers:
-    """Idle and busy worker processes."""
-
-    def __init__(self, number: int) -> None:
-        method = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
-        context: Any = multiprocessing.get_context(method)
-        self._threads = ThreadPoolExecutor(number, 'metric worker')
-        self._idle: SimpleQueue[Connection] = SimpleQueue()
-        for _ in range(number):
-            ours, theirs = context.Pipe()
-            context.Process(target=_serve, args=(theirs,), daemon=True, name='metric worker').start()
-            theirs.close()
-            self._idle.put(ours)
-            atexit.register(_dismiss, ours)  # data loaders may have forked off copies of our end, which keep it open
-
-    def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Future:
-        return self._threads.submit(self._call, function, args)
-
-    def _call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-        connection = self._idle.get()
-        try:
-            connection.send((function, args))
-            answer, error = connection.recv()
-        finally:
-            self._idle.put(connection)
+            ) from broken
         if error is not None:
-            raise WorkerError(error)
+            raise RuntimeError(f'{image}: error in a worker process of the metric\n{error}')
         return answer
 
 
-_workers = functools.cache(_Workers)
+@functools.cache
+def _pool(number: int) -> ProcessPoolExecutor:
+    method = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
+    return ProcessPoolExecutor(number, multiprocessing.get_context(method), _start)
 
 
-def _serve(connection: Connection) -> None:
-    """A worker's life: calls and answers, until the other end says None or is gone."""
+def _start() -> None:
+    """Prepares a worker process."""
     # Terminals and clusters send these to all processes; what happens then is for the parent to say.
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+        if name in signal.Signals.__members__:
+            signal.signal(signal.Signals[name], signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     keep_freed_memory()
-    with suppress(EOFError, OSError):
-        while (call := connection.recv()) is not None:
-            function, args = call
-            answer: tuple[Any, str | None]
-            try:
-                answer = function(*args), None
-            except Exception:
-                answer = None, traceback.format_exc()
-            connection.send(answer)
+
+
+def _end_with_parent() -> None:
+    """Ends this process when its parent is killed: workers hold both ends of their pipe, and would wait for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, str | None]:
+    """Result, or error as text: not every error can be pickled."""
+    try:
+        return function(*args), None
+    except Exception:
+        return None, traceback.format_exc()
 
 
 def keep_freed_memory() -> None:
@@ -146,9 +119,3 @@ def keep_freed_memory() -> None:
     processes in which a network runs have long freed larger blocks.
     """
     np.empty(16 << 20, dtype=np.uint8)
-
-
-def _dismiss(connection: Connection) -> None:
-    with suppress(OSError):
-        connection.send(None)
-        connection.close()

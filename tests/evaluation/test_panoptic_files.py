@@ -65,7 +65,7 @@ def test_equals_the_metric_on_the_same_maps(data: Path) -> None:
 
 def test_workers_make_no_difference(data: Path) -> None:
     assert repr(judge(data, num_workers=1)) == repr(judge(data))  # NaN is not equal to itself
-    workers._workers.cache_clear()
+    workers._pool.cache_clear()
 
 
 def test_nothing_annotated_is_no_number(data: Path) -> None:
