@@ -22,7 +22,7 @@ def own_config() -> str:
 def test_panoptic_example_loads(tmp_path: Path) -> None:
     (tmp_path / 'own.py').write_text(own_config())
     cfg = load_config(tmp_path / 'own.py', {'model.backbone.depth': 1}, data_root='elsewhere')
-    assert cfg.test_evaluator.ann_file == 'elsewhere/annotations/panoptic_val.json'
+    assert cfg.test_dataloader.dataset.data_root == 'elsewhere/'
     assert MODELS.build(cfg.model).panoptic_head.num_classes == 4
 
 

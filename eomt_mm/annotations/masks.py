@@ -85,6 +85,12 @@ def to_rle(mask: Rings | RLE, size: Size) -> RLE:
     return {'size': list(size), 'counts': found[0]['counts'].decode()}
 
 
+def as_text(rle: RLE) -> RLE:
+    """Run lengths as files hold them, with text for bytes."""
+    counts = rle['counts']
+    return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}
+
+
 def decode(mask: Rings | RLE, size: Size) -> np.ndarray:
     """Pixels of what `normalise` returned: (H, W), uint8, 0 or 1."""
     pixels: np.ndarray = mask_api.decode(to_rle(mask, size))

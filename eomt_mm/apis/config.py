@@ -24,6 +24,8 @@ PARSED_KEYS = dict(
     train_pipeline='train_dataloader.dataset.pipeline',
     test_pipeline='test_dataloader.dataset.pipeline',
 )
+HOST_DATASETS = tuple(f'{scope}{name}' for scope in ('', 'mmdet.') for name in ('CocoDataset', 'CocoPanopticDataset'))
+FILES_OF_METRICS = {'eomt_mm.InstanceAP': ('ann_file',), 'eomt_mm.PanopticQuality': ('ann_file', 'seg_prefix')}
 
 
 def load_config(
@@ -169,8 +171,10 @@ def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
         root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
         paths = dict(ann_file=dataset.get('ann_file'), seg_prefix=prefix.get('seg'))
         for metric in metrics if isinstance(metrics, list) else [metrics]:
+            # mmdet's data sets do not hand their files to metrics
+            needed = FILES_OF_METRICS.get(str(metric['type']), ()) if str(dataset['type']) in HOST_DATASETS else ()
             for key, path in paths.items():
-                if path and metric.get(key) and f'{split}_evaluator.{key}' not in options:
+                if path and (metric.get(key) or key in needed) and f'{split}_evaluator.{key}' not in options:
                     metric[key] = osp.join(root, path)
 
 

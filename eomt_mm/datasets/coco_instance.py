@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from eomt_mm.annotations.documents import Instance, check_file_names
-from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_instances_json
+from eomt_mm.datasets.coco_json import InstanceAnnotations, categories_by_name, images_to_train_on, read_instances_json
 from eomt_mm.registry import DATASETS
 
 
@@ -22,7 +22,8 @@ class CocoInstance(CocoDataset):
     Arguments are the parent's. ``metainfo`` holds classes and palette, the 80 of COCO where not given; annotations of
     other categories of the json are left out, and so are those with "ignore", as in the parent. ``filter_cfg``
     (training only): ``filter_empty_gt`` drops images without any instance that is not a crowd, ``min_size`` those
-    with a shorter side below it (pixels). In test mode the json needs no annotations (test sets) and no masks.
+    with a shorter side below it (pixels). In test mode the json needs no annotations (test sets) and no masks, and the
+    metric takes it from ``metainfo['annotation_file']``.
 
     An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels) and
     instances: per instance bbox (x1, y1, x2, y2; pixels), bbox_label, mask ("segmentation" of the json) and
@@ -40,6 +41,9 @@ class CocoInstance(CocoDataset):
         categories = categories_by_name(data, self.metainfo['classes'], self.ann_file)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
+        if self.test_mode:
+            file = InstanceAnnotations(self.ann_file, data, backend_args=self.backend_args)
+            self._metainfo['annotation_file'] = file
         annotations: dict[Any, list[Instance]] = defaultdict(list)
         for annotation in data['annotations']:
             annotations[annotation['image_id']].append(annotation)

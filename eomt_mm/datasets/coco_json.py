@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from mmengine import fileio
 from mmengine.logging import print_log
@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from eomt_mm.annotations.documents import InstancesFile, read_instances
 
 Item = dict[str, Any]
+Form = TypeVar('Form')
 
 
 def read_annotation_file(path: str, backend_args: dict | None = None) -> bytes:
@@ -28,6 +29,55 @@ def read_instances_json(path: str, annotated: bool = True, backend_args: dict | 
     """
     content = read_annotation_file(path, backend_args)
     return read_instances(content, path, annotated=annotated, warn=_warn)
+
+
+class AnnotationFile:
+    """The annotation file that a data set has read, for its metrics: neither path nor content is needed twice.
+
+    Data sets in test mode have it in their metainfo, as ``annotation_file``. Copies are the same object, and other
+    processes (data loaders) get no content.
+
+    Args:
+        path: of the json.
+        content: what was read; None once it is compact.
+        seg_prefix: folder of the PNGs of panoptic data.
+        backend_args: of mmengine's file backend.
+    """
+
+    def __init__(
+        self, path: str, content: Any, seg_prefix: str | None = None, backend_args: dict | None = None
+    ) -> None:
+        self.path = path
+        self.content = content
+        self.seg_prefix = seg_prefix
+        self.backend_args = backend_args
+        self._compact: Any = None
+
+    def compact(self, form: Callable[['AnnotationFile'], Form]) -> Form:
+        """``form`` of this file, made once for all metrics, in place of the content."""
+        if self._compact is None:
+            self._compact, self.content = form(self), None
+        found: Form = self._compact
+        return found
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> 'AnnotationFile':
+        return self
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.path, None, self.seg_prefix, self.backend_args)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)  # or mmengine's ConcatDataset refuses to join data sets
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+class InstanceAnnotations(AnnotationFile):
+    """A file in the COCO instance format."""
+
+
+class PanopticAnnotations(AnnotationFile):
+    """A file in the COCO panoptic format."""
 
 
 def _warn(text: str) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from mmdet.datasets import CocoPanopticDataset
 
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
-from eomt_mm.datasets.coco_json import categories_by_name, images_to_train_on, read_annotation_file
+from eomt_mm.datasets.coco_json import PanopticAnnotations, categories_by_name, images_to_train_on, read_annotation_file
 from eomt_mm.hosts.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
 
@@ -41,7 +41,8 @@ class CocoPanoptic(CocoPanopticDataset):
     Arguments are the parent's. ``metainfo`` holds classes (things first), thing_classes, stuff_classes and palette,
     the 133 of COCO where not given. ``filter_cfg`` (training only): ``filter_empty_gt`` drops images without any
     segment that is not a crowd, ``min_size`` those with a shorter side below it (pixels). In test mode
-    ``data_prefix['seg']`` may be left out; the json then needs no annotations (test sets).
+    ``data_prefix['seg']`` may be left out; the json then needs no annotations (test sets). The metric takes
+    the json from ``metainfo['annotation_file']``.
 
     An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels),
     instances (things, crowds with ignore_flag 1) and segments_info: per segment id (of the PNG), category (label),
@@ -68,6 +69,9 @@ class CocoPanoptic(CocoPanopticDataset):
         _check_things_first(categories, metainfo, self.ann_file)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
+        if self.test_mode:
+            file = PanopticAnnotations(self.ann_file, data, seg_prefix, self.backend_args)
+            self._metainfo['annotation_file'] = file
         self._texts = {'text': metainfo['thing_classes'], 'stuff_text': metainfo['stuff_classes']}
         annotations = {annotation['image_id']: annotation for annotation in data['annotations']}
         return [

@@ -189,7 +189,7 @@ def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
     return np.packbits(np.array(rows, dtype=bool))
 
 
-def summarise(images: Sequence[ImageMatches], num_classes: int, max_dets: Sequence[int]) -> Summary:
+def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Sequence[int]) -> Summary:
     """Averages over images and classes.
 
     Args:

@@ -1,20 +1,20 @@
 """Instance AP by Cityscapes' rules, as a metric of mmengine; the rules are in `cityscapes_counting`."""
 
-import os
-import shutil
 from collections.abc import Mapping, Sequence
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any
 
 import cv2
 import numpy as np
 from mmengine import fileio
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
-from eomt_mm.evaluation.cityscapes_counting import as_array, as_bool, average_precisions, match_image
+from eomt_mm.evaluation.cityscapes_counting import as_bool, average_precisions, match_instances
+from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, Sample
+from eomt_mm.evaluation.result_files import ResultFolder
+from eomt_mm.evaluation.sample_ground_truth import as_array
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image
 from eomt_mm.fileio.writing import write_whole
@@ -25,7 +25,7 @@ RESULTS = 'cityscapes_instance_results'
 
 
 @METRICS.register_module()
-class CityscapesAP(BaseMetric):
+class CityscapesAP(ImageMetric):
     """Cityscapes' instance AP, in [0, 1], with the rules at the top of `cityscapes_counting`.
 
     Gives mAP, over IoU thresholds 0.5, 0.55, .. 0.95, and AP50, both over the classes of dataset_meta that have truth;
@@ -36,16 +36,12 @@ class CityscapesAP(BaseMetric):
     Args:
         out_dir: where to write the folder ``cityscapes_instance_results`` as the benchmark server takes it: per image
             ``<name of the image>_pred.txt`` with a line "file labelId score" per instance, and these files, binary
-            PNGs. It replaces an earlier one when all images are done. With several nodes this must be shared storage.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
+            PNGs. It replaces an earlier one when all images are done.
+        format_only: write, do not evaluate (test sets).
         classwise: also log a table per class.
-        collect_device: 'cpu' or 'gpu'; where results of several processes meet.
         prefix: of the keys.
-        collect_dir: see mmengine's `BaseMetric`.
         backend_args: of mmengine's file backend, for the ground truth.
-
-    Raises:
-        ValueError: ``format_only`` without ``out_dir``.
+        kwargs: collect_device and collect_dir of `ImageMetric`.
     """
 
     default_prefix = 'cityscapes'
@@ -55,56 +51,41 @@ class CityscapesAP(BaseMetric):
         out_dir: str | None = None,
         format_only: bool = False,
         classwise: bool = True,
-        collect_device: str = 'cpu',
         prefix: str | None = 'cityscapes',
-        collect_dir: str | None = None,
         backend_args: dict | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        if format_only and out_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
-        self.out_dir = None if out_dir is None else Path(out_dir)
-        self.format_only = format_only
+        super().__init__(out_dir, format_only, prefix=prefix, **kwargs)
         self.classwise = classwise
         self.backend_args = backend_args
+        self._folder = None if self.out_dir is None else ResultFolder(self.out_dir / RESULTS)
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Compares a batch.
-
-        Args:
-            data_batch: not read.
-            data_samples: per image ``img_id``, ``pred_instances`` with masks (N, H, W) bool at the size of the original
-                image, scores (N,) and labels (N,); unless ``format_only``, ``seg_map_path`` (the image's
-                ``*_gtFine_instanceIds.png``); with ``out_dir``, ``img_path``.
-
-        Raises:
-            FileNotFoundError: there is no such ground truth.
-            ValueError: a sample lacks something, does not fit the ground truth, or this is no map of instance ids.
-        """
+    def work_on(self, sample: Sample, record: Record) -> Call:
         label_ids = self._label_ids()
-        for sample in data_samples:
-            masks, scores, labels = _predictions(sample, len(label_ids))
-            record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
-            if not self.format_only:
-                ids = self._read_truth(sample, masks)
-                record['rows'], record['num_truths'] = match_image(ids, masks, scores, labels, label_ids)
-            if self.out_dir is not None:
-                record['stem'] = _stem(sample)
-                record['files'] = self._write_image(record['stem'], masks, scores, label_ids[labels])
-            self.results.append(record)
+        masks, scores, labels = _predictions(sample, len(label_ids))
+        ids = None if self.format_only else self._read_ids(sample, masks)
+        stem = None
+        if self._folder is not None:
+            stem = record['file_name'] = _stem(sample)
+        return self._compare, ids, masks, scores, labels, label_ids, stem
 
-    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Averages over all images; an image that comes twice (padded samplers) counts once."""
-        records = _by_image(results)
-        if self.out_dir is not None:
-            self._finish_folder(records)
-        if self.format_only:
-            return {}
+    def _compare(
+        self, ids: np.ndarray | None, masks: Any, scores: np.ndarray, labels: np.ndarray, label_ids: np.ndarray,
+        stem: str | None,
+    ) -> Record:  # fmt: skip
+        found: Record = {}
+        if ids is not None:
+            found['rows'], found['num_true'] = match_instances(ids, masks, scores, labels, label_ids)
+        if stem is not None:
+            found['files'] = self._write_image(stem, masks, scores, label_ids[labels])
+        return found
+
+    def average(self, records: dict[Any, Record]) -> dict[str, float]:
         classes = (self.dataset_meta or {})['classes']
-        num_truths = np.array([record['num_truths'] for record in records], np.int64).reshape(-1, len(classes))
-        ap = average_precisions([record['rows'] for record in records], num_truths)
+        num_true = np.array([record['num_true'] for record in records.values()], np.int64).reshape(-1, len(classes))
+        ap = average_precisions([record['rows'] for record in records.values()], num_true)
         if self.classwise:
-            print_log('Cityscapes AP per class:\n' + _table(classes, ap, num_truths.sum(axis=0)), logger='current')
+            print_log('Cityscapes AP per class:\n' + _table(classes, ap, num_true.sum(axis=0)), logger='current')
         return {'mAP': _mean(ap), 'AP50': _mean(ap[:, :1])}
 
     def _label_ids(self) -> np.ndarray:
@@ -120,7 +101,7 @@ class CityscapesAP(BaseMetric):
             )
         return np.array([CITYSCAPES_LABEL_IDS[name] for name in classes], dtype=np.int64)
 
-    def _read_truth(self, sample: Mapping[str, Any], masks: Any) -> np.ndarray:
+    def _read_ids(self, sample: Mapping[str, Any], masks: Any) -> np.ndarray:
         path = sample.get('seg_map_path')
         if not path:
             raise ValueError(
@@ -143,8 +124,8 @@ class CityscapesAP(BaseMetric):
 
     def _write_image(self, stem: str, masks: Any, scores: np.ndarray, label_ids: np.ndarray) -> list[str]:
         """Writes an image's files into the folder aside; returns their names."""
-        assert self.out_dir is not None
-        aside = self.out_dir / f'{RESULTS}.part'
+        assert self._folder is not None
+        aside = self._folder.aside
         lines, names = [], [f'{stem}_pred.txt']
         for number, (mask, score, label_id) in enumerate(zip(masks, scores, label_ids, strict=True)):
             pixels = as_bool(mask)
@@ -156,19 +137,11 @@ class CityscapesAP(BaseMetric):
         write_whole(aside / names[0], ''.join(lines).encode())
         return names
 
-    def _finish_folder(self, records: list[dict[str, Any]]) -> None:
+    def write(self, records: dict[Any, Record]) -> None:
         """Gives the folder its final name."""
-        assert self.out_dir is not None
-        aside, folder = self.out_dir / f'{RESULTS}.part', self.out_dir / RESULTS
-        aside.mkdir(parents=True, exist_ok=True)
-        # An evaluation that was broken off leaves files here, possibly of other images.
-        current = {name for record in records for name in record['files']}
-        for path in aside.iterdir():
-            if path.name not in current:
-                path.unlink()
-        shutil.rmtree(folder, ignore_errors=True)
-        os.replace(aside, folder)
-        print_log(f'instance results of {len(records)} images are in {folder}', logger='current')
+        assert self._folder is not None
+        self._folder.finish(name for record in records.values() for name in record['files'])
+        print_log(f'instance results of {len(records)} images are in {self._folder.path}', logger='current')
 
 
 def _mean(ap: np.ndarray) -> float:
@@ -176,9 +149,9 @@ def _mean(ap: np.ndarray) -> float:
     return float(known.mean()) if known.size else float('nan')
 
 
-def _table(classes: Sequence[str], ap: np.ndarray, num_truths: np.ndarray) -> str:
+def _table(classes: Sequence[str], ap: np.ndarray, num_true: np.ndarray) -> str:
     lines = [['', 'AP', 'AP50', 'instances']]
-    for name, of_class, count in zip(classes, ap, num_truths, strict=True):
+    for name, of_class, count in zip(classes, ap, num_true, strict=True):
         numbers = [f'{number:.3f}' for number in (of_class.mean(), of_class[0])] if count else ['-', '-']
         lines.append([name, *numbers, str(count)])
     return str(AsciiTable(lines).table)
@@ -220,18 +193,3 @@ def _stem(sample: Mapping[str, Any]) -> str:
     if any(character.isspace() for character in stem):
         raise ValueError(f'{sample["img_path"]}: names in result files cannot hold spaces: rename the image')
     return stem
-
-
-def _by_image(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The last record of each image; raises ValueError where two images share an id or the name of their results."""
-    records: dict[Any, dict[str, Any]] = {}
-    owners: dict[str, Any] = {}
-    for record in results:
-        image_id, path, stem = record['img_id'], record['img_path'], record.get('stem')
-        other = records.get(image_id, record)['img_path']
-        if other != path:
-            raise ValueError(f'{other} and {path} are both img_id {image_id}: give each image its own')
-        if stem and owners.setdefault(stem, image_id) != image_id:
-            raise ValueError(f'images {owners[stem]} and {image_id} are both named {stem}: give them different names')
-        records[image_id] = record
-    return list(records.values())

@@ -29,7 +29,7 @@ THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 NUM_IDS = 1 << 16
 
 
-def match_image(
+def match_instances(
     ids: np.ndarray, masks: Any, scores: np.ndarray, labels: np.ndarray, label_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Compares predictions with the ground truth of an image.
@@ -54,7 +54,7 @@ def match_image(
     label_id_of = np.where(is_group, present, present // FIRST_INSTANCE)
     # The script compares whole ids: single caravans and trailers (29000 and up) are not void.
     is_void = np.isin(present, CITYSCAPES_VOID_IDS)
-    is_truth = ~is_group & ~is_small
+    is_counted = ~is_group & ~is_small
     # A small group counts twice in the script, and so here.
     times_ignored = is_group.astype(np.int64) + is_small
     rows = []
@@ -67,23 +67,23 @@ def match_image(
         ious = common_of_class / (areas + area - common_of_class)
         best = ious.argmax()
         ignored = common[is_void].sum() + common_of_class @ times_ignored
-        rows.append((label, score, ious[best], present[best] * is_truth[best], ignored / area))
-    num_truths = (is_truth & (label_id_of == label_ids[:, None])).sum(axis=1)
-    return np.array(rows, dtype=np.float64).reshape(-1, 5), num_truths
+        rows.append((label, score, ious[best], present[best] * is_counted[best], ignored / area))
+    num_true = (is_counted & (label_id_of == label_ids[:, None])).sum(axis=1)
+    return np.array(rows, dtype=np.float64).reshape(-1, 5), num_true
 
 
-def average_precisions(rows: Sequence[np.ndarray], num_truths: np.ndarray) -> np.ndarray:
+def average_precisions(rows: Sequence[np.ndarray], num_true: np.ndarray) -> np.ndarray:
     """AP of each class at each IoU threshold.
 
     Args:
-        rows: per image (M, 5), as of `match_image`.
-        num_truths: (images, C), as of `match_image`.
+        rows: per image (M, 5), as of `match_instances`.
+        num_true: (images, C), as of `match_instances`.
 
     Returns:
         (C, 10), float64, in [0, 1]; columns are the thresholds 0.5, 0.55, .. 0.95; NaN for a class without truth, 0
         for one without predictions that count.
     """
-    totals = num_truths.sum(axis=0)
+    totals = num_true.sum(axis=0)
     labels, scores, ious, truths, ignored = np.concatenate([np.zeros((0, 5)), *rows]).T
     image = np.repeat(np.arange(len(rows)), [len(one) for one in rows])
     truths = np.where(truths > 0, truths + NUM_IDS * image, 0)
@@ -91,12 +91,12 @@ def average_precisions(rows: Sequence[np.ndarray], num_truths: np.ndarray) -> np
     for label in np.flatnonzero(totals):
         own = labels == label
         for column, threshold in enumerate(THRESHOLDS):
-            right, kept = _judge(scores[own], ious[own], truths[own], ignored[own], threshold)
+            right, kept = _settle(scores[own], ious[own], truths[own], ignored[own], threshold)
             ap[label, column] = _area_below_curve(scores[own][kept], right[kept], totals[label])
     return ap
 
 
-def _judge(
+def _settle(
     scores: np.ndarray, ious: np.ndarray, truths: np.ndarray, ignored: np.ndarray, threshold: float
 ) -> tuple[np.ndarray, np.ndarray]:
     """Whether each prediction (N,) of a class is right, and whether it counts at all."""
@@ -109,7 +109,7 @@ def _judge(
     return right, finds | (ignored <= threshold)
 
 
-def _area_below_curve(scores: np.ndarray, right: np.ndarray, num_truths: int) -> float:
+def _area_below_curve(scores: np.ndarray, right: np.ndarray, num_true: int) -> float:
     """AP of the predictions (N,) that count; 0 without any."""
     if len(scores) == 0:
         return 0.0
@@ -119,15 +119,11 @@ def _area_below_curve(scores: np.ndarray, right: np.ndarray, num_truths: int) ->
     right_below = np.concatenate([[0], np.cumsum(right[order])])[below]
     found = right.sum() - right_below
     precision = found / (len(scores) - below)
-    recall = found / num_truths
+    recall = found / num_true
     # The curve ends in (recall 0, precision 1) and goes on level before its first point and after its last.
     precision, recall = np.append(precision, 1.0), np.concatenate([recall[:1], recall, [0.0, 0.0]])
     return float(precision @ (recall[:-2] - recall[2:]) / 2)
 
 
-def as_array(value: Any) -> np.ndarray:
-    return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
-
-
 def as_bool(mask: Any) -> np.ndarray:
-    return as_array(mask).astype(bool, copy=False)
+    return (mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)).astype(bool, copy=False)

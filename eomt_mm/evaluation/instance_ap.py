@@ -1,8 +1,7 @@
 """Mask AP as a metric of mmengine; what is counted and averaged is in `ap_counting`."""
 
 import logging
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,11 +11,12 @@ from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
 from eomt_mm.annotations.masks import RLE, check_runs
-from eomt_mm.evaluation.ap_counting import ImageMatches, match_image, summarise
-from eomt_mm.evaluation.instance_image import PackedMasks, judge_image
-from eomt_mm.evaluation.instance_results import ResultFile
-from eomt_mm.evaluation.instance_truth import ImageTruth, InstanceTruth, TruthInFile, TruthInSamples
-from eomt_mm.evaluation.workers import WorkQueue
+from eomt_mm.datasets.coco_json import InstanceAnnotations, read_instances_json
+from eomt_mm.evaluation.ap_counting import ImageMatches, average_ap, match_image
+from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, Sample
+from eomt_mm.evaluation.instance_ground_truth import ImageInstances, InstancesInFile, InstancesInSamples
+from eomt_mm.evaluation.instance_image import PackedMasks, match_masks
+from eomt_mm.evaluation.result_files import ResultList
 from eomt_mm.registry import METRICS
 
 RESULTS = 'instance_results.json'
@@ -25,7 +25,7 @@ KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 
 @METRICS.register_module()
-class InstanceAP(BaseMetric):
+class InstanceAP(ImageMetric):
     """Mask AP of pycocotools (COCOeval, iouType 'segm'), in [0, 1], image by image.
 
     Gives segm_mAP, segm_mAP_50, segm_mAP_75, segm_mAP_s, segm_mAP_m and segm_mAP_l under the names of mmdet's
@@ -33,24 +33,24 @@ class InstanceAP(BaseMetric):
     thousandths, and every image is matched at once and kept as some bytes per prediction: its masks are gone when the
     next image comes.
 
-    Ground truth comes from a COCO json or, without ``ann_file``, from the samples (see `TruthInSamples`). With a json,
-    classes are found in it by their names, and its images without any prediction count: what is there was missed.
+    Ground truth comes from a COCO json, that of the data set (`CocoInstance`) or ``ann_file``; without one, from the
+    samples (see `InstancesInSamples`). With a json, classes are found in it by their names, and its images without any
+    prediction count: what is there was missed.
+
+    Samples have ``img_id`` and ``pred_instances`` with masks (N, H, W), bool, at the size of the original image (or
+    their run lengths, a list as in mmdet's dumps), scores (N,) and labels (N,).
 
     Args:
-        ann_file: json in the COCO format; None: the samples carry their ground truth.
+        ann_file: json in the COCO format, in place of the data set's.
         classwise: also log a table per class.
         out_dir: where to write ``instance_results.json`` as the benchmark server takes it, when all images are done.
-            Category ids are those of the json, without one ``category_ids`` of dataset_meta, or else label + 1. With
-            several nodes this must be shared storage.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
+            Category ids are those of the json, without one ``category_ids`` of dataset_meta, or else label + 1.
+        format_only: write, do not evaluate (test sets).
         max_dets: three ascending numbers of predictions per class and image. pycocotools takes mAP at 100, which must
             be one of them, and the other averages at the last.
-        num_workers: number of processes that encode masks and match them while this one goes on; 0 does it here. It
-            pays where a GPU predicts faster than one core matches.
-        collect_device: 'cpu' or 'gpu'; where results of several processes meet.
         prefix: of the keys.
-        collect_dir: see mmengine's `BaseMetric`.
-        backend_args: of mmengine's file backend, for the json.
+        backend_args: of mmengine's file backend, for ``ann_file``.
+        kwargs: num_workers, collect_device and collect_dir of `ImageMetric`.
 
     Raises:
         FileNotFoundError: the json does not exist.
@@ -66,27 +66,28 @@ class InstanceAP(BaseMetric):
         out_dir: str | None = None,
         format_only: bool = False,
         max_dets: Sequence[int] = (1, 10, 100),
-        num_workers: int = 0,
-        collect_device: str = 'cpu',
         prefix: str | None = 'coco',
-        collect_dir: str | None = None,
         backend_args: dict | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        if format_only and out_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
+        super().__init__(out_dir, format_only, prefix=prefix, **kwargs)
         if len(max_dets) != 3 or sorted(set(max_dets)) != list(max_dets) or max_dets[0] < 1 or 100 not in max_dets:
             raise ValueError(f'max_dets={max_dets}: give three ascending numbers, 100 (where mAP is taken) among them')
         self.ann_file = ann_file
         self.classwise = classwise
-        self.format_only = format_only
         self.max_dets = tuple(max_dets)
-        self._work = WorkQueue(num_workers)
-        self._file = None if out_dir is None else ResultFile(Path(out_dir) / RESULTS)
-        self._truth: InstanceTruth = (
-            TruthInSamples() if ann_file is None else TruthInFile(ann_file, not format_only, backend_args)
-        )
+        self._file = None if self.out_dir is None else ResultList(self.out_dir / RESULTS)
         self._category_ids: list[int] = []
+        self._source: InstancesInFile | InstancesInSamples = InstancesInSamples()
+        if ann_file is not None:
+            data = read_instances_json(ann_file, not format_only, backend_args)
+            self._take_file(InstanceAnnotations(ann_file, data))
+
+    def _take_file(self, file: InstanceAnnotations) -> InstancesInFile:
+        self._source = source = file.compact(InstancesInFile)
+        if not self.format_only:
+            source.instances  # noqa: B018  faulty masks are reported at once
+        return source
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict | None) -> None:
@@ -94,79 +95,64 @@ class InstanceAP(BaseMetric):
         if not meta or not meta.get('classes'):
             raise ValueError('dataset_meta has no "classes": the metric maps labels to categories by their names')
         self._dataset_meta = meta
-        self._category_ids = self._truth.category_ids(meta)
+        file = meta.get('annotation_file')
+        if self.ann_file is None and isinstance(file, InstanceAnnotations):
+            source = self._take_file(file)
+            if not (self.format_only or any(source.instances.values())):
+                raise ValueError(
+                    f'{file.path} has no annotations to evaluate against: give the annotated json, or only write '
+                    'results (format_only=True with out_dir)'
+                )
+        self._category_ids = self._source.category_ids(meta)
 
-    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Matches a batch.
+    def work_on(self, sample: Sample, record: Record) -> Call:
+        labels, scores, masks = _prediction(sample, len(self._category_ids))
+        record.update(labels=labels, scores=scores)
+        found = None
+        if not self.format_only:
+            found = self._source.find(sample, self._category_ids)
+        elif isinstance(self._source, InstancesInFile):
+            found = ImageInstances(self._source.size(sample), [], f'of {self._source.path}')
+        if found is not None:
+            _check_size(sample, masks, found)
+        instances = None if found is None or self.format_only else found.instances
+        sent = PackedMasks.of(masks) if self._work.num_workers and isinstance(masks, np.ndarray) else masks
+        return match_masks, labels, scores, sent, instances, self.max_dets, self._file is not None
 
-        Args:
-            data_batch: not read.
-            data_samples: per image ``img_id`` and ``pred_instances`` with masks (N, H, W), bool, at the size of the
-                original image (or their run lengths, a list as in mmdet's dumps), scores (N,) and labels (N,);
-                without ``ann_file`` also what `TruthInSamples` takes.
-
-        Raises:
-            ValueError: an image has no ground truth, or a prediction is not as above.
-            RuntimeError: an error in a worker process, as soon as it is known.
-        """
-        for sample in data_samples:
-            labels, scores, masks = _prediction(sample, len(self._category_ids))
-            record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
-            truth = None
-            if self.ann_file is not None or not self.format_only:
-                truth = self._truth.load(sample, self._category_ids)
-                _check_size(sample, masks, truth)
-            instances = None if truth is None or self.format_only else truth.instances
-            sent: Any = masks
-            if self._work.num_workers and isinstance(masks, np.ndarray):
-                sent = PackedMasks.of(masks)
-            image = f'image {record["img_id"]} ({record["img_path"]})'
-            arguments = (labels, scores, sent, instances, self.max_dets, self._file is not None)
-            self._work.put((record, labels, scores), image, judge_image, *arguments)
-            self._take_results()
-
-    def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of all images of all processes; ``size`` is their number."""
-        self._take_results(all_of_them=True)
-        return super().evaluate(size)
-
-    def _take_results(self, all_of_them: bool = False) -> None:
-        for (record, labels, scores), (matches, rles) in self._work.results(all_of_them):
-            if matches is not None:
-                record['matches'] = matches
-            if self._file is not None:
-                category_ids = [self._category_ids[label] for label in labels]
-                record['place'] = self._file.append(record['img_id'], category_ids, scores, rles)
-            self.results.append(record)
-
-    def compute_metrics(self, results: list[dict[str, Any]]) -> dict[str, float]:
-        """Averages over all images; one that comes twice (padded samplers) counts once."""
-        records = _by_image(results)
+    def keep(self, record: Record) -> Record:
+        labels, scores, rles = (record.pop(key) for key in ('labels', 'scores', 'rles'))
         if self._file is not None:
-            self._file.assemble(record['place'] for _, record in sorted(records.items(), key=_image_order))
-            print_log(f'Results of {len(records)} images are in {self._file.path}', logger='current')
-        if self.format_only:
-            return {}
+            category_ids = [self._category_ids[label] for label in labels]
+            record['place'] = self._file.append(record['img_id'], category_ids, scores, rles)
+        return record
+
+    def write(self, records: dict[Any, Record]) -> None:
+        assert self._file is not None
+        self._file.assemble(record['place'] for _, record in sorted(records.items(), key=_image_order))
+        print_log(f'Results of {len(records)} images are in {self._file.path}', logger='current')
+
+    def average(self, records: dict[Any, Record]) -> dict[str, float]:
         matches = {image_id: record['matches'] for image_id, record in records.items()}
         matches.update(self._missed(records))
         in_order = [found for _, found in sorted(matches.items(), key=_image_order)]
-        summary = summarise(in_order, len(self._category_ids), self.max_dets)
+        summary = average_ap(in_order, len(self._category_ids), self.max_dets)
         print_log('Mask AP:\n' + summary.text, logger='current')
         if self.classwise:
             print_log('Mask AP per class:\n' + self._table(summary.per_class), logger='current')
         # pycocotools keeps its denominators off 0, and so perfect predictions 2e-16 below 1.
         return {f'segm_{key}': round(float(value), 12) for key, value in zip(KEYS, summary.stats, strict=False)}
 
-    def _missed(self, image_ids: Any) -> dict[Any, ImageMatches]:
+    def _missed(self, image_ids: Collection[Any]) -> dict[Any, ImageMatches]:
         """Images of the json that nobody predicted."""
         nothing = np.zeros(0, dtype=np.int64)
         missed = {
-            image_id: match_image(truth.instances, nothing, nothing.astype(np.float64), [], self.max_dets)
-            for image_id, truth in self._truth.unseen(image_ids, self._category_ids)
+            image_id: match_image(instances, nothing, nothing.astype(np.float64), [], self.max_dets)
+            for image_id, instances in self._source.unseen(image_ids, self._category_ids)
         }
         if missed:
+            assert isinstance(self._source, InstancesInFile)
             print_log(
-                f'{len(missed)} images of {self.ann_file} have no prediction: their instances count as missed',
+                f'{len(missed)} images of {self._source.path} have no prediction: their instances count as missed',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -180,7 +166,7 @@ class InstanceAP(BaseMetric):
         return str(AsciiTable([['class', *KEYS], *lines]).table)
 
 
-def _prediction(sample: dict[str, Any], num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | list[RLE]]:
+def _prediction(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | list[RLE]]:
     """Labels (N,), scores (N,) float64 and masks of a data sample, (N, H, W) bool or run lengths."""
     found, image = sample['pred_instances'], f'image {sample["img_id"]}'
     if 'masks' not in found:
@@ -209,25 +195,13 @@ def _prediction(sample: dict[str, Any], num_classes: int) -> tuple[np.ndarray, n
     return labels, scores, masks.cpu().numpy()
 
 
-def _check_size(sample: dict[str, Any], masks: np.ndarray | list[RLE], truth: ImageTruth) -> None:
+def _check_size(sample: Sample, masks: np.ndarray | list[RLE], found: ImageInstances) -> None:
     sizes = {tuple(mask['size']) if isinstance(mask, dict) else mask.shape for mask in masks}
-    if not sizes <= {truth.size}:
+    if not sizes <= {found.size}:
         raise ValueError(
-            f'prediction of image {sample["img_id"]} is {sorted(sizes)}, ground truth {truth.origin} {truth.size} '
+            f'prediction of image {sample["img_id"]} is {sorted(sizes)}, ground truth {found.origin} {found.size} '
             '(height, width): give both at the size of the original image'
         )
-
-
-def _by_image(results: list[dict[str, Any]]) -> dict[Any, dict[str, Any]]:
-    """The last record of each image; raises ValueError where two images share an id."""
-    records: dict[Any, dict[str, Any]] = {}
-    for record in results:
-        image_id, path = record['img_id'], record['img_path']
-        other = records.get(image_id, record)['img_path']
-        if other != path:
-            raise ValueError(f'{other} and {path} are both img_id {image_id}: give each image its own')
-        records[image_id] = record
-    return records
 
 
 def _image_order(item: tuple[Any, Any]) -> tuple[bool, Any]:

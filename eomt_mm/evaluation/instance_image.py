@@ -1,11 +1,11 @@
 """What `InstanceAP` does with one image, in its own process or in a worker."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from eomt_mm.evaluation.ap_counting import RLE, ImageMatches, TrueInstance, encode_masks, match_image
+from eomt_mm.evaluation.ap_counting import RLE, TrueInstance, encode_masks, match_image
 
 
 class PackedMasks(NamedTuple):
@@ -29,28 +29,30 @@ class PackedMasks(NamedTuple):
         return encode_masks(np.unpackbits(self.bits, axis=-1, count=self.width))
 
 
-def judge_image(
+def match_masks(
     labels: np.ndarray,
     scores: np.ndarray,
     masks: np.ndarray | PackedMasks | list[RLE],
-    truth: Sequence[TrueInstance] | None,
+    instances: Sequence[TrueInstance] | None,
     max_dets: Sequence[int],
     keep_rles: bool,
-) -> tuple[ImageMatches | None, list[RLE]]:
+) -> dict[str, Any]:
     """Matches an image.
 
     Args:
         labels, scores, max_dets: see `match_image`.
         masks: of the N predictions; arrays are (N, H, W), bool.
-        truth: instances of the image; None where there is nothing to compare with.
+        instances: ground truth of the image; None where there is nothing to compare with.
         keep_rles: whether run lengths of the masks are asked for, for result files.
 
     Returns:
-        matches, None without truth, and run lengths, none unless asked for.
+        ``matches``, an `ImageMatches`, unless there is no ground truth; ``rles``, run lengths, none unless asked for.
     """
     if isinstance(masks, PackedMasks):
         rles = masks.encode()
     else:
         rles = encode_masks(masks) if isinstance(masks, np.ndarray) else masks
-    matches = None if truth is None else match_image(truth, labels, scores, rles, max_dets)
-    return matches, rles if keep_rles else []
+    found: dict[str, Any] = {'rles': rles if keep_rles else []}
+    if instances is not None:
+        found['matches'] = match_image(instances, labels, scores, rles, max_dets)
+    return found

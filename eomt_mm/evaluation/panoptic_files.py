@@ -8,7 +8,7 @@ import numpy as np
 from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
 from eomt_mm.evaluation.panoptic_image import count_files
-from eomt_mm.evaluation.pq_counting import Averages, summarise
+from eomt_mm.evaluation.pq_counting import Averages, average_pq
 from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
 
 
@@ -26,17 +26,17 @@ def pq_of_files(
         num_workers: number of worker processes; 0 counts in this one.
 
     Returns:
-        see `summarise`, over all categories of ``ann_file``.
+        see `average_pq`, over all categories of ``ann_file``.
 
     Raises:
         FileNotFoundError: a file does not exist.
         ValueError: an image has no result, or files are damaged or do not fit each other.
         RuntimeError: the same in a worker process.
     """
-    truth = read_panoptic_json(ann_file)
-    categories = {category['id']: bool(category['isthing']) for category in truth['categories']}
+    data = read_panoptic_json(ann_file)
+    categories = {category['id']: bool(category['isthing']) for category in data['categories']}
     results = _read_results(result_file)
-    missing = [one['image_id'] for one in truth['annotations'] if one['image_id'] not in results]
+    missing = [one['image_id'] for one in data['annotations'] if one['image_id'] not in results]
     if missing:
         raise ValueError(
             f'{result_file} has no results of {len(missing)} annotated images of {ann_file}, such as {missing[:5]}: '
@@ -45,12 +45,12 @@ def pq_of_files(
     count = partial(count_files, seg_prefix, result_folder, frozenset(categories))
     keep_freed_memory()
     queue, rows = WorkQueue(num_workers), [np.zeros((0, 5))]
-    for annotation in truth['annotations']:
+    for annotation in data['annotations']:
         image_id = annotation['image_id']
         queue.put(None, f'image {image_id}', count, annotation, results[image_id])
         rows += [found for _, found in queue.results()]
     rows += [found for _, found in queue.results(all_of_them=True)]
-    return summarise(np.concatenate(rows), categories)
+    return average_pq(np.concatenate(rows), categories)
 
 
 def _read_results(path: str) -> dict[Id, PanopticResult]:

@@ -4,7 +4,7 @@ Workers import this module and nothing of mmdet.
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from eomt_mm.evaluation.pq_counting import count_panoptic
 INSTANCE_OFFSET = 1000
 
 
-class ImageTruth(NamedTuple):
+class ImageSegments(NamedTuple):
     """Ground truth of an image.
 
     Attributes:
@@ -61,11 +61,11 @@ class RunMap(NamedTuple):
         return np.repeat(self.values, self.lengths).reshape(self.shape)
 
 
-def judge_image(
+def count_image(
     image_id: Any,
     panoptic: np.ndarray | RunMap,
     category_ids: np.ndarray,
-    truth: ImageTruth | None,
+    true: ImageSegments | None,
     png: Path | None,
 ) -> dict[str, np.ndarray]:
     """Counts an image and writes its PNG.
@@ -74,7 +74,7 @@ def judge_image(
         image_id: for messages.
         panoptic: (H, W), label + 1000 * number of the instance.
         category_ids: (C,), of the labels.
-        truth: None where there is nothing to compare with.
+        true: ground truth; None where there is nothing to compare with.
         png: where to write the prediction.
 
     Returns:
@@ -88,27 +88,27 @@ def judge_image(
         panoptic = panoptic.expand()
     segments = predicted_segments(panoptic, category_ids)
     # Without annotation all is void, where nothing can be right or wrong.
-    judged = {'rows': np.zeros((0, 5))}
-    if truth is not None:
-        ids = truth.load_ids()
+    found = {'rows': np.zeros((0, 5))}
+    if true is not None:
+        ids = true.load_ids()
         if ids.shape != panoptic.shape:
             raise ValueError(
-                f'prediction of image {image_id} is {panoptic.shape}, ground truth {truth.origin} {ids.shape} '
+                f'prediction of image {image_id} is {panoptic.shape}, ground truth {true.origin} {ids.shape} '
                 '(height, width): give both at the size of the original image'
             )
-        judged['rows'] = count_panoptic(ids, truth.segments, panoptic, segments)
+        found['rows'] = count_panoptic(ids, true.segments, panoptic, segments)
     if png is not None:
         # Id 0 is void in files, and instance 0 of label 0 before.
         write_panoptic_png(png, np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0))
-        judged['segments'] = segments + np.array([1, 0])
-    return judged
+        found['segments'] = segments + np.array([1, 0])
+    return found
 
 
 def count_files(
     seg_prefix: str,
     result_folder: str,
     category_ids: frozenset[int],
-    truth: Mapping[str, Any],
+    true: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> np.ndarray:
     """Rows of `count_panoptic` of an image, both of whose PNGs are read.
@@ -117,26 +117,30 @@ def count_files(
         seg_prefix: folder of the PNG of the ground truth.
         result_folder: folder of that of the result.
         category_ids: all there are.
-        truth: annotation of the image, with 'file_name' and 'segments_info'.
+        true: annotation of the image, with 'file_name' and 'segments_info'.
         result: the same of the prediction.
 
     Raises:
         FileNotFoundError: a PNG does not exist.
         ValueError: a PNG is damaged, or does not fit its annotation or the other one.
     """
-    true_segments = [(one['id'], one['category_id'], bool(one.get('iscrowd'))) for one in truth['segments_info']]
     segments = np.array([(one['id'], one['category_id']) for one in result['segments_info']], np.int64).reshape(-1, 2)
-    gt_ids = read_panoptic_png(os.path.join(seg_prefix, truth['file_name']))
+    gt_ids = read_panoptic_png(os.path.join(seg_prefix, true['file_name']))
     path = os.path.join(result_folder, result['file_name'])
     pred_ids = read_panoptic_png(path)
     unknown = set(segments[:, 1].tolist()) - category_ids
     if unknown:
         raise ValueError(f"{path}: categories {sorted(unknown)} are not in the ground truth's json: give its ids")
     try:
-        gt_segments = np.array(true_segments, np.int64).reshape(-1, 3)
-        return count_panoptic(gt_ids, gt_segments, pred_ids, segments, only_listed=True)
+        return count_panoptic(gt_ids, listed_segments(true['segments_info']), pred_ids, segments, only_listed=True)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+
+
+def listed_segments(segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """(G, 3) of `count_panoptic`, from the entries of a json."""
+    rows = [(segment['id'], segment['category_id'], bool(segment.get('iscrowd'))) for segment in segments_info]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def predicted_segments(panoptic: np.ndarray, category_ids: np.ndarray) -> np.ndarray:

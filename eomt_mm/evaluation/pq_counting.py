@@ -160,7 +160,7 @@ def _rows(matched: np.ndarray, ious: np.ndarray, wrong: np.ndarray, missed: np.n
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def summarise(rows: np.ndarray, categories: Mapping[int, bool]) -> tuple[dict[str, Averages], dict[int, Averages]]:
+def average_pq(rows: np.ndarray, categories: Mapping[int, bool]) -> tuple[dict[str, Averages], dict[int, Averages]]:
     """Averages counts over categories.
 
     Args:

@@ -9,6 +9,7 @@ import numpy as np
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
+from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 
@@ -33,10 +34,8 @@ class SemanticIoU(IoUMetric):
         super().__init__(**kwargs)
         if label_ids is not None and not all(0 <= id_ <= 255 for id_ in label_ids):
             raise ValueError(f'label_ids={list(label_ids)}: values of an 8-bit file, in [0, 255]')
-        if self.format_only and output_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with output_dir')
         # The parent writes class indices where it knows of a folder.
-        self._folder = None if output_dir is None else Path(output_dir)
+        self._folder = folder_of_results(output_dir, self.format_only, 'output_dir')
         self._values = None if label_ids is None else np.array(label_ids, np.uint8)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -47,7 +46,7 @@ class SemanticIoU(IoUMetric):
         """
         if not self.format_only:
             for sample in data_samples:
-                self._check_truth(sample)
+                self._check_labels(sample)
             super().process(data_batch, data_samples)
         if self._folder is None:
             return
@@ -56,7 +55,7 @@ class SemanticIoU(IoUMetric):
             _, png = cv2.imencode('.png', self._in_files(labels, sample))
             write_whole(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
 
-    def _check_truth(self, sample: dict[str, Any]) -> None:
+    def _check_labels(self, sample: dict[str, Any]) -> None:
         labels = sample['gt_sem_seg']['data']
         count = len(self.dataset_meta['classes'])
         outside = labels[(labels >= count) & (labels != self.ignore_index)].unique().tolist()

@@ -20,10 +20,12 @@ from videomt.datasets.youtube_vis import YouTubeVIS
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.annotations import masks
 from eomt_mm.datasets.coco_instance import CocoInstance
+from eomt_mm.datasets.coco_json import InstanceAnnotations, read_instances_json
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
 from eomt_mm.datasets.loading import LoadInstances
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.instance_ap import InstanceAP
+from eomt_mm.evaluation.instance_ground_truth import InstancesInFile
 from eomt_mm.evaluation.panoptic_files import pq_of_files
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality
 
@@ -109,11 +111,10 @@ def items(path: str) -> list[dict[str, Any]]:
 
 
 def ground_truth(path: str) -> list[tuple[Any, list[Any]]]:
-    """What the metric counts, by image."""
-    metric = InstanceAP(ann_file=path)
-    metric.dataset_meta = dict(classes=('cow',))
-    unseen = metric._truth.unseen([], metric._category_ids)
-    return sorted(((id_, one.instances) for id_, one in unseen), key=str)
+    """Instances of each image, of the metric."""
+    source = InstanceAnnotations(path, read_instances_json(path)).compact(InstancesInFile)
+    assert source.instances is not None
+    return sorted(source.unseen([], source.category_ids(dict(classes=('cow',)))), key=str)
 
 
 def targets(path: str) -> list[np.ndarray]:

@@ -46,15 +46,19 @@ def test_classes_of_a_leaf_give_way_to_ones_own(tmp_path: Path) -> None:
     cfg = load_config(path)
     assert cfg.model.panoptic_head.num_things_classes == 1
     assert cfg.train_dataloader.dataset.data_root == 'mine/'
-    assert cfg.val_evaluator.ann_file == 'mine/annotations/instances_val2017.json'
+    assert cfg.val_dataloader.dataset.data_root == 'mine/'
 
 
 def test_metrics_follow_the_data_set(tmp_path: Path) -> None:
     lines = "metainfo = dict(classes=('cat',))\ndata_root = 'mine/'\n"
     lines += "val_dataloader = dict(dataset=dict(ann_file='v.json', data_prefix=dict(img='v/')))\n"
-    cfg = load_config(write_config(tmp_path, 'instance', lines))
-    assert cfg.val_evaluator.ann_file == 'mine/v.json'
-    assert cfg.test_evaluator.ann_file == 'mine/annotations/instances_val.json'
+    for more in (
+        "val_evaluator = dict(ann_file='data/own/x.json')\n",
+        "val_dataloader['dataset']['type'] = 'CocoDataset'\n",
+    ):
+        cfg = load_config(write_config(tmp_path, 'instance', lines + more))
+        assert cfg.val_evaluator.ann_file == 'mine/v.json'
+        assert 'ann_file' not in cfg.test_evaluator  # the data set's, at run time
     cfg = load_config(write_config(tmp_path, 'instance', lines), {'val_evaluator.ann_file': 'other.json'})
     assert cfg.val_evaluator.ann_file == 'other.json'
 

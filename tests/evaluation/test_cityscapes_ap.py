@@ -12,7 +12,7 @@ import torch
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
 from eomt_mm.evaluation.cityscapes_ap import CityscapesAP
-from eomt_mm.evaluation.cityscapes_counting import average_precisions, match_image
+from eomt_mm.evaluation.cityscapes_counting import average_precisions, match_instances
 from eomt_mm.registry import METRICS
 
 CLASSES = CITYSCAPES_THINGS
@@ -43,7 +43,7 @@ def ap_of(*images: tuple[np.ndarray, list[tuple[np.ndarray, int, float]]]) -> np
     for ids, predicted in images:
         masks = np.array([mask for mask, _, _ in predicted], dtype=bool).reshape(-1, *SHAPE)
         scores, labels = (np.array([one[k] for one in predicted], dtype=t) for k, t in ((2, float), (1, int)))
-        matches.append(match_image(ids, masks, scores, labels, IDS))
+        matches.append(match_instances(ids, masks, scores, labels, IDS))
     return average_precisions([rows for rows, _ in matches], np.array([count for _, count in matches]))
 
 
@@ -250,7 +250,7 @@ def per_class(samples: list[dict[str, Any]]) -> np.ndarray:
     """(8, 2): AP and AP50 of each class."""
     metric = build()
     metric.process(None, samples)
-    rows, counts = ([record[key] for record in metric.results] for key in ('rows', 'num_truths'))
+    rows, counts = ([record[key] for record in metric.results] for key in ('rows', 'num_true'))
     ap = average_precisions(rows, np.array(counts))
     return np.stack([ap.mean(axis=1), ap[:, 0]], axis=1)
 
@@ -483,7 +483,7 @@ def test_classes_that_cityscapes_does_not_have() -> None:
     ):
         metric.dataset_meta = meta
         with pytest.raises(ValueError, match=message):
-            metric.process(None, [])
+            metric.process(None, [{'img_id': 1}])
 
 
 @pytest.mark.parametrize(

@@ -21,8 +21,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
-from eomt_mm.evaluation import instance_results
-from eomt_mm.evaluation.ap_counting import encode_masks, encode_segments, match_by_class, summarise
+from eomt_mm.datasets.coco_instance import CocoInstance
+from eomt_mm.evaluation import result_files
+from eomt_mm.evaluation.ap_counting import average_ap, encode_masks, encode_segments, match_by_class
 from eomt_mm.evaluation.instance_ap import KEYS, InstanceAP
 from eomt_mm.registry import METRICS
 from eomt_mm.synthetic.shapes import CLASSES
@@ -299,6 +300,27 @@ def test_file_instances_and_id_map_give_the_same(coco_root: Path, split: str) ->
     assert 0 < numbers[0]['coco/segm_mAP'] < 1
 
 
+def test_the_data_set_hands_over_its_file(coco_root: Path, tmp_path: Path) -> None:
+    path = coco_root / 'annotations' / 'instances_val2017.json'
+    arguments = dict(data_prefix=dict(img=''), metainfo=dict(classes=SHAPES), test_mode=True, pipeline=[])
+    dataset = CocoInstance(ann_file=str(path), **arguments)
+    samples = [sample.to_dict() for sample in shape_samples(coco_root, 'val')]
+    numbers = []
+    for meta, source in ((dataset.metainfo, {}), (dict(classes=SHAPES), dict(ann_file=str(path)))):
+        metric = build(meta, **source)
+        metric.process(None, samples[2:])  # the others were missed
+        numbers.append(metric.evaluate(len(samples) - 2))
+    assert numbers[0] == numbers[1]
+    data = json.loads(path.read_text())
+    del data['annotations']
+    bare = CocoInstance(ann_file=write_json(tmp_path, data), **arguments)
+    with pytest.raises(ValueError, match='instances.json has no annotations to evaluate against.*format_only'):
+        build(bare.metainfo)
+    metric = build(bare.metainfo, format_only=True, out_dir=str(tmp_path))
+    metric.process(None, samples)
+    assert metric.evaluate(len(samples)) == {}
+
+
 def test_crowds_make_a_difference_there(coco_root: Path) -> None:
     """Without crowds the comparison above would prove little."""
     samples = [mapped(sample.to_dict()) for sample in shape_samples(coco_root, 'train')]
@@ -404,7 +426,7 @@ def test_parts_of_several_processes_make_one_file(tmp_path: Path, monkeypatch: p
     ann_file, out_dir = write_json(tmp_path, data), tmp_path / 'results'
     collected: list[dict[str, Any]] = []
     for rank, own in ((2, samples[:3]), (0, samples[:7]), (1, samples[6:])):
-        monkeypatch.setattr(instance_results, 'get_rank', lambda rank=rank: rank)
+        monkeypatch.setattr(result_files, 'get_rank', lambda rank=rank: rank)
         metric = build(ann_file=ann_file, out_dir=str(out_dir))
         metric.process(None, own)
         if rank < 2:
@@ -511,7 +533,7 @@ def test_classes_and_arguments_are_checked(tmp_path: Path) -> None:
     path = write_json(tmp_path, dict(images=[], annotations=[], categories=CATEGORIES))
     with pytest.raises(ValueError, match=r"1 of the 2 classes are not among the 5 categories.*Missing: \['horse'\]"):
         build(dict(classes=('dog', 'horse')), ann_file=path)
-    with pytest.raises(ValueError, match='names of the 5 categories and of the classes must be unique'):
+    with pytest.raises(ValueError, match='names must be unique, in the 5 categories and the 2 classes'):
         build(dict(classes=('dog', 'dog')), ann_file=path)
     with pytest.raises(ValueError, match=r'category_ids=\[1, 1\]'):
         build(dict(classes=('a', 'b'), category_ids=[1, 1]))
@@ -570,7 +592,7 @@ def test_size_must_be_that_of_the_file(tmp_path: Path) -> None:
 def test_labels_of_other_classes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mmdet's CocoDataset numbers labels by the json's order of categories, whatever that of the classes."""
     said: list[str] = []
-    monkeypatch.setattr('eomt_mm.evaluation.instance_truth.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr('eomt_mm.evaluation.instance_ground_truth.print_log', lambda text, **_: said.append(text))
     data, samples = random_data(14)
     path = write_json(tmp_path, data)
     present = {annotation['image_id'] for annotation in data['annotations'] if annotation['category_id'] == 11}
@@ -609,6 +631,6 @@ def test_whatever_has_an_iou_can_be_matched() -> None:
     matched = np.unpackbits(found.matched, count=4 * 10 * 3).reshape(4, 10, 3)
     # At 0.5 the best takes the first, so the last gets the second; at 0.85 only the last may have the first.
     assert matched[0, 0].tolist() == [1, 1, 1] and matched[0, 7].tolist() == [0, 1, 1]
-    assert summarise([found], 3, (1, 10, 100)).per_class[0, 1] == pytest.approx(1)
+    assert average_ap([found], 3, (1, 10, 100)).per_class[0, 1] == pytest.approx(1)
     one = match_by_class(true, predicted, iou_of, (1, 1, 1), ranges)
     assert asked[-2] == ([1], [0, 1, 2]) and one.num_predicted.tolist() == [1, 0]

@@ -31,7 +31,7 @@ def data(written: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(written, tmp_path / 'data'))
 
 
-def judge(folder: Path, **options: Any) -> Any:
+def evaluate(folder: Path, **options: Any) -> Any:
     return pq_of_files(*(str(folder / name) for name in ('gt.json', 'gt', 'pred.json', 'pred')), **options)
 
 
@@ -56,7 +56,7 @@ def test_equals_the_metric_on_the_same_maps(data: Path) -> None:
             codes[ids == segment['id']] = segment['category_id'] - 1 + 1000 * number
         metric.process(None, [dict(img_id=one['image_id'], pred_panoptic_seg=dict(sem_seg=torch.from_numpy(codes)))])
     expected = metric.evaluate(5)
-    averages, per_class = judge(data)
+    averages, per_class = evaluate(data)
     assert 0.1 < averages['All']['pq'] < 0.99
     assert 100 * averages['All']['pq'] == pytest.approx(expected['coco_panoptic/PQ'], abs=1e-9)
     assert 100 * averages['Stuff']['sq'] == pytest.approx(expected['coco_panoptic/SQ_st'], abs=1e-9)
@@ -64,14 +64,14 @@ def test_equals_the_metric_on_the_same_maps(data: Path) -> None:
 
 
 def test_workers_make_no_difference(data: Path) -> None:
-    assert repr(judge(data, num_workers=1)) == repr(judge(data))  # NaN is not equal to itself
+    assert repr(evaluate(data, num_workers=1)) == repr(evaluate(data))  # NaN is not equal to itself
     workers._pool.cache_clear()
 
 
 def test_nothing_annotated_is_no_number(data: Path) -> None:
     for name in ('gt.json', 'pred.json'):
         change(data / name, lambda content: content.update(annotations=[]))
-    averages, _ = judge(data)
+    averages, _ = evaluate(data)
     assert averages['All']['n'] == 0 and math.isnan(averages['All']['pq'])
 
 
@@ -89,19 +89,19 @@ def test_nothing_annotated_is_no_number(data: Path) -> None:
 def test_results_are_checked(edit: Callable[[dict[str, Any]], Any], message: str, data: Path) -> None:
     change(data / 'pred.json', edit)
     with pytest.raises(ValueError, match=message):
-        judge(data)
+        evaluate(data)
 
 
 def test_files_are_checked(data: Path) -> None:
     write_panoptic_png(data / 'pred' / '2.png', np.zeros((48, 60), np.int32))
     with pytest.raises(ValueError, match=r'2.png: prediction is \(48, 60\)'):
-        judge(data)
+        evaluate(data)
     (data / 'pred' / '1.png').unlink()
     with pytest.raises(FileNotFoundError, match='1.png does not exist'):
-        judge(data)
+        evaluate(data)
     (data / 'pred.json').write_text('[')
     with pytest.raises(ValueError, match='pred.json: the document: .*tools/test.py --out'):
-        judge(data)
+        evaluate(data)
 
 
 def test_crowds_and_void_are_among_the_files(data: Path) -> None:

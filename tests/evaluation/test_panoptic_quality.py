@@ -15,7 +15,7 @@ from mmengine.structures import BaseDataElement, PixelData
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, write_panoptic_png
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality
-from eomt_mm.evaluation.pq_counting import count_overlap, count_panoptic, count_segments, summarise
+from eomt_mm.evaluation.pq_counting import average_pq, count_overlap, count_panoptic, count_segments
 from eomt_mm.registry import METRICS
 
 # json order differs from label order, ids have gaps
@@ -223,7 +223,7 @@ def test_equals_the_naive_count_on_random_maps():
     # the maps must show every case, or agreement says little
     assert (seen > 100).all() and several_crowds > 20
 
-    averages, per_class = summarise(np.concatenate(everything), {3: True, 7: False, 40: True, 99: False})
+    averages, per_class = average_pq(np.concatenate(everything), {3: True, 7: False, 40: True, 99: False})
     pq = {c: v[0] / (v[1] + v[2] / 2 + v[3] / 2) for c, v in expected_totals.items()}
     assert averages['All']['pq'] == pytest.approx((pq[3] + pq[7] + pq[40]) / 3, abs=1e-12)
     assert averages['Things']['pq'] == pytest.approx((pq[3] + pq[40]) / 2, abs=1e-12)
@@ -235,12 +235,12 @@ def test_equals_the_naive_count_on_random_maps():
 
 def test_summarise_by_hand():
     rows = np.array([[3, 1.5, 2, 1, 0], [7, 0, 0, 1, 1], [3, 0.6, 1, 0, 3], [50, 9, 9, 0, 0]])
-    averages, per_class = summarise(rows, {3: True, 7: False, 11: True})
+    averages, per_class = average_pq(rows, {3: True, 7: False, 11: True})
     assert per_class[3] == {'pq': 2.1 / 5, 'sq': 2.1 / 3, 'rq': 3 / 5, 'n': 1}
     assert per_class[7] == {'pq': 0, 'sq': 0, 'rq': 0, 'n': 1}  # counted, never matched: a zero in averages
     assert averages['All']['pq'] == 2.1 / 5 / 2
     assert averages['Things'] == per_class[3]
-    nothing, _ = summarise(np.zeros((0, 5)), {3: True})
+    nothing, _ = average_pq(np.zeros((0, 5)), {3: True})
     assert nothing['All']['n'] == 0 and math.isnan(nothing['All']['pq'])
 
 
@@ -473,7 +473,7 @@ def test_result_files_give_the_same_pq(files, tmp_path):
         if one['image_id'] in truth:
             rows = segments(*((info['id'], info['category_id']) for info in one['segments_info']), width=2)
             counts.append(count_panoptic(*truth[one['image_id']], ids, rows))
-    averages, _ = summarise(np.concatenate(counts), {c['id']: bool(c['isthing']) for c in CATEGORIES})
+    averages, _ = average_pq(np.concatenate(counts), {c['id']: bool(c['isthing']) for c in CATEGORIES})
     assert 100 * averages['All']['pq'] == metrics['coco_panoptic/PQ']
     assert 100 * averages['Things']['sq'] == metrics['coco_panoptic/SQ_th']
 

@@ -8,7 +8,7 @@ import videomt_samples as made
 from videomt.metrics.vpq import VideoPanopticQuality
 
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
-from eomt_mm.evaluation.pq_counting import count_panoptic, summarise
+from eomt_mm.evaluation.pq_counting import average_pq, count_panoptic
 
 META = dict(classes=('ant', 'bee', 'sky', 'sea'), thing_classes=('ant', 'bee'), stuff_classes=('sky', 'sea'))
 THINGS = {0: True, 1: True, 2: False, 3: False}
@@ -70,7 +70,7 @@ def reference(videos, length):
             gt_segments = np.array(gt_segments, np.int64).reshape(-1, 3)
             pred_segments = np.array(pred_segments, np.int64).reshape(-1, 2)
             rows.append(count_panoptic(gt, gt_segments, pred, pred_segments))
-    averages, _ = summarise(np.concatenate(rows), THINGS)
+    averages, _ = average_pq(np.concatenate(rows), THINGS)
     return averages
 
 

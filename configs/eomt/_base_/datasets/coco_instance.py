@@ -38,5 +38,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(type='eomt_mm.InstanceAP', ann_file=data_root + 'annotations/instances_val2017.json')
+val_evaluator = dict(type='eomt_mm.InstanceAP')
 test_evaluator = val_evaluator

@@ -37,9 +37,5 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    type='eomt_mm.PanopticQuality',
-    ann_file=data_root + 'annotations/panoptic_val2017.json',
-    seg_prefix=data_root + 'annotations/panoptic_val2017/',
-)
+val_evaluator = dict(type='eomt_mm.PanopticQuality')
 test_evaluator = val_evaluator

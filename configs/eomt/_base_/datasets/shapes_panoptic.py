@@ -15,8 +15,3 @@ metainfo = dict(
 train_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo))
 val_dataloader = dict(batch_size=8, num_workers=2, dataset=dict(data_root=data_root, metainfo=metainfo))
 test_dataloader = val_dataloader
-val_evaluator = dict(
-    ann_file=data_root + 'annotations/panoptic_val2017.json',
-    seg_prefix=data_root + 'annotations/panoptic_val2017/',
-)
-test_evaluator = val_evaluator

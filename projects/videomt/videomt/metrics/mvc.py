@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -10,11 +9,18 @@ import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
+from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 from videomt.metrics.panoptic_results import frame_file
 from videomt.metrics.stq import mean_iou
-from videomt.metrics.video_metric import FrameTruth, VideoMetric, frame_truth, segment_map, tell_of_short_videos
+from videomt.metrics.video_metric import (
+    FrameGroundTruth,
+    VideoMetric,
+    frame_ground_truth,
+    segment_map,
+    warn_of_short_videos,
+)
 
 
 @dataclass
@@ -105,13 +111,11 @@ class VideoConsistency(VideoMetric):
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if sorted(set(clip_lengths)) != list(clip_lengths) or min(clip_lengths, default=1) < 1:
             raise ValueError(f'clip_lengths={clip_lengths}: give ascending numbers of frames from 1 on')
-        if format_only and out_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
         if label_ids is not None and not all(0 <= id_ <= 255 for id_ in label_ids):
             raise ValueError(f'label_ids={list(label_ids)}: values of an 8-bit file, in [0, 255]')
         self.clip_lengths = tuple(clip_lengths)
         self.as_published = as_published
-        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.out_dir = folder_of_results(out_dir, format_only)
         self.format_only = format_only
         self.label_ids = label_ids
 
@@ -134,7 +138,7 @@ class VideoConsistency(VideoMetric):
             raise ValueError(f'a prediction has label {predicted.max()}, dataset_meta {num_classes} classes: give the '
                              'model the number of classes of the data set')  # fmt: skip
         if not self.format_only:
-            counts.add(_label_map(frame_truth(frame, predicted.shape), predicted.shape, num_classes), predicted)
+            counts.add(_label_map(frame_ground_truth(frame, predicted.shape), predicted.shape, num_classes), predicted)
         if self.out_dir is not None:
             values = self.label_ids or self.dataset_meta.get('category_ids') or range(num_classes)
             _, png = cv2.imencode('.png', np.array(values, np.uint8)[predicted])
@@ -157,14 +161,14 @@ class VideoConsistency(VideoMetric):
             clips = clips + of_length if self.as_published else of_length
             known = [clip for clip in clips if not np.isnan(clip)]
             metrics[f'mVC{length}'] = 100 * float(np.mean(known)) if known else float('nan')
-        tell_of_short_videos(metrics, 'mVC', self.clip_lengths)
+        warn_of_short_videos(metrics, 'mVC', self.clip_lengths)
         confusion = sum((confusion for confusion, _ in videos.values()), np.zeros((1, 1), np.int64))
         return {**metrics, 'mIoU': 100 * mean_iou(confusion)}
 
 
-def _label_map(truth: FrameTruth, size: tuple[int, ...], num_classes: int) -> np.ndarray:
+def _label_map(true: FrameGroundTruth, size: tuple[int, ...], num_classes: int) -> np.ndarray:
     """(H, W), labels; ``num_classes`` where there is no instance, or a crowd."""
     labels = np.full(size, num_classes, np.int32)
-    for label, mask, is_crowd in zip(truth.labels, truth.masks, truth.is_crowd, strict=True):
+    for label, mask, is_crowd in zip(true.labels, true.masks, true.is_crowd, strict=True):
         labels[mask] = num_classes if is_crowd else label
     return labels

@@ -7,7 +7,7 @@ import numpy as np
 from eomt_mm.annotations.panoptic_png import run_starts
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 from eomt_mm.evaluation.pq_counting import count_overlap
-from videomt.metrics.video_metric import FrameTruth
+from videomt.metrics.video_metric import FrameGroundTruth
 
 
 class Overlaps:
@@ -36,15 +36,15 @@ class Overlaps:
         """(P, 2), int64: label and id of the predicted segments."""
         return np.array(list(self._predicted), np.int64).reshape(-1, 2)
 
-    def add(self, truth: FrameTruth, panoptic: np.ndarray) -> None:
+    def add(self, ground_truth: FrameGroundTruth, panoptic: np.ndarray) -> None:
         """Adds a frame.
 
         Args:
-            truth: of the frame; what no instance covers, and crowds, are void.
+            ground_truth: of the frame; what no instance covers, and crowds, are void.
             panoptic: (H, W), integers, label + 1000 * id.
         """
         true = np.zeros(panoptic.shape, np.int64)
-        for id_, label, mask, is_crowd in zip(*truth[:2], truth.masks, truth.is_crowd, strict=True):
+        for id_, label, mask, is_crowd in zip(*ground_truth, strict=True):
             true[mask] = 0 if is_crowd else self._true.setdefault((int(label), int(id_)), len(self._true) + 1)
         codes = np.unique(panoptic.ravel()[run_starts(panoptic)])
         codes = codes[codes % INSTANCE_OFFSET < self.num_classes]

@@ -8,7 +8,7 @@ from mmdet.structures import DetDataSample
 
 from eomt_mm.registry import METRICS
 from videomt.metrics.overlaps import Overlaps
-from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, things_of
+from videomt.metrics.video_metric import VideoMetric, frame_ground_truth, segment_map, things_of
 
 
 class VideoCounts(NamedTuple):
@@ -81,7 +81,7 @@ class SegmentationTrackingQuality(VideoMetric):
 
     def add_frame(self, counts: Overlaps, frame: DetDataSample) -> None:
         panoptic = segment_map(frame, 'pred_panoptic_seg')
-        counts.add(frame_truth(frame, panoptic.shape), panoptic)
+        counts.add(frame_ground_truth(frame, panoptic.shape), panoptic)
 
     def end_video(self, counts: Overlaps) -> VideoCounts:
         return count_video(counts, np.array(list(things_of(self.dataset_meta).values())))

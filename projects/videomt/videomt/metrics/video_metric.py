@@ -13,7 +13,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
 
-class FrameTruth(NamedTuple):
+class FrameGroundTruth(NamedTuple):
     """Ground truth of a frame: ids (N,), labels (N,), int64, masks (N, H, W), is_crowd (N,), bool; crowds come last."""
 
     ids: np.ndarray
@@ -97,7 +97,7 @@ class VideoMetric(BaseMetric):
         return self.average(dict(sorted(by_id.items(), key=lambda item: (isinstance(item[0], str), item[0]))))
 
 
-def tell_of_short_videos(metrics: Mapping[str, float], prefix: str, lengths: Sequence[int]) -> None:
+def warn_of_short_videos(metrics: Mapping[str, float], prefix: str, lengths: Sequence[int]) -> None:
     """Warns where a metric over clips (``prefix`` and their length) is NaN: no video is as long."""
     missing = [length for length in lengths if np.isnan(metrics[f'{prefix}{length}'])]
     if missing:
@@ -121,7 +121,7 @@ def things_of(meta: Mapping[str, Any] | None) -> dict[int, bool]:
     return {label: name in meta['thing_classes'] for label, name in enumerate(meta['classes'])}
 
 
-def frame_truth(frame: DetDataSample, size: tuple[int, int]) -> FrameTruth:
+def frame_ground_truth(frame: DetDataSample, size: tuple[int, int]) -> FrameGroundTruth:
     """Ground truth of a frame, from ``gt_instances`` and, crowds, ``ignored_instances``.
 
     Args:
@@ -145,7 +145,7 @@ def frame_truth(frame: DetDataSample, size: tuple[int, int]) -> FrameTruth:
         for key in keys[:2]
     )
     masks = np.concatenate([_as_array(part.masks, size, frame) for part in parts])
-    return FrameTruth(ids, labels, masks, np.arange(len(ids)) >= len(parts[0].labels))
+    return FrameGroundTruth(ids, labels, masks, np.arange(len(ids)) >= len(parts[0].labels))
 
 
 def name_of(frame: DetDataSample) -> str:

@@ -20,11 +20,12 @@ from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 from pycocotools import mask as mask_api
 
-from eomt_mm.annotations.masks import RLE, areas, check_runs
-from eomt_mm.evaluation.ap_counting import ImageMatches, encode_masks, match_by_class, summarise
+from eomt_mm.annotations.masks import RLE, areas, as_text, check_runs
+from eomt_mm.evaluation.ap_counting import ImageMatches, average_ap, encode_masks, match_by_class
+from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
-from videomt.metrics.video_metric import VideoMetric, frame_truth, name_of
+from videomt.metrics.video_metric import VideoMetric, frame_ground_truth, name_of
 
 # Of a track the mean over the frames in which it is seen, in pixels; as in the data set's own evaluation.
 AREAS: list[tuple[float, float]] = [(0, 1e10), (0, 128**2), (128**2, 256**2), (256**2, 1e10)]
@@ -128,9 +129,7 @@ class VideoInstanceAP(VideoMetric):
         collect_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
-        if format_only and out_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
-        self.out_dir = None if out_dir is None else Path(out_dir)
+        self.out_dir = folder_of_results(out_dir, format_only)
         self.format_only = format_only
 
     def start_video(self, frame: DetDataSample) -> Tracks:
@@ -173,7 +172,9 @@ class VideoInstanceAP(VideoMetric):
                     'video_id': counts.video_id,
                     'score': tube.score,
                     'category_id': category_ids[tube.label],
-                    'segmentations': [_as_text(tube.rles.get(frame)) for frame in range(counts.num_frames)],
+                    'segmentations': [
+                        as_text(tube.rles[k]) if k in tube.rles else None for k in range(counts.num_frames)
+                    ],
                 }
             )
             for tube in counts.predicted.values()
@@ -194,7 +195,7 @@ class VideoInstanceAP(VideoMetric):
                 logger='current',
                 level=logging.WARNING,
             )
-        stats = summarise(matches, len(self.dataset_meta['classes']), MAX_DETS).stats
+        stats = average_ap(matches, len(self.dataset_meta['classes']), MAX_DETS).stats
         return {
             key: float('nan') if value < 0 else round(100 * float(value), 10)
             for key, value in zip(KEYS, stats, strict=False)
@@ -203,9 +204,9 @@ class VideoInstanceAP(VideoMetric):
 
 def _true_tracks(frame: DetDataSample, size: tuple[int, int]) -> list[tuple[Any, int, RLE, bool]]:
     """Id, label, mask and whether it is a crowd of each true instance of a frame."""
-    truth = frame_truth(frame, size)
-    rles = encode_masks(truth.masks)
-    columns = (truth.ids.tolist(), truth.labels.tolist(), rles, truth.is_crowd.tolist())
+    true = frame_ground_truth(frame, size)
+    rles = encode_masks(true.masks)
+    columns = (true.ids.tolist(), true.labels.tolist(), rles, true.is_crowd.tolist())
     return list(zip(*columns, strict=True))
 
 
@@ -240,10 +241,3 @@ def write_vis_results(folder: Path, lines: list[str]) -> None:
     with zipfile.ZipFile(packed, 'w', zipfile.ZIP_DEFLATED) as archive:
         archive.writestr('results.json', content)
     write_whole(folder / 'results.zip', packed.getvalue())
-
-
-def _as_text(rle: RLE | None) -> RLE | None:
-    if rle is None:
-        return None
-    counts = rle['counts']
-    return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}

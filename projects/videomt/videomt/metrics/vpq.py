@@ -6,11 +6,12 @@ from typing import Any
 import numpy as np
 from mmdet.structures import DetDataSample
 
-from eomt_mm.evaluation.pq_counting import count_segments, summarise
+from eomt_mm.evaluation.pq_counting import average_pq, count_segments
+from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.registry import METRICS
 from videomt.metrics.overlaps import Overlaps
 from videomt.metrics.panoptic_results import PanopticResults, VideoFiles
-from videomt.metrics.video_metric import VideoMetric, frame_truth, segment_map, tell_of_short_videos, things_of
+from videomt.metrics.video_metric import VideoMetric, frame_ground_truth, segment_map, things_of, warn_of_short_videos
 
 Counts = tuple[Overlaps, VideoFiles]
 
@@ -67,11 +68,10 @@ class VideoPanopticQuality(VideoMetric):
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         if not tube_lengths or min(tube_lengths) < 1:
             raise ValueError(f'tube_lengths={tube_lengths}: give numbers of frames from 1 on')
-        if format_only and out_dir is None:
-            raise ValueError('format_only=True writes results and nothing else: name a folder with out_dir')
         self.tube_lengths = tuple(tube_lengths)
         self.format_only = format_only
-        self._files = None if out_dir is None else PanopticResults(out_dir)
+        folder = folder_of_results(out_dir, format_only)
+        self._files = None if folder is None else PanopticResults(folder)
 
     def start_video(self, frame: DetDataSample) -> Counts:
         return Overlaps(len(things_of(self.dataset_meta))), VideoFiles(str(frame.metainfo['video_id']))
@@ -80,7 +80,7 @@ class VideoPanopticQuality(VideoMetric):
         overlaps, files = counts
         panoptic = segment_map(frame, 'pred_panoptic_seg')
         if not self.format_only:
-            overlaps.add(frame_truth(frame, panoptic.shape), panoptic)
+            overlaps.add(frame_ground_truth(frame, panoptic.shape), panoptic)
         if self._files is not None:
             self._files.write(files, frame, panoptic, self.dataset_meta)
 
@@ -107,10 +107,10 @@ class VideoPanopticQuality(VideoMetric):
         metrics: dict[str, float] = {}
         for place, length in enumerate(self.tube_lengths):
             rows = np.concatenate([np.zeros((0, 5)), *(counts[place] for counts, _ in videos.values())])
-            averages, _ = summarise(rows, things)
+            averages, _ = average_pq(rows, things)
             for group, suffix in (('All', ''), ('Things', '_th'), ('Stuff', '_st')):
                 metrics[f'VPQ{length}{suffix}'] = 100 * averages[group]['pq']
-        tell_of_short_videos(metrics, 'VPQ', self.tube_lengths)
+        warn_of_short_videos(metrics, 'VPQ', self.tube_lengths)
         means = {
             f'VPQ{suffix}': float(np.mean([metrics[f'VPQ{length}{suffix}'] for length in self.tube_lengths]))
             for suffix in ('', '_th', '_st')

@@ -1,7 +1,8 @@
-"""Result files of instance segmentation, written image by image."""
+"""Result files for benchmark servers: they appear under their names when all images are done, and not before."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,7 +10,36 @@ from typing import Any, NamedTuple
 import numpy as np
 from mmengine.dist import get_rank
 
-from eomt_mm.evaluation.ap_counting import RLE
+from eomt_mm.annotations.masks import RLE, as_text
+
+
+def folder_of_results(out_dir: str | None, format_only: bool, name: str = 'out_dir') -> Path | None:
+    """The folder that a metric's arguments name; raises ValueError for ``format_only`` without one."""
+    if format_only and out_dir is None:
+        raise ValueError(f'format_only=True writes results and nothing else: name a folder with {name}')
+    return None if out_dir is None else Path(out_dir)
+
+
+class ResultFolder:
+    """A folder of files that is filled aside, and takes its name, and the place of an earlier one, when it is complete.
+
+    Args:
+        path: of the folder; with several nodes on shared storage.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.aside = path.with_name(f'{path.name}.part')
+
+    def finish(self, names: Iterable[str]) -> None:
+        """Leaves the files ``names`` only: an evaluation that was interrupted leaves others aside."""
+        current = {self.aside / name for name in names}
+        self.aside.mkdir(parents=True, exist_ok=True)
+        for path in self.aside.rglob('*'):
+            if path.is_file() and path not in current:
+                path.unlink()
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.replace(self.aside, self.path)
 
 
 class Place(NamedTuple):
@@ -20,12 +50,12 @@ class Place(NamedTuple):
     end: int
 
 
-class ResultFile:
+class ResultList:
     """A json in the COCO result format (https://cocodataset.org/#format-results) that is never held in memory.
 
     Every process appends its images to a part of its own beside the file. When all are done, the main process copies
-    the images that count into the file, in whatever parts they are, and removes the parts. What an evaluation that
-    was broken off has left in them is in nobody's place.
+    the images that count into the file, from whichever parts hold them, and removes the parts. What an interrupted
+    evaluation has left in them belongs to no place.
 
     Args:
         path: of the json; with several nodes on shared storage.
@@ -37,7 +67,7 @@ class ResultFile:
     def append(self, image_id: Any, category_ids: Iterable[int], scores: np.ndarray, rles: Iterable[RLE]) -> Place:
         """Writes the results of an image: one category id, score and mask per instance."""
         entries = [
-            json.dumps({'image_id': image_id, 'category_id': id_, 'segmentation': _as_text(rle), 'score': score})
+            json.dumps({'image_id': image_id, 'category_id': id_, 'segmentation': as_text(rle), 'score': score})
             for id_, score, rle in zip(category_ids, scores.tolist(), rles, strict=True)
         ]
         rank = get_rank()
@@ -70,8 +100,3 @@ class ResultFile:
 
     def _part(self, name: Any) -> Path:
         return self.path.with_name(f'.{self.path.name}.{name}.part')
-
-
-def _as_text(rle: RLE) -> RLE:
-    counts = rle['counts']
-    return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}

@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import mmengine
 import numpy as np
 import pytest
 import torch
 from mmdet.structures import DetDataSample
+from mmengine.dataset import RepeatDataset
 from mmengine.evaluator import Evaluator
 from mmengine.structures import InstanceData, PixelData
 
@@ -183,7 +185,7 @@ def test_things_and_stuff_are_those_of_the_metainfo() -> None:
 
 def test_missing_crowd_labels_are_no_crowds_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr('eomt_mm.evaluation.panoptic_truth.print_log', lambda message, **others: said.append(message))
+    monkeypatch.setattr('eomt_mm.evaluation.panoptic_ground_truth.print_log', lambda text, **_: said.append(text))
     truth = [[CAT, CAT]], [[1, 1]], [CAT]
     metric = build()
     metric.process(None, [panoptic_sample(*truth)])
@@ -206,8 +208,11 @@ def test_through_the_evaluator_with_host_samples() -> None:
     assert evaluator.evaluate(1)['coco_panoptic/PQ'] == 100
 
 
-def test_from_the_pipeline_with_crowds(coco_root: Path) -> None:
-    """Data set, loading and packing of the test pipeline give what files give."""
+def test_from_the_data_set_and_its_pipeline(coco_root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The data set's own file, read once, and its samples with crowds give what files give."""
+    read: list[str] = []
+    get = mmengine.fileio.get
+    monkeypatch.setattr('mmengine.fileio.get', lambda path, **others: (read.append(str(path)), get(path, **others))[1])
     folder = coco_root / 'annotations' / 'panoptic_val2017'
     dataset = CocoPanoptic(
         data_root=str(coco_root),
@@ -231,11 +236,16 @@ def test_from_the_pipeline_with_crowds(coco_root: Path) -> None:
         samples.append({**sample, 'pred_panoptic_seg': predictions[sample['img_id']]})
     assert sum(len(sample['ignored_instances']['labels']) for sample in samples) > 0
     found = []
-    for source in ({}, dict(ann_file=f'{folder}.json', seg_prefix=str(folder))):
-        metric = build(dataset.metainfo, **source)
+    without = {key: value for key, value in dataset.metainfo.items() if key != 'annotation_file'}
+    wrapped = RepeatDataset(dataset, 2).metainfo
+    files = dict(ann_file=f'{folder}.json', seg_prefix=str(folder))
+    for meta, source in ((without, {}), (without, files), (dataset.metainfo, {}), (wrapped, {})):
+        metric = build(meta, **source)
         metric.process(None, samples)
         found.append(metric.evaluate(len(samples)))
-    assert found[0] == found[1]
+    assert found == [found[0]] * 4
+    assert read.count(f'{folder}.json') == 2  # by the data set, and where ann_file is given
+    assert pickle.loads(pickle.dumps(dataset)).metainfo['annotation_file'].content is None  # workers need none
 
 
 # Result files
