@@ -21,7 +21,7 @@ PUBLIC = {
         'read_panoptic',
         'unknown_id',
     ),
-    'masks': ('RLE', 'areas', 'check_runs', 'decode', 'normalise'),
+    'masks': ('RLE', 'areas', 'as_text', 'check_runs', 'decode', 'normalise'),
     'panoptic_png': ('read_panoptic_png', 'run_starts', 'write_panoptic_png'),
 }
 __all__ = names_of(PUBLIC)

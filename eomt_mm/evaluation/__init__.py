@@ -5,12 +5,13 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
-    'ap_counting': ('ImageMatches', 'RLE', 'encode_masks', 'match_by_class', 'summarise'),
+    'ap_counting': ('ImageMatches', 'RLE', 'encode_masks', 'average_ap', 'match_by_class'),
     'cityscapes_ap': ('CityscapesAP',),
     'instance_ap': ('InstanceAP',),
     'panoptic_image': ('INSTANCE_OFFSET', 'RunMap'),
     'panoptic_quality': ('PanopticQuality',),
-    'pq_counting': ('count_overlap', 'count_panoptic', 'count_segments', 'summarise'),
+    'pq_counting': ('average_pq', 'count_overlap', 'count_panoptic', 'count_segments'),
+    'result_files': ('folder_of_results',),
     'semantic_iou': ('SemanticIoU',),
 }
 __all__ = names_of(PUBLIC)
