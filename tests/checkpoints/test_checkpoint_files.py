@@ -221,6 +221,7 @@ def test_all_weights_that_are_not_finite_are_named() -> None:
         check_finite(state, 'x.pth')
 
 
+@pytest.mark.slow
 def test_everything_runs_without_hosts() -> None:
     program = (
         'import sys, eomt_mm.checkpoints.importing, eomt_mm.checkpoints.exporting\n'

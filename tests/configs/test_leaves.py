@@ -5,6 +5,7 @@ import json
 import re
 import runpy
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def parts(path: Path) -> dict[str, str]:
     return found.groupdict()
 
 
-def each_leaf(paths: list[Path] = LEAVES) -> Any:
-    return pytest.mark.parametrize('path', paths, ids=lambda path: path.stem)
+def each_leaf(paths: list[Path] = LEAVES, slow: Callable[[Path], bool] = lambda path: False) -> Any:
+    marked = [pytest.param(path, marks=pytest.mark.slow) if slow(path) else path for path in paths]
+    return pytest.mark.parametrize('path', marked, ids=lambda path: path.stem)
 
 
 def meta_model(cfg: Config) -> Any:
@@ -181,7 +183,7 @@ def expected_parameters(leaf: dict[str, str], num_queries: int) -> int:
     return prefix + patches + depth * block + 2 * width + head
 
 
-@each_leaf()
+@each_leaf(slow=lambda path: '-s_' not in path.name)
 def test_model_has_the_published_size_and_optimisation(path: Path) -> None:
     leaf, cfg = parts(path), loaded(path)
     model = meta_model(cfg)

@@ -198,7 +198,9 @@ def results(pair: Pair, files: dict[str, Path]) -> dict[str, Result]:
     return {name: our_result(pair, path) for name, path in files.items()}
 
 
-@pytest.mark.parametrize('name', IMAGES)
+@pytest.mark.parametrize(
+    'name', [pytest.param(name, marks=() if name.endswith('-101') else pytest.mark.slow) for name in IMAGES]
+)
 def test_raw_file_to_final_map(pair: Pair, files: dict[str, Path], results: dict[str, Result], name: str) -> None:
     path = files[name]
     size = Image.open(path).size[::-1]

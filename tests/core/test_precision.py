@@ -139,7 +139,7 @@ def test_extreme_logits_of_the_model_give_finite_losses_and_gradients(family: st
         assert all(gradient.isfinite().all() for gradient in gradients)
 
 
-@pytest.mark.parametrize('scale', ['dynamic', dict(enabled=False)])
+@pytest.mark.parametrize('scale', [pytest.param('dynamic', marks=pytest.mark.slow), dict(enabled=False)])
 @pytest.mark.parametrize('family', BACKBONES)
 def test_trains_under_mmengines_wrapper_in_bfloat16(family: str, scale: Any) -> None:
     """The step as ``--amp bfloat16`` runs it, weights and optimiser state in float32."""

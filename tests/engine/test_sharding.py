@@ -58,7 +58,9 @@ def test_configs_choose_the_runner_by_type(tmp_path: Path) -> None:
     assert type(RUNNERS.build(cfg)) is ShardedRunner
 
 
-@pytest.mark.parametrize('variant', VARIANTS)
+@pytest.mark.parametrize(
+    'variant', [name if name == 'plain' else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
+)
 def test_a_sharded_run_equals_an_ordinary_one_and_leaves_the_same_file(
     tmp_path: Path, process_group: None, variant: str
 ) -> None:

@@ -34,7 +34,7 @@ sys.meta_path.insert(0, Blocked())
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name='__main__')
 """
-IMAGES = [(50, 80), (300, 40), (64, 64)]
+IMAGES = [(300, 40), *(pytest.param(size, marks=pytest.mark.slow) for size in ((50, 80), (64, 64)))]
 
 
 @pytest.fixture(scope='module')

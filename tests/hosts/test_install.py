@@ -34,7 +34,7 @@ print(*(type(registry.build(dict(type='LoadImageFromFile'))).__name__ for regist
 """
 
 
-@pytest.mark.parametrize('scope', ['mmdet', 'mmseg'])
+@pytest.mark.parametrize('scope', ['mmdet', pytest.param('mmseg', marks=pytest.mark.slow)])
 def test_the_first_type_of_ours_installs_everything(scope: str) -> None:
     result = subprocess.run(
         [sys.executable, '-c', PROGRAM, scope], cwd=ROOT, capture_output=True, text=True, timeout=120

@@ -25,7 +25,7 @@ from eomt_mm.engine.sharding.runner import ShardedRunner
 from eomt_mm.engine.sharding.state import from_main_process
 
 VARIANTS: dict[str, dict[str, Any]] = {
-    'as_ever': {},
+    'plain': {},
     'checkpointing': {'model.backbone.with_cp': True},
     'frozen': {'model.backbone.frozen_stages': 2},
     'accumulated': {'train_cfg.type': 'eomt_mm.TrainLoop', 'optim_wrapper.accumulative_counts': 2},

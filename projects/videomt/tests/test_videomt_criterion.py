@@ -227,7 +227,7 @@ def test_arguments_reach_the_matcher() -> None:
         ClipCriterion(K, no_object_weight=0)
 
 
-@pytest.mark.parametrize('options', OPTIONS)
+@pytest.mark.parametrize('options', [OPTIONS[0], *(pytest.param(x, marks=pytest.mark.slow) for x in OPTIONS[1:])])
 def test_one_transfer_to_the_host(options: dict[str, bool], monkeypatch: pytest.MonkeyPatch) -> None:
     """On tensors without content: to read one of them anywhere else would raise."""
     transfers = []
