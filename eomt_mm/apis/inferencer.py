@@ -1,4 +1,4 @@
-"""Segments images: from files, folders, arrays or videos to samples, dictionaries, pictures and result files."""
+"""Inference: from image files, folders, arrays or videos to samples, dictionaries, pictures and result files."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,14 +46,14 @@ Predicted: TypeAlias = tuple[list[Loaded], list[Any]]  # images and their sample
 
 
 class Result(NamedTuple):
-    """What was found in an image.
+    """Result of one image.
 
     Attributes:
-        name: of the image, see :class:`~eomt_mm.apis.inputs.ImageInput`.
+        name: name of the image, see :class:`~eomt_mm.apis.inputs.ImageInput`.
         prediction: dictionary, see :func:`~eomt_mm.apis.results.prediction_of`, or with ``return_datasamples`` the
             host's sample, on the CPU.
         picture: (H, W, 3) uint8 RGB, with ``return_vis``; else None.
-        video: name of the video whose frame it is, of models that follow videos; else None.
+        video: for video models, name of the video that the frame belongs to; else None.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of one call of :meth:`EoMTInferencer.stream`, checked; ``options`` are those of a subclass."""
+    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` are those of a subclass."""
 
     batch_size: int
     on_error: str
@@ -80,9 +80,9 @@ class Request:
 
 @INFERENCERS.register_module(name=['EoMTSegmentor', 'EoMTDetector'])
 class EoMTInferencer(BaseInferencer):
-    """A model with its pre-processing, post-processing and classes, on the conventions of mmengine's inferencers.
+    """A model with its pre-processing, post-processing and classes, with the interface of mmengine's inferencers.
 
-    The task is the config's. In two lines::
+    The config decides the task. Example::
 
         inferencer = EoMTInferencer('eomt_dinov2-l_12e_coco-panoptic-640', 'hf://tue-mps/coco_panoptic_eomt_large_640')
         found = inferencer('photos/', batch_size=4, out_dir='results')['predictions']
@@ -95,19 +95,19 @@ class EoMTInferencer(BaseInferencer):
             :func:`~eomt_mm.apis.load_config` returned.
         checkpoint: in any format that :func:`~eomt_mm.apis.init_model` reads. None: random weights, and a warning.
         device: such as 'cuda:1'. None: the GPU where there is one, else the CPU.
-        task: 'semantic', 'instance' or 'panoptic', where the model must be one of that. None: any.
+        task: required task of the model, 'semantic', 'instance' or 'panoptic'. None: any.
         amp_dtype: 'float16' or 'bfloat16': runs the network in mixed precision, the post-processing in float32.
         cfg_options: overrides of the config, dotted keys to values.
         show_progress: progress bar on stderr, where that is a terminal.
 
     Attributes:
-        kind: what the results are counted by, 'image' or 'video'.
-        extra_options: further arguments of :meth:`stream` that a subclass has, with their defaults.
-        skipped: files that could not be read, of the last call.
+        kind: unit in which results are counted, 'image' or 'video'.
+        extra_options: further arguments of :meth:`stream` that a subclass accepts, with their defaults.
+        skipped: files that the last call could not read.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the model is none of EoMT or of another task, the weights are not this model's, or ``device`` or
+        ValueError: the model is no EoMT or has another task, the weights do not fit the model, or ``device`` or
             ``amp_dtype`` is not available.
     """
 
@@ -151,7 +151,7 @@ class EoMTInferencer(BaseInferencer):
         print_result: bool = False,
         **options: Any,
     ) -> dict[str, list[Any]]:
-        """Segment everything, and hold all results in memory; :meth:`stream` has them one at a time.
+        """Segment all inputs and keep all results in memory; :meth:`stream` yields them one at a time.
 
         Args:
             inputs, return_datasamples, batch_size: see :meth:`stream`.
@@ -189,27 +189,27 @@ class EoMTInferencer(BaseInferencer):
         Args:
             inputs: image, video, folder, pattern, array, PIL image or a list of these; see
                 :func:`~eomt_mm.apis.inputs.find_sources`. Sizes may differ within a batch.
-            batch_size: images at once.
+            batch_size: number of images per batch.
             out_dir: folder for pictures (``vis/``, :class:`~eomt_mm.apis.result_files.PictureFiles`) and results
                 (``preds/``, :class:`~eomt_mm.apis.result_files.PredictionFiles`). None or '': none are written.
             return_datasamples: return the host's samples in place of dictionaries; semantic ones with ``seg_logits``.
             return_vis: return the pictures.
             no_save_vis, no_save_pred: leave pictures or results out of ``out_dir``.
             print_result: print a line per image.
-            pred_score_thr: least score, in [0, 1]. Instance: of what is returned, written and drawn; None: 0.3.
-                Panoptic: the head's ``score_thr``; None: as in the config.
-            overlap_thr: panoptic: the head's; None: as in the config.
-            channel_order: of arrays, 'bgr' or 'rgb'.
-            on_error: 'raise', or 'skip' to continue after a file that cannot be read; a warning names it, and so does
-                ``skipped`` afterwards.
-            **options: of ``extra_options``.
+            pred_score_thr: score threshold in [0, 1]. Instance: for results that are returned, written and drawn; None:
+                0.3. Panoptic: the head's ``score_thr``; None: as in the config.
+            overlap_thr: panoptic only: the head's ``overlap_thr``; None: as in the config.
+            channel_order: channel order of arrays, 'bgr' or 'rgb'.
+            on_error: 'raise', or 'skip' to continue after a file that cannot be read; a warning reports it, and
+                ``skipped`` lists it afterwards.
+            **options: arguments named in ``extra_options``.
 
         Returns:
-            results in the order of images. Files are complete when it is exhausted.
+            iterator of results in the order of images. Files are complete when it is exhausted.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: at once for arguments, and during the iteration for files that
-                cannot be read.
+            FileNotFoundError, TypeError, ValueError: an argument is invalid (raised at once), or a file cannot be read
+                (raised during the iteration).
         """
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size}: at least 1')
@@ -239,7 +239,7 @@ class EoMTInferencer(BaseInferencer):
         return self._results(sources, request)
 
     def _checked_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """The subclass's options with their defaults; others may be None or False only."""
+        """Options of the subclass, with defaults filled in; unknown options must be None or False."""
         unknown = {k: v for k, v in given.items() if k not in self.extra_options and v not in (None, False)}
         if unknown:
             stated = ', '.join(f'{name}={value!r}' for name, value in unknown.items())
@@ -252,7 +252,7 @@ class EoMTInferencer(BaseInferencer):
                 stack.enter_context(request.files.opened())
             if request.pictures:
                 stack.enter_context(request.pictures)
-            shown = None if self.show_progress else True  # tqdm's None: where stderr is a terminal
+            shown = None if self.show_progress else True  # None: tqdm shows it only in a terminal
             bar = stack.enter_context(tqdm(total=count_images(sources), desc='segment', unit='image', disable=shown))
 
             def counted(images: Iterable[ImageInput]) -> Iterator[ImageInput]:
@@ -279,11 +279,11 @@ class EoMTInferencer(BaseInferencer):
     # Steps of a call, in their order ---------------------------------------------------------------------------------
 
     def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> Sequence[Source]:
-        """What was given, in the order of the results; ``find`` is ``inputs.find_sources`` with its other arguments."""
+        """Sources of the inputs, in the order of results; ``find`` is ``inputs.find_sources`` with bound arguments."""
         return find()
 
     def prediction_files(self, folder: Path, options: Mapping[str, Any]) -> PredictionFiles:
-        """What writes the results."""
+        """Create the writer of the result files."""
         return PredictionFiles(folder, self.task, self.meta['classes'], self.num_things)
 
     def predict(
@@ -299,13 +299,13 @@ class EoMTInferencer(BaseInferencer):
     def preprocess(
         self, inputs: Iterable[ImageInput], batch_size: int = 1, on_error: str = 'raise'
     ) -> Iterator[tuple[list[Loaded], Item]]:
-        """Batches of images as the model takes them, each with what was loaded."""
+        """Batches for the model, each with its loaded images."""
         readable = self.readable(inputs, on_error)
         while batch := list(islice(readable, batch_size)):
             yield [loaded for loaded, _ in batch], self.packed([item for _, item in batch])
 
     def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
-        """Images with the items that the pipeline begins with; without bad files that are skipped."""
+        """Loaded images with the dictionaries that the pipeline starts from, without skipped files."""
         for image in inputs:
             if image.pixels is not None:
                 pixels = image.pixels()
@@ -323,12 +323,12 @@ class EoMTInferencer(BaseInferencer):
             yield (image, item['img']), item
 
     def packed(self, items: list[Item]) -> Item:
-        """A batch, through the pipeline."""
+        """Run the pipeline on the items and collate them to a batch."""
         return dict(self.collate_fn([self.pipeline(item) for item in items]))
 
     @torch.no_grad()
     def forward(self, inputs: Item, **settings: Any) -> list[Sample]:
-        """Samples with predictions, on the CPU; ``settings`` are attributes of the head for this batch."""
+        """Samples with predictions, on the CPU; ``settings`` replace attributes of the head for this batch only."""
         data = self.model.data_preprocessor(inputs, training=False)
         with changed(self.head, settings):
             samples = self.head.predict_inputs(self._network, data['inputs'], data['data_samples'])
@@ -339,15 +339,15 @@ class EoMTInferencer(BaseInferencer):
             return self.model.extract_feat(inputs)
 
     def segments(self, sample: Any, score_thr: float) -> list[Segment]:
-        """What was found in an image; instances best first, from ``score_thr`` on."""
+        """Segments of an image; instances from ``score_thr`` on, best first."""
         return predicted_segments(sample, len(self.meta['classes']), score_thr)
 
     def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
-        """Segments with names and colours, in the order in which they are drawn: the best instance on top."""
+        """Segments with names and colours, in drawing order: the best instance is drawn last, on top."""
         return drawn_segments(segments[::-1] if self.task == 'instance' else segments, self.meta)
 
     def postprocess(self, preds: Sequence[Any], score_thr: float) -> list[Prediction]:
-        """Dictionaries of samples, see :func:`~eomt_mm.apis.results.prediction_of`."""
+        """Convert samples to dictionaries, see :func:`~eomt_mm.apis.results.prediction_of`."""
         num_things = None if self.task == 'semantic' else self.num_things
         return [
             prediction_of(
@@ -365,7 +365,7 @@ class EoMTInferencer(BaseInferencer):
             pictures.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), drawn)))
         return pictures
 
-    # What mmengine's inferencer is built from ------------------------------------------------------------------------
+    # Methods that mmengine's BaseInferencer calls --------------------------------------------------------------------
 
     def _init_model(self, cfg: Config, weights: str | Path | None, device: str = 'cpu') -> nn.Module:
         return init_model(cfg, weights, device)
@@ -375,7 +375,7 @@ class EoMTInferencer(BaseInferencer):
         return pipeline
 
     def _init_collate(self, cfg: Config) -> Callable:
-        """Lists of images and samples, as our preprocessors take them: sizes differ."""
+        """Collate to lists of images and samples, as our preprocessors expect, because image sizes differ."""
         return pseudo_collate
 
     def _init_visualizer(self, cfg: Config) -> None:
@@ -388,14 +388,14 @@ def init_inferencer(
     cfg_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> EoMTInferencer:
-    """The inferencer of a config's model, of images or of videos.
+    """Build the inferencer for the model of a config, for images or for videos.
 
     Args:
         config, checkpoint, cfg_options: see :class:`EoMTInferencer`.
-        **options: its further arguments.
+        **options: further arguments of :class:`EoMTInferencer`.
 
     Raises:
-        FileNotFoundError, ValueError: as the class; no inferencer is registered for the model.
+        FileNotFoundError, ValueError: see :class:`EoMTInferencer`; or no inferencer is registered for the model.
     """
     cfg = config_of(config, cfg_options)
     inferencer: EoMTInferencer = inferencer_class(cfg)(cfg, checkpoint, **options)

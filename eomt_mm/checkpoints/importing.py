@@ -1,4 +1,4 @@
-"""Weights of other programs for our models: found out, put together, fitted, and told what was done."""
+"""Import of checkpoints of other programs: detect the format, map the names, add a base, fit the model, report."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -22,28 +22,28 @@ PROBS = 'head.attn_mask_probs'
 CLASS_HEAD = 'head.class_predictor.'
 STAGES = ('reading', 'mapping names', 'putting weights together', 'fitting')
 Progress = Callable[[str], object]
-# Whether class rows are taken; 'auto': where there are as many as in the model
+# Whether to import the class rows; 'auto': only if their number is that of the model
 ClassHead = bool | Literal['auto']
 
 
 @dataclass
 class ImportReport:
-    """What an import found and did.
+    """Report of an import.
 
     Attributes:
         source: the file.
-        format: its title.
-        whole: a whole EoMT, not a bare backbone.
-        weights: 'absolute' or 'delta'.
-        head: the head's name in our model.
-        description: of the file, as stored.
+        format: title of the file's format.
+        whole: whether the file holds a whole EoMT, not only a backbone.
+        weights: 'absolute' or 'delta' (differences to a pretrained backbone).
+        head: name of the head in our model.
+        description: architecture of the file, as stored.
         config: ``config.json`` of a Hugging Face folder, or empty.
         meta: ``meta`` of our own files, or empty.
-        table: (their name, our name, number of weights), templates over blocks.
-        ignored: names in the file that mean nothing to us.
-        missing: names of the model that keep their values.
-        reordered: ADE20K's panoptic class rows were brought into mmdet's order.
-        notes: everything else worth knowing, one line each.
+        table: (name in the file, name in our model, number of weights); one name pattern stands for all blocks.
+        ignored: names in the file that the model does not need.
+        missing: names of the model whose values are unchanged.
+        reordered: whether ADE20K's panoptic class rows were permuted to mmdet's order.
+        notes: further information, one line each.
     """
 
     source: str
@@ -61,7 +61,7 @@ class ImportReport:
     notes: list[str] = field(default_factory=list)
 
     def text(self, table: bool = False) -> str:
-        """A few lines for a log; with the table of names."""
+        """Format the report for a log; with ``table``, include the table of names."""
         lines = [f'{self.source}: {self.format}, {self.weights} weights', f'  {self.description.text()}']
         if table:
             width = max(len(theirs) for theirs, _, _ in self.table)
@@ -86,30 +86,30 @@ def import_checkpoint(
     default_base: str | Path | None = None,
     readable: Readable = EOMT,
 ) -> tuple[State, ImportReport]:
-    """Weights of a checkpoint in any known format, in the names of our models.
+    """Read the weights of a checkpoint in any known format and rename them to the names of our models.
 
     Args:
         source: file, folder, or ``hf://owner/name[@revision]``; see :func:`~eomt_mm.checkpoints.files.read_checkpoint`.
-        expected_state: ``state_dict()`` of the model that they are for. None: nothing is checked against a model.
-        base: pretrained backbone, for files that hold differences to it; as ``source``.
-        weights: 'auto', or what the user knows of the file: 'absolute' or 'delta'.
-        class_head: False leaves the class rows out, for another set of classes; 'auto' where their number differs.
-        head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: the model's, or without a model that of our own
+        expected_state: ``state_dict()`` of the model to fit. None: nothing is checked against a model.
+        base: pretrained backbone, for files that hold differences to it; same forms as ``source``.
+        weights: 'absolute' or 'delta', if the kind of the file is known; 'auto': detect it.
+        class_head: False leaves the class rows out, for another set of classes; 'auto' does so if their number differs.
+        head: 'panoptic_head' (mmdet) or 'decode_head' (mmseg). None: as in the model, or without a model as in our own
             file; files of other programs do not state it.
-        class_order: 'ade20k' brings ADE20K's panoptic class rows into mmdet's order, 'as_stored' does not; 'auto'
-            does for a ``panoptic_head`` with 150 classes, unless the file is ours.
-        progress: is called with the name of each stage as it begins, one of ``STAGES``.
-        default_base: taken for ``base`` where the file turns out to hold differences and no ``base`` is given.
+        class_order: 'ade20k' permutes ADE20K's panoptic class rows to mmdet's order, 'as_stored' does not; 'auto'
+            does so for a ``panoptic_head`` with 150 classes, unless the file is our own or states other class names.
+        progress: function that is called with the name of each stage (one of ``STAGES``) when it begins.
+        default_base: default of ``base``, used only if the file holds differences.
         readable: the formats of the model's kind; see :class:`~eomt_mm.checkpoints.formats.Readable`.
 
     Returns:
-        weights, float32 where the file has a floating type, and a report. With a model they are complete, but for
-        ``report.missing``: the head of a bare backbone's file, class rows left out, and what is optional.
+        weights (floating types as float32) and a report. With ``expected_state``, the weights are complete except for
+        ``report.missing``: the head if the file holds only a backbone, omitted class rows, and optional parts.
 
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the download failed.
-        ValueError: naming what does not fit, and the fix.
+        ValueError: the file or the arguments do not fit; the message names the problem and the fix.
     """
     tell = progress or (lambda stage: None)
     tell(STAGES[0])
@@ -154,7 +154,7 @@ def _absolute(
     read: Checkpoint, known: Format, mapped: Mapped, base: str | Path | None, default_base: str | Path | None,
     weights: Weights,
 ) -> tuple[State, str]:  # fmt: skip
-    """Absolute weights in our names, and what the file's are."""
+    """Absolute weights in our names, and the kind of the file's weights ('absolute' or 'delta')."""
     kind = resolve(weights, known, read.state, read.path)
     if kind == 'delta':
         base = base or default_base
@@ -169,7 +169,7 @@ def _absolute(
 
 
 def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
-    """What the config.json of a Hugging Face folder says and our models do not do."""
+    """Notes on settings in the config.json of a Hugging Face folder that our models do not follow."""
     notes = []
     act, eps = config.get('hidden_act', 'gelu'), config.get('layer_norm_eps')
     if act != 'gelu':
@@ -180,7 +180,7 @@ def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
 
 
 def _head(expected: Mapping[str, Tensor] | None, read: Checkpoint, known: Format) -> str:
-    """Name of the head in our model: as in the model, or in our own file; a bare backbone has none."""
+    """Name of the head: as in the expected model, else as in our own file; '' for a file of only a backbone."""
     for names in (expected or {}, read.state if known is OWN else {}):
         for head in HEADS:
             if any(name.startswith(f'{head}.') for name in names):
@@ -194,7 +194,7 @@ def _head(expected: Mapping[str, Tensor] | None, read: Checkpoint, known: Format
 
 
 def _own_head(state: State, report: ImportReport, class_head: bool, class_order: ClassOrder) -> State:
-    """Masks off, class rows in our order or left out."""
+    """Set the mask probabilities to 0, and reorder or leave out the class rows."""
     ours = report.format == OWN.title
     if not ours:
         probs = state.get(PROBS)
@@ -207,7 +207,7 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
         return {name: value for name, value in state.items() if not name.startswith(CLASS_HEAD)}
     first = str((report.config.get('id2label') or {}).get('0', 'LABEL_0'))
     automatic = not ours and report.head == 'panoptic_head' and report.description.num_classes == ADE20K_NUM_CLASSES
-    automatic = automatic and first.startswith(('LABEL_', 'wall'))  # else classes of somebody's own
+    automatic = automatic and first.startswith(('LABEL_', 'wall'))  # other names: custom classes
     if class_order == 'ade20k' or (class_order == 'auto' and automatic):
         if report.description.num_classes != ADE20K_NUM_CLASSES:
             raise ValueError(f"class_order='ade20k': the file has {report.description.num_classes} classes, not 150")
@@ -221,7 +221,7 @@ def _fitted(
     state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str],
     readable: Readable,
 ) -> State:  # fmt: skip
-    """Weights that are the model's in every name and shape."""
+    """Fit the weights to the model: afterwards, names and shapes are those of the model."""
     head = report.head
     wanted_state = {_generic(name, head): value for name, value in expected.items()}
     found, wanted = report.description, describe(expected)
@@ -238,7 +238,7 @@ def _fitted(
     if not report.whole:
         found = replace(found, patch_size=wanted.patch_size)  # resampled
     if not report.whole and found.width == wanted.width and found.depth == wanted.depth:
-        found = replace(found, family=wanted.family)  # of a bare file names and shapes decide, not the register tokens
+        found = replace(found, family=wanted.family)  # backbone file: names and shapes are checked instead
     if report.whole and wanted.num_blocks is not None and found.num_blocks is None and PROBS in state:
         state[PROBS] = torch.zeros(wanted.num_blocks)
         report.notes = [note for note in report.notes if 'joint blocks, as published' not in note]

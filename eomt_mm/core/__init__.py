@@ -1,5 +1,5 @@
 """EoMT in plain PyTorch and timm: backbone, network, head, masked attention, matcher, criterion, targets, geometry,
-post-processing, augmentation, schedules. Reads no file and knows no host."""
+post-processing, augmentation, schedules. It reads no files and does not depend on MMDetection or MMSegmentation."""
 
 from typing import Any
 

@@ -1,6 +1,7 @@
-"""Sizes, crops and colour changes of images as published: random draws and arithmetic, for the transforms of any host.
+"""Published augmentation: resizing, random crops and colour changes, shared by the transforms of all hosts.
 
-Draws come from numpy's global generator, always in the same order: from the same seed every host cuts the same crop.
+Hosts are MMDetection and MMSegmentation. All random numbers come from numpy's global generator in a fixed order, so
+that the same seed gives the same crop in every host.
 """
 
 import math
@@ -17,29 +18,36 @@ Array = np.ndarray
 
 
 def fitting_size(size: Size, img_size: Size, inside: bool) -> Size:
-    """Size of an image resized to fit inside ``img_size``, or to cover it; sides are rounded half to even."""
+    """Size of an image resized to fit inside ``img_size`` or, if not ``inside``, to cover it.
+
+    The aspect ratio is kept; sides are rounded half to even.
+    """
     (h, w), ratios = size, (img_size[0] / size[0], img_size[1] / size[1])
     factor = min(ratios) if inside else max(ratios)
     return max(1, round(h * factor)), max(1, round(w * factor))
 
 
 def resize_image(image: Array, size: Size) -> Array:
-    """uint8 (h, w, 3) to (*size, 3), antialiased bilinear (PIL; cv2 differs by up to 58 levels when shrinking)."""
+    """Resize a uint8 image (h, w, 3) to (*size, 3) with PIL's antialiased bilinear filter.
+
+    cv2 differs by up to 58 levels when shrinking.
+    """
     if image.shape[:2] == size:
         return image
     return np.array(Image.fromarray(image).resize(size[::-1], Image.Resampling.BILINEAR))
 
 
 def draw_crop(source_size: Size, img_size: Size, scale_range: tuple[float, float]) -> tuple[Size, tuple[int, int]]:
-    """Random scale and place of a crop.
+    """Draw the scale and the position of a random crop.
 
     Args:
-        source_size: of the image.
-        img_size: of the crop, (H, W).
-        scale_range: r = min(H/h, W/w) * U(scale_range); the image is resized to ``int(h * r), int(w * r)``.
+        source_size: size (h, w) of the image.
+        img_size: size (H, W) of the crop.
+        scale_range: bounds of a uniform factor u; the image is resized to ``int(h * r), int(w * r)`` with
+            r = min(H/h, W/w) * u.
 
     Returns:
-        size after scaling, and top and left of the crop in the image padded to at least ``img_size``.
+        size after scaling, and (top, left) of the crop in the scaled image, padded to at least ``img_size``.
     """
     (h, w), (crop_h, crop_w) = source_size, img_size
     r = min(crop_h / h, crop_w / w) * np.random.uniform(*scale_range)
@@ -52,7 +60,7 @@ def draw_crop(source_size: Size, img_size: Size, scale_range: tuple[float, float
 
 
 def crop_image(image: Array, size: Size, corner: tuple[int, int], crop: Size) -> Array:
-    """uint8 (h, w, C) resized to ``size``, padded black at the bottom and the right, cut to (*crop, C)."""
+    """Resize a uint8 image (h, w, C) to ``size``, pad it black at the bottom and the right, crop it to (*crop, C)."""
     part = crop_of_resized(image, size, corner, crop)
     out = np.zeros((*crop, *image.shape[2:]), image.dtype)
     out[: part.shape[0], : part.shape[1]] = part
@@ -60,15 +68,15 @@ def crop_image(image: Array, size: Size, corner: tuple[int, int], crop: Size) ->
 
 
 def crop_of_resized(image: Array, size: Size, corner: tuple[int, int], crop: Size) -> Array:
-    """``resize_image(image, size)[top : top + h, left : left + w]`` without computing the rest.
+    """Compute ``resize_image(image, size)[top : top + h, left : left + w]`` without the rest of the image.
 
-    PIL rounds the part's coordinates to float32: of 1,000 values about 3 differ, by a level or two.
+    PIL rounds the coordinates of the region to float32: about 3 in 1,000 values differ, by one or two levels.
     """
     regions, box, lengths = [], [], []
     for old, new, start, length in zip(image.shape, size, corner, crop, strict=False):
         end = min(start + length, new)
         scale = old / new
-        reach = math.ceil(max(scale, 1)) + 1  # of the filter, in source pixels
+        reach = math.ceil(max(scale, 1)) + 1  # at least the filter radius, in source pixels
         first, last = max(0, int(start * scale) - reach), min(old, math.ceil(end * scale) + reach)
         regions.append(slice(first, last))
         box.append((start * scale - first, min(end * scale - first, last - first)))
@@ -79,23 +87,23 @@ def crop_of_resized(image: Array, size: Size, corner: tuple[int, int], crop: Siz
 
 
 class NearestCrop:
-    """Nearest-neighbour resizing and cropping in one look-up, equal to cv2's resize (INTER_NEAREST) and a crop.
+    """Nearest-neighbour resizing and cropping in one step of indexing, equal to cv2.resize (INTER_NEAREST) and a crop.
 
     Args:
-        source: size of the maps.
+        source: size of the maps before resizing.
         resized, corner, crop: see :func:`draw_crop`.
     """
 
     def __init__(self, source: Size, resized: Size, corner: tuple[int, int], crop: Size) -> None:
         self.size = crop
-        # cv2 takes source pixel floor(i / (resized / source)) for pixel i of the resized map
+        # pixel i of cv2's resized map is source pixel floor(i / (resized / source))
         self.rows, self.cols = (
             np.minimum((np.arange(start, min(start + length, new)) / (new / old)).astype(np.int64), old - 1)
             for start, length, new, old in zip(corner, crop, resized, source, strict=True)
         )
 
     def crop(self, maps: Array, fill: int) -> Array:
-        """(..., *source) to (..., *crop), ``fill`` outside the image."""
+        """Resize and crop maps (..., *source) to (..., *crop), with ``fill`` outside the image."""
         part = maps.take(self.rows, axis=-2).take(self.cols, axis=-1)
         out = np.full((*maps.shape[:-2], *self.size), fill, maps.dtype)
         out[..., : part.shape[-2], : part.shape[-1]] = part
@@ -103,13 +111,13 @@ class NearestCrop:
 
 
 def draw_colour_changes(brightness: float, contrast: float, saturation: float, hue: float) -> list[tuple[str, float]]:
-    """Names and factors of the changes to an image, in their order; each has probability 0.5.
+    """Draw colour changes as (name, factor), in the order to apply them; each is included with probability 0.5.
 
     Brightness comes first; contrast comes before or after saturation and hue with equal probability.
 
     Args:
-        brightness, contrast, saturation: factors are drawn from 1 -+ this.
-        hue: the shift is drawn from -+ this, in turns of the colour circle.
+        brightness, contrast, saturation: the factor is uniform in 1 - value to 1 + value.
+        hue: the shift is uniform in -value to +value, in turns of the colour circle.
     """
     ranges = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
     order = ['brightness', 'saturation', 'hue']
@@ -123,7 +131,7 @@ def draw_colour_changes(brightness: float, contrast: float, saturation: float, h
 
 
 def change_colours(image: Tensor, changes: Sequence[tuple[str, float]]) -> Tensor:
-    """Applies what :func:`draw_colour_changes` drew to an image uint8 (3, h, w), RGB."""
+    """Apply the changes drawn by :func:`draw_colour_changes` to an RGB image, uint8 (3, h, w)."""
     for name, factor in changes:
         image = getattr(colour, f'adjust_{name}')(image, factor)
     return image

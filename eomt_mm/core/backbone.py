@@ -1,4 +1,4 @@
-"""A timm ViT as tokens, so that the head's queries can join before the last blocks."""
+"""A timm ViT that runs block by block, so that queries can be added to its tokens before the last blocks."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,9 +16,9 @@ class Tokens:
     """The token sequence between two blocks.
 
     Attributes:
-        x: (B, N, C), the patches last: ``[queries, prefix (class token, registers), patches]``.
-        grid: rows and columns (h, w) of the patches; ``N = Q + P + h * w``.
-        rope: (h * w, 2 * head_dim), sines then cosines of the patches' rotary positions, where the ViT has them.
+        x: (B, N, C), in the order ``[queries, prefix (class token, registers), patches]``.
+        grid: rows and columns (h, w) of the patches; ``N = Q + P + h * w`` for Q queries and P prefix tokens.
+        rope: (h * w, 2 * head_dim), sines and then cosines of the patches' rotary positions; None: the ViT has none.
     """
 
     x: Tensor
@@ -26,31 +26,31 @@ class Tokens:
     rope: Tensor | None = None
 
     def prepend(self, queries: Tensor) -> 'Tokens':
-        """Puts ``queries`` (Q, C) in front of the sequence of every image."""
-        batch = self.x.shape[0]  # exporters take len(x) for a constant
+        """Put ``queries`` (Q, C) in front of the sequence of every image."""
+        batch = self.x.shape[0]  # not len(x), which exporters record as a constant
         return replace(self, x=torch.cat([queries.expand(batch, -1, -1), self.x], dim=1))
 
 
 class PlainViT(nn.Module):
-    """Any plain ViT of timm with blocks of the form ``block(x, attn_mask=...)``, classifier and pooling left out.
+    """Any plain timm ViT with blocks of the form ``block(x, attn_mask=...)``, without classifier and pooling.
 
     Args:
         model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3_qkvb``
-            (DINOv3's plain variants lack the biases of queries and values that EoMT trains).
-        img_size: side in pixels of the square input that the position embeddings are made for; other sizes are
-            interpolated in each forward. A multiple of ``patch_size``.
-        patch_size: side of a patch in pixels; pretrained patch kernels are resampled by timm. None: the model's own.
-        drop_path_rate: stochastic depth, 0 as published.
-        frozen_stages: what keeps its weights. -1: nothing; 0: the embeddings; n: the first n blocks too; depth: all,
-            the final norm included. Frozen parameters have no gradient and no optimiser state; frozen blocks drop
-            nothing in training, and keep no activations as long as the queries have not joined: the gradients of the
-            queries pass through frozen joint blocks too.
-        with_cp: activation checkpointing: of every block only the input is kept for the backward pass, which runs
-            the block once more. Gradients are the same.
+            (DINOv3 variants without ``qkvb`` lack the query and value biases that EoMT trains).
+        img_size: side in pixels of the square input that the stored position embeddings belong to, a multiple of
+            ``patch_size``. For other input sizes, each forward pass interpolates them.
+        patch_size: side of a patch in pixels; timm resamples pretrained patch kernels to it. None: the model's own.
+        drop_path_rate: rate of stochastic depth, 0 as published.
+        frozen_stages: the part that is frozen. -1: nothing; 0: the embeddings; n: also the first n blocks; depth:
+            everything, including the final norm. Frozen parameters have no gradient and no optimiser state. Frozen
+            blocks apply no dropout and no stochastic depth. They keep no activations before the queries are added;
+            frozen joint blocks do, because the gradients of the queries pass through them.
+        with_cp: activation checkpointing: only the input of each block is kept for the backward pass, which runs the
+            block again. Gradients are unchanged.
         **model_kwargs: further arguments of the timm model (``depth``, ``embed_dim``, ``num_heads``, ...).
 
     Raises:
-        ValueError: for a name that timm lacks, a model of another kind, or sizes or a number that do not fit.
+        ValueError: timm has no such model, it is not a plain ViT, or ``img_size`` or ``frozen_stages`` is invalid.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class PlainViT(nn.Module):
         )
         try:
             vit = self.create()
-        except (TypeError, AssertionError) as error:  # other kinds of model know no dynamic_img_size
+        except (TypeError, AssertionError) as error:  # other kinds of model reject dynamic_img_size
             raise ValueError(
                 f"model_name='{model_name}' cannot be built as a plain ViT with {self._model_kwargs}: {error}"
             ) from error
@@ -110,22 +110,25 @@ class PlainViT(nn.Module):
         return len(self.vit.blocks)
 
     def create(self, **kwargs: Any) -> Any:
-        """The timm model; ``kwargs`` are further arguments of ``timm.create_model``, such as ``pretrained``."""
+        """Create the timm model; ``kwargs`` are further arguments of ``timm.create_model``, such as ``pretrained``."""
         vit: Any = timm.create_model(self.model_name, **self._model_kwargs, **kwargs)
         vit.attn_pool = None  # SigLIP has one; its parameters would never get a gradient
-        if isinstance(vit.norm, nn.Identity):  # models that pool by averaging keep their last norm behind the pooling
+        if isinstance(vit.norm, nn.Identity):  # models with average pooling apply their last norm after it
             vit.norm, vit.fc_norm = vit.fc_norm, nn.Identity()
         return vit
 
     def _stage(self, name: str) -> int:
-        """First ``frozen_stages`` that freezes parameter ``name``: 0 for embeddings, i + 1 for block i."""
+        """Smallest ``frozen_stages`` that freezes parameter ``name``.
+
+        0 for embeddings, i + 1 for block i, depth for the final norm.
+        """
         parts = name.removeprefix('vit.').split('.')
         if parts[0] == 'blocks':
             return int(parts[1]) + 1
         return self.depth if parts[0] == 'norm' else 0
 
     def train(self, mode: bool = True) -> 'PlainViT':
-        """Sets the mode; what is frozen stays in evaluation mode: it drops neither paths nor units nor patches."""
+        """Set the mode; frozen modules stay in evaluation mode, without stochastic depth, dropout or patch dropout."""
         super().train(mode)
         if self.frozen_stages >= 0:
             for name, module in self.vit.named_children():
@@ -135,14 +138,14 @@ class PlainViT(nn.Module):
         return self
 
     def forward(self, images: Tensor, num_blocks: int | None = None) -> Tokens:
-        """Patch embedding, positions, prefix tokens and the first blocks.
+        """Embed the patches, add positions and prefix tokens, and run the first blocks.
 
         Args:
             images: (B, 3, H, W), normalised; H and W multiples of ``patch_size``.
             num_blocks: how many blocks to run; None: all of them.
 
         Returns:
-            tokens ``[prefix, patches]`` of a grid (H / patch_size, W / patch_size), without the final norm.
+            tokens ``[prefix, patches]`` with grid (H / patch_size, W / patch_size), before the final norm.
         """
         h, w = images.shape[-2:]
         if h % self.patch_size or w % self.patch_size:
@@ -159,16 +162,16 @@ class PlainViT(nn.Module):
         return tokens
 
     def run_block(self, tokens: Tokens, i: int, query_mask: Tensor | None = None) -> Tokens:
-        """Runs block ``i``.
+        """Run block ``i``.
 
         Args:
-            tokens: with the queries in front, where there are any.
+            tokens: input of the block, with the queries in front if they have been added.
             i: index of the block, 0 to depth - 1.
             query_mask: bool (B, Q, h * w), True where a query may attend to a patch; None: no mask.
         """
         needs_grad = torch.is_grad_enabled() and (tokens.x.requires_grad or i >= self.frozen_stages)
         if self.with_cp and needs_grad:
-            # Tensors are arguments of their own: checkpoint finds in them the device whose random state it must keep.
+            # Pass tensors as separate arguments: checkpoint reads from them the device whose random state it saves.
             x = checkpoint(self._block_output, tokens.x, i, query_mask, tokens.rope, use_reentrant=False)
         else:
             x = self._block_output(tokens.x, i, query_mask, tokens.rope)
@@ -181,10 +184,10 @@ class PlainViT(nn.Module):
         return block(x, attn_mask=attn_mask, **positions)
 
     def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
-        """Rotary positions of the whole sequence but its first P tokens, which timm's attention leaves alone.
+        """Rotary positions of all tokens but the first P, which timm's attention never rotates (P prefix tokens).
 
-        With Q queries in front, the P tokens left alone are queries; the Q tokens that follow (other queries, class
-        token, registers) get the rotation by zero, so that only patches are rotated.
+        With Q queries in front, these first P tokens are queries. The next Q tokens (other queries, class token,
+        registers) are rotated by zero (sine 0, cosine 1), so that only patches are rotated.
         """
         num_unrotated = num_tokens - self.vit.num_prefix_tokens - len(rope)
         if num_unrotated == 0:
@@ -193,7 +196,7 @@ class PlainViT(nn.Module):
         return torch.cat([torch.cat([zero, zero + 1], dim=1), rope])
 
     def final_norm(self, tokens: Tokens) -> Tokens:
-        """The ViT's last LayerNorm, which every prediction shares."""
+        """Apply the ViT's last LayerNorm, which all prediction layers share."""
         return replace(tokens, x=self.vit.norm(tokens.x))
 
     def param_depth(self, name: str) -> int | None:

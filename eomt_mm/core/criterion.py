@@ -19,12 +19,13 @@ CERTAIN_NO = -1e4
 
 @dataclass(frozen=True)
 class StepTotals:
-    """What an optimiser step holds in this process: losses are divided by it, not by what one micro-batch holds.
+    """Totals of one optimiser step in this process, which normalise the losses of each of its micro-batches.
 
     Attributes:
-        num_images: images.
-        num_matched: matched queries, min(targets, queries) of each image.
-        num_micro_batches: parts that the step's batch comes in; the optimiser wrapper averages their losses.
+        num_images: number of images.
+        num_matched: number of matched queries, the sum of min(targets, queries) over images.
+        num_micro_batches: number of micro-batches. The optimiser wrapper averages their losses, so normalisers are
+            divided by it.
     """
 
     num_images: int
@@ -33,27 +34,27 @@ class StepTotals:
 
 
 class StepLosses:
-    """Mixin of heads whose losses are divided by what the whole optimiser step holds.
+    """Mixin of heads whose losses are normalised over the whole optimiser step.
 
     Attributes:
-        step_totals: of the step that the next batches are parts of; None where a batch is the whole step.
+        step_totals: totals of the step that the next batches belong to; None: each batch is a whole step.
     """
 
     step_totals: StepTotals | None = None
 
     def count_step(self, micro_batches: Sequence[Sequence[Any]]) -> StepTotals:
-        """Totals of a step, from the samples of each of its micro-batches."""
+        """Count the totals of a step from the samples of each of its micro-batches."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
 class Pairs:
-    """Matched pairs of a batch, layer by layer, image by image; on the device of the logits.
+    """Matched (query, target) pairs of a batch in L prediction layers, image by image; on the device of the logits.
 
     Attributes:
-        nums: per image the number of pairs in each layer; M in all.
-        queries: (L, M), counted through the batch.
-        targets: (L, M), counted within each image.
+        nums: number of pairs per image, the same in each layer; M in total.
+        queries: (L, M), indices into the B * Q queries of the batch.
+        targets: (L, M), indices into the targets of the image.
     """
 
     nums: list[int]
@@ -62,7 +63,7 @@ class Pairs:
 
     @classmethod
     def of(cls, matches: list[Matches], num_queries: int, device: torch.device) -> 'Pairs':
-        """Of matches per layer and image; see :class:`~eomt_mm.core.matcher.HungarianMatcher`."""
+        """Build from matches per layer and image; see :class:`~eomt_mm.core.matcher.HungarianMatcher`."""
         queries = [torch.cat([query_idx + b * num_queries for b, (query_idx, _) in enumerate(m)]) for m in matches]
         targets = [torch.cat([target_idx for _, target_idx in layer]) for layer in matches]
         both = torch.stack(queries + targets).to(device)  # (2L, M)
@@ -79,18 +80,18 @@ def mean_over_processes(value: Tensor) -> Tensor:
 
 
 class Criterion(nn.Module):
-    """Matches queries to targets and computes the weighted losses, in float32 whatever autocast says.
+    """Matching of queries to targets and the weighted losses, in float32 or wider regardless of autocast.
 
     Args:
         num_classes: number K of classes, without "no object".
         class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs.
-        no_object_weight: weight of "no object" in the class loss; above 0, or images without targets have no loss.
+        no_object_weight: weight of "no object" in the class loss; above 0, so that images without targets have a loss.
         num_points: points per mask.
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
         sync_class_norm: average the normaliser of the class loss over processes. False as published: each process
             divides by its own.
-        make_matcher: makes the matcher from ``class_weight``, ``mask_weight``, ``dice_weight`` and ``num_points``; a
-            module that is called like :class:`~eomt_mm.core.matcher.HungarianMatcher`.
+        make_matcher: function of ``class_weight``, ``mask_weight``, ``dice_weight`` and ``num_points`` that returns
+            the matcher, a module with the interface of :class:`~eomt_mm.core.matcher.HungarianMatcher`.
     """
 
     def __init__(
@@ -135,21 +136,21 @@ class Criterion(nn.Module):
         loss_points: Sequence[Tensor] | None = None,
         totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of all prediction layers, each matched on its own.
+        """Losses of all prediction layers, each matched independently.
 
         Args:
             class_logits: per layer (B, Q, K + 1).
             mask_logits: per layer (B, Q, h, w).
-            targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool; with ``valid`` (H, W) bool,
-                in all images or none, points on other pixels count neither in the matching nor in the losses.
-            match_points: per layer (B, P, 2), points of the matching; drawn, for all layers together, where not given.
-            loss_points: per layer (M, P, 2), points of the M matched pairs, image by image and by query within an
-                image; drawn where not given.
-            totals: of the step that the batch is a part of; None where it is the whole step.
+            targets: per image ``labels`` (N,) int64 in [0, K) and ``masks`` (N, H, W) bool. Optional, in all images or
+                none: ``valid`` (H, W) bool; other pixels are ignored in the matching and in the losses.
+            match_points: per layer (B, P, 2), points of the matching. None: drawn, the same for all layers.
+            loss_points: per layer (M, P, 2), points of the M matched pairs, ordered by image, then by query. None:
+                drawn.
+            totals: totals of the optimiser step that the batch belongs to. None: the batch is the whole step.
 
         Returns:
-            ``loss_cls``, ``loss_mask``, ``loss_dice`` of the final layer, and the same with ``d{i}.`` in front for
-            the layers before it; 0-d, weighted.
+            weighted 0-d losses ``loss_cls``, ``loss_mask``, ``loss_dice`` of the final layer, and with prefix
+            ``d{i}.`` those of each earlier layer i.
         """
         matches = self.matcher(class_logits, mask_logits, targets, match_points)
         return self.matched_losses(class_logits, mask_logits, targets, matches, loss_points, totals)
@@ -163,7 +164,10 @@ class Criterion(nn.Module):
         points: Sequence[Tensor] | None = None,
         totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
-        """Losses for given matches, per layer and image; an image has as many in each layer. See :meth:`forward`."""
+        """Losses for given matches per layer and image; see :meth:`forward`.
+
+        Each image must have the same number of matches in every layer.
+        """
         pairs = Pairs.of(matches, class_logits[0].shape[1], mask_logits[0].device)
         totals = totals or StepTotals(len(pairs.nums), sum(pairs.nums))
         with torch.autocast(mask_logits[0].device.type, enabled=False):
@@ -180,7 +184,7 @@ class Criterion(nn.Module):
     def class_losses(
         self, class_logits: Sequence[Tensor], targets: list[dict[str, Tensor]], pairs: Pairs, totals: StepTotals
     ) -> Tensor:
-        """Cross-entropy (L,) over all queries, divided by the sum of weights; unmatched ones are "no object"."""
+        """Weighted cross-entropy (L,) of all queries, divided by the sum of weights; unmatched: "no object"."""
         logits = torch.stack([layer.flatten(0, 1) for layer in class_logits])  # (L, BQ, K + 1)
         logits = logits.to(compute_dtype(logits))
         parts = zip(targets, pairs.targets.split(pairs.nums, 1), strict=True)
@@ -205,12 +209,12 @@ class Criterion(nn.Module):
         points: Sequence[Tensor] | None,
         totals: StepTotals,
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy (L,) and dice (L,) of the matched pairs, divided by their mean number per process."""
+        """Binary cross-entropy (L,) and dice (L,) of matched pairs, divided by the mean number of pairs per process."""
         layers = len(mask_logits)
         logits = torch.cat(
             [layer.flatten(0, 1)[index] for layer, index in zip(mask_logits, pairs.queries, strict=True)]
         )
-        logits = logits.to(compute_dtype(logits))  # (LM, h, w); in the graph even where there are no pairs
+        logits = logits.to(compute_dtype(logits))  # (LM, h, w); part of the autograd graph even if empty
         counts_at = valid_points(targets, pairs)
         if points is None:
             at = uncertain_points(
@@ -231,8 +235,8 @@ class Criterion(nn.Module):
 class SumOfBCE(torch.autograd.Function):
     """Binary cross-entropy of logits (M, P) and masks (M, P) in [0, 1], summed over points to (M,).
 
-    bce(x, t) = relu(x) - x * t - log(sigmoid(abs(x))). The masks have no gradient. ``F``'s own form keeps a third
-    tensor for the backward pass, and is not vectorised on the CPU.
+    bce(x, t) = relu(x) - x * t - log(sigmoid(abs(x))). The masks have no gradient.
+    ``F.binary_cross_entropy_with_logits`` keeps a third tensor for the backward pass and is not vectorised on the CPU.
     """
 
     @staticmethod
@@ -249,12 +253,12 @@ class SumOfBCE(torch.autograd.Function):
 
 
 def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy and dice (M,) of pairs at points.
+    """Binary cross-entropy (M,) and dice (M,) of M pairs of masks, sampled at points.
 
     Args:
-        logits: (M, P).
-        masks: (M, P), in [0, 1].
-        counts: (M, P) bool, which points count; None: all do.
+        logits: (M, P), of predicted masks.
+        masks: (M, P) in [0, 1], of targets.
+        counts: (M, P) bool, False for ignored points; None: all points count.
     """
     num_points: Any = max(1, logits.shape[-1])
     if counts is not None:
@@ -267,10 +271,11 @@ def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> 
 
 
 def valid_points(targets: list[dict[str, Tensor]], pairs: Pairs) -> Callable[[Tensor, slice], Tensor] | None:
-    """A function that finds the points of matched pairs on valid pixels; None where targets have no ``valid`` (H, W).
+    """Function that checks which points of matched pairs lie on valid pixels.
 
     Returns:
-        function of points (m, P, 2) of a slice of the LM pairs, giving (m, P) bool.
+        function of points (m, P, 2) and the slice of the LM pairs that they belong to, returning (m, P) bool. None:
+        the targets have no ``valid`` (H, W).
     """
     if 'valid' not in targets[0]:
         return None

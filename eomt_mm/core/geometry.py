@@ -1,4 +1,4 @@
-"""From a resized image to the model's input, and exactly back: padding, and windows."""
+"""Padding and windows: from a resized image to the model's input, and from its output back to the image."""
 
 import math
 from dataclasses import dataclass
@@ -12,32 +12,36 @@ Size = tuple[int, int]  # (height, width) in pixels
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:
-    """Bilinear, half-pixel centres, no antialiasing: (..., h, w) to (..., *size); at least one leading dimension."""
+    """Resize maps (..., h, w) to (..., *size), with at least one leading dimension.
+
+    Bilinear with half-pixel centres, no antialiasing.
+    """
     if tuple(maps.shape[-2:]) == tuple(size):
         return maps
-    if maps.numel() == 0:  # no query was kept; interpolate refuses empty tensors
+    if maps.numel() == 0:  # no query was kept; F.interpolate rejects empty tensors
         return maps.new_zeros(*maps.shape[:-2], *size)
     flat = maps.reshape(1, -1, *maps.shape[-2:])
     return F.interpolate(flat, size, mode='bilinear', align_corners=False).reshape(*maps.shape[:-2], *size)
 
 
 def _reaching(wanted: int, length: int, resized_length: int) -> tuple[int, int]:
-    """How many of ``length`` values, and to which length resized, give the first ``wanted`` of ``resized_length``.
+    """Shortest prefix that suffices for the first ``wanted`` values, when ``length`` values become ``resized_length``.
 
-    The scale is the very same, and so is every value: the ratio of both numbers is that of the whole.
+    Returns the length of the prefix and the length to resize it to. Their ratio is exactly that of ``length`` and
+    ``resized_length``, so that the resized values are identical.
     """
     divisor = math.gcd(length, resized_length)
     period, resized_period = length // divisor, resized_length // divisor
-    # Bilinear weights reach one value beyond the pixel's place; half a value would do.
+    # Bilinear weights reach at most half a value beyond the position of the last pixel; add a whole one to be safe.
     periods = min(math.ceil((wanted / resized_period * period + 1) / period), divisor)
     return periods * period, periods * resized_period
 
 
 def pad_bottom_right(image: Tensor, size: Size, value: int | float = 0) -> Tensor:
-    """Pads (..., h, w) at the bottom and the right to ``size``.
+    """Pad (..., h, w) at the bottom and the right to ``size``.
 
     Raises:
-        ValueError: where the image is larger.
+        ValueError: the image is larger than ``size``.
     """
     h, w = image.shape[-2:]
     if h > size[0] or w > size[1]:
@@ -68,11 +72,11 @@ class Padding:
         return 1
 
     def apply(self, image: Tensor) -> Tensor:
-        """(C, *resized_size) to (1, C, *input_size), black where padded (zeros: pad before normalising)."""
+        """Pad an image (C, *resized_size), not yet normalised, with black (zeros) to (1, C, *input_size)."""
         return pad_bottom_right(image, self.input_size)[None]
 
     def invert(self, maps: Tensor) -> Tensor:
-        """Maps (N, h, w) over the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
+        """Bring maps (N, h, w) of the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
         (h, w), (rows, columns) = self.resized_size, maps.shape[-2:]
         rows, padded_h = _reaching(h, rows, self.input_size[0])
         columns, padded_w = _reaching(w, columns, self.input_size[1])
@@ -84,7 +88,8 @@ class Padding:
 class Windows:
     """An image cut into overlapping windows of the input's size (semantic).
 
-    Published: the short side equals the window, so windows lie along the long side only; the same rule serves both.
+    In the published setting the short side equals the window, so that there are several windows along the long side
+    only. Here the same rule applies to both sides.
 
     Attributes:
         ori_size: size of the image file.
@@ -113,13 +118,13 @@ class Windows:
         return max(h, window_h), max(w, window_w)
 
     def apply(self, image: Tensor) -> Tensor:
-        """(C, *resized_size) to (num_inputs, C, *input_size); a side shorter than the window is padded black."""
+        """Cut an image (C, *resized_size) to (num_inputs, C, *input_size); sides below the window are padded black."""
         h, w = self.input_size
         image = pad_bottom_right(image, self._padded_size)
         return torch.stack([image[:, top : top + h, left : left + w] for top, left in self.corners])
 
     def invert(self, maps: Tensor) -> Tensor:
-        """Maps (num_inputs, K, *input_size) to (K, *ori_size): sum, division by coverage, resize."""
+        """Merge maps (num_inputs, K, *input_size) to (K, *ori_size): sum, divide by coverage, resize."""
         if len(maps) != self.num_inputs:
             raise ValueError(f'{len(maps)} maps of {self.num_inputs} windows')
         sums = self.empty_sums(maps)
@@ -127,17 +132,17 @@ class Windows:
         return self.average(sums)
 
     def empty_sums(self, maps: Tensor) -> Tensor:
-        """Zeros (K, h, w) to add maps (n, K, *input_size) to; of the resized size, or the window's where larger."""
+        """Zeros (K, h, w) for :meth:`add` of maps (n, K, *input_size); resized size, each side at least a window."""
         return maps.new_zeros(maps.shape[1], *self._padded_size)
 
     def add(self, sums: Tensor, maps: Tensor, first: int = 0) -> None:
-        """Adds maps (n, K, *input_size) of the windows from number ``first`` on to sums (K, h, w)."""
+        """Add maps (n, K, *input_size) of windows ``first`` to ``first + n - 1`` to sums (K, h, w)."""
         h, w = self.input_size
         for window, (top, left) in zip(maps, self.corners[first:], strict=False):
             sums[:, top : top + h, left : left + w] += window
 
     def average(self, sums: Tensor) -> Tensor:
-        """Sums (K, h, w), which are changed, to (K, *ori_size): division by coverage, resize."""
+        """Divide sums (K, h, w) by the coverage, in place, and resize them to (K, *ori_size)."""
         h, w = self.input_size
         coverage = sums.new_zeros(self._padded_size)
         for top, left in self.corners:
@@ -150,8 +155,8 @@ def window_starts(length: int, window: int) -> list[int]:
     """Starts of the windows along one side of ``length`` pixels, as in the published evaluation.
 
     n = ceil(length / window) windows share the overlap o = n * window - length evenly: start j is
-    ``int(j * (window - o / (n - 1)))``. In floating point the last window can so end a pixel short of the border (seen
-    from aspects of 7:1 on); here it always ends at the border, so that every pixel is covered.
+    ``int(j * (window - o / (n - 1)))``. By floating-point rounding, the last published window can end one pixel before
+    the border (observed from an aspect ratio of 7:1). Here it always ends at the border: every pixel is covered.
     """
     n = math.ceil(length / window)
     if n <= 1:

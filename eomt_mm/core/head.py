@@ -1,4 +1,4 @@
-"""What EoMT adds to the ViT: queries, class and mask predictors, and the blocks that scale the patch tokens up."""
+"""Parts that EoMT adds to the ViT: queries, class and mask predictors, and blocks that upscale the patch tokens."""
 
 import math
 from collections.abc import Iterable
@@ -11,13 +11,13 @@ from torch.utils.checkpoint import checkpoint
 
 from eomt_mm.core.backbone import Tokens
 
-# Of one feature map of a strip and image: small enough to stay in the cache, large enough that the convolution, which
-# reorders its weights in each call, is fast. With 32 MB of cache, 4 to 20 MB were within 10% of each other.
+# Bytes of a strip's feature map per image. Small enough to stay in the cache; large enough that the convolution is
+# fast, although it reorders its weights in each call. With 32 MB of cache, 4 to 20 MB were within 10% of each other.
 STRIP_BYTES = 12 * 2**20
 
 
 def default_num_blocks(depth: int) -> int:
-    """Number of joint blocks published for a ViT of ``depth`` blocks: S, B: 3, L: 4, g: 5."""
+    """Published number of joint blocks of a ViT with ``depth`` blocks: 3 for S and B, 4 for L, 5 for g."""
     published = 3 if depth <= 12 else 4 if depth <= 24 else 5
     return min(published, depth)
 
@@ -28,7 +28,7 @@ def num_scale_blocks(patch_size: int) -> int:
 
 
 class ScaleBlock(nn.Module):
-    """Doubles the resolution: transposed convolution, GELU, depthwise 3x3 convolution, channel LayerNorm."""
+    """Upscaling by 2: transposed convolution, GELU, depthwise 3x3 convolution, channel LayerNorm."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -38,25 +38,26 @@ class ScaleBlock(nn.Module):
         self.norm = LayerNorm2d(dim, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, C, h, w) to (B, C, 2h, 2w)."""
+        """Upscale (B, C, h, w) to (B, C, 2h, 2w)."""
         return self.finish(self.up(x))
 
     def finish(self, scaled: Tensor) -> Tensor:
-        """What follows the transposed convolution; (B, C, H, W) to the same shape."""
+        """Apply the layers after the transposed convolution to (B, C, H, W); the shape is unchanged."""
         return self.norm(self.conv(self.act(scaled)))
 
 
 class Upscale(nn.ModuleList):
-    """Scale blocks one after the other, and the queries' masks on what comes out: the largest tensors of the network.
+    """Scale blocks in sequence, then the product of the upscaled features and the mask embeddings of the queries.
 
-    The last block and the product run in strips of rows.
+    These features are the largest tensors of the network. On a CPU, the last block and the product run in strips of
+    rows.
 
     Args:
-        blocks: at least one.
-        recompute: keep only the last transposed convolution's output for the backward pass, and run activation,
-            depthwise convolution, norm and product there once more. On a CPU that costs no time and keeps 2.5 times
-            less: 8.8 s and 321 MB against 8.9 s and 788 MB for the 4 predictions of ViT-S, 640 x 640, forward and
-            backward on one core, measured in turns.
+        blocks: scale blocks, at least one.
+        recompute: keep only the output of the last transposed convolution for the backward pass, which computes
+            activation, depthwise convolution, norm and product again. On a CPU this takes no extra time and reduces
+            memory 2.5-fold: 8.8 s and 321 MB against 8.9 s and 788 MB for the 4 predictions of ViT-S, 640 x 640,
+            forward and backward on one core, alternating runs.
     """
 
     def __init__(self, blocks: Iterable[ScaleBlock], recompute: bool = True) -> None:
@@ -67,8 +68,8 @@ class Upscale(nn.ModuleList):
         """Mask logits (B, Q, H, W).
 
         Args:
-            x: patches (B, C, h, w), channels-last in memory.
-            embeddings: of the masks, (B, Q, C).
+            x: patch tokens as a map (B, C, h, w), channels-last in memory.
+            embeddings: mask embeddings of the queries, (B, Q, C).
         """
         blocks: list[Any] = list(self)
         *first, last = blocks
@@ -82,7 +83,7 @@ class Upscale(nn.ModuleList):
         parts = x.split(rows, dim=2)
         for i, part in enumerate(parts):
             scaled = last.up(part)
-            if above is not None:  # the depthwise convolution looks one row up and down: strips lag by one row
+            if above is not None:  # the 3x3 convolution needs a row above and below: output lags by one row
                 scaled = torch.cat([above, scaled], dim=2)
             above = scaled[:, :, -2:]
             bottom = scaled.shape[2] - (i < len(parts) - 1)
@@ -90,24 +91,27 @@ class Upscale(nn.ModuleList):
         return torch.cat(strips, dim=2)
 
     def _masks(self, scaled: Tensor, *args: Any) -> Tensor:
-        """:meth:`_masks_of_rows`, kept for the backward pass as its arguments."""
+        """Run :meth:`_masks_of_rows`; with ``recompute``, only its arguments are kept for the backward pass."""
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(self._masks_of_rows, scaled, *args, use_reentrant=False, preserve_rng_state=False)
         return self._masks_of_rows(scaled, *args)
 
     def _masks_of_rows(self, scaled: Tensor, embeddings: Tensor, top: int, bottom: int) -> Tensor:
-        """Mask logits (B, Q, bottom - top, W) of rows of what the last transposed convolution gave, (B, C, H', W)."""
+        """Mask logits (B, Q, bottom - top, W) of rows ``top`` to ``bottom`` of ``scaled``.
+
+        ``scaled`` (B, C, H', W) is output of the last transposed convolution.
+        """
         last: Any = self[-1]
         features = last.finish(scaled)[:, :, top:bottom]
         return (embeddings @ features.flatten(2)).unflatten(2, features.shape[2:])
 
 
 def _rows_per_strip(x: Tensor) -> int | None:
-    """Rows of the last block's input (B, C, h, w) in a strip; None: all at once.
+    """Number of rows per strip of the last block's input (B, C, h, w); None: all rows at once.
 
-    On the CPU a new tensor of tens of megabytes costs more time in page faults than its arithmetic does; a strip's
-    tensors stay in the cache, and their memory is used again by the next strip. Compiled code is fused anyway. The
-    batch does not count, so that results do not depend on it.
+    On a CPU, the page faults of a new tensor of tens of megabytes take longer than the arithmetic on it. The tensors
+    of a strip stay in the cache, and the next strip reuses their memory. Compiled code is fused and needs no strips.
+    The batch size is left out of the rule, so that results do not depend on it.
     """
     if x.device.type != 'cpu' or torch.compiler.is_compiling():
         return None
@@ -123,18 +127,19 @@ class EoMTHead(nn.Module):
         embed_dim: width C of the ViT.
         depth: number of blocks of the ViT.
         patch_size: in pixels; decides the number of scale blocks.
-        num_classes: number K of classes; the class logits have one more, "no object", at the end.
+        num_classes: number K of classes; class logits have one more entry at the end, "no object".
         num_queries: number Q of queries.
-        num_blocks: number of joint blocks, 1 to depth; None: as published for this depth.
-        masked_attention: mask the joint blocks in training with the intermediate predictions.
+        num_blocks: number of joint blocks (the last blocks, which process queries and patches together), 1 to depth;
+            None: as published for this depth.
+        masked_attention: in training, mask the attention of the joint blocks with the intermediate predictions.
         predict_intermediate: predict before each joint block in evaluation too.
         with_cp: activation checkpointing of the predictions: the upscaled features, the largest tensors of a training
-            step, are computed again in the backward pass instead of being kept for every layer. Gradients are the same.
-        recompute_masks: recompute the last step of upscaling even without ``with_cp``, see :class:`Upscale`. False is
-            for accelerators with memory to spare.
+            step, are recomputed in the backward pass instead of kept for every layer. Gradients are unchanged.
+        recompute_masks: recompute the last step of upscaling even without ``with_cp``; see :class:`Upscale`. Set it to
+            False on accelerators with memory to spare.
 
     Raises:
-        ValueError: naming the argument that does not fit.
+        ValueError: an argument is out of range; the message names it.
     """
 
     attn_mask_probs: Tensor
@@ -177,9 +182,9 @@ class EoMTHead(nn.Module):
         )
         scale_blocks = (ScaleBlock(embed_dim) for _ in range(num_scale_blocks(patch_size)))
         self.upscale = Upscale(scale_blocks, recompute_masks)
-        # Probability of keeping the masks of each joint block; saved, so that a resumed run continues where it was.
+        # Probability of keeping a mask, per joint block. Saved in the state dict, so that a resumed run is unchanged.
         self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
-        # Which of them are above 0: to read the buffer is to wait for the device in every step.
+        # Which of them are above 0, known on the CPU: reading the buffer would wait for the device in every step.
         self._masked = [True] * num_blocks
         self.register_load_state_dict_pre_hook(_note_stored_probs)
 
@@ -189,10 +194,10 @@ class EoMTHead(nn.Module):
         return self.training or self.predict_intermediate
 
     def set_attn_mask_probs(self, probs: list[float]) -> None:
-        """Sets the keep probabilities, one per joint block, each in [0, 1].
+        """Set the keep probabilities, one per joint block, each in [0, 1].
 
         Raises:
-            ValueError: for another number of them, or a value outside.
+            ValueError: the number of probabilities is wrong, or one is outside [0, 1].
         """
         if len(probs) != self.num_blocks or not all(0 <= prob <= 1 for prob in probs):
             raise ValueError(f'probs={probs}: one for each of the {self.num_blocks} joint blocks, each in [0, 1]')
@@ -200,11 +205,14 @@ class EoMTHead(nn.Module):
         self.note_attn_mask_probs(probs)
 
     def note_attn_mask_probs(self, probs: list[float]) -> None:
-        """Notes what the buffer holds, where it was not written by :meth:`set_attn_mask_probs` or a state dict."""
+        """Record on the CPU which probabilities of the buffer are above 0.
+
+        Needed only if the buffer was written by neither :meth:`set_attn_mask_probs` nor ``load_state_dict``.
+        """
         self._masked = [prob > 0 for prob in probs]
 
     def masks_block(self, b: int) -> bool:
-        """Whether joint block ``b`` is masked: in training, as long as its masks are kept with any probability."""
+        """Whether joint block ``b`` is masked: in training, while its keep probability is above 0."""
         return self.training and self.masked_attention and self._masked[b]
 
     def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
@@ -220,7 +228,7 @@ class EoMTHead(nn.Module):
 
 
 def _note_stored_probs(head: EoMTHead, state_dict: dict[str, Tensor], prefix: str, *_: Any) -> None:
-    """Load-state-dict hook; a tensor of another length is torch's to refuse."""
+    """Record loaded probabilities (hook of ``load_state_dict``); torch itself reports a tensor of wrong length."""
     stored = state_dict.get(f'{prefix}attn_mask_probs')
     if stored is not None and len(stored) == head.num_blocks:
         head.note_attn_mask_probs(stored.tolist())

@@ -11,19 +11,19 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import Tensor, nn
 
-# What passes its mask on to `F.scaled_dot_product_attention` and does nothing else with it, while `fused_attn` is set.
+# With `fused_attn`, these only pass their mask to `F.scaled_dot_product_attention` and use it for nothing else.
 BY_ROWS = (Attention, AttentionRope, EvaAttention, ParallelScalingBlock)
 
 
 @torch.no_grad()
 def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tensor | float = 1.0) -> Tensor:
-    """Where each query may attend: the patches inside the mask that it predicts.
+    """Patches that each query may attend to: those inside its predicted mask.
 
     Args:
         mask_logits: (B, Q, H/s, W/s), the intermediate prediction.
         grid: rows and columns (h, w) of the patches.
         keep_prob: probability in [0, 1] with which the mask of an (image, query) pair is kept; otherwise the query
-            sees every patch. A 0-d tensor is read on its device, without a transfer.
+            sees every patch. A 0-d tensor stays on its device.
 
     Returns:
         bool (B, Q, h * w), True = may attend.
@@ -34,10 +34,10 @@ def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tens
 
 
 def block_mask(block: nn.Module, query_mask: Tensor, num_tokens: int) -> 'QueryRowsMask | Tensor':
-    """The mask that ``block`` takes as ``attn_mask``: of the query rows, or in full where its attention needs that.
+    """Value of ``attn_mask`` for ``block``: a mask of the query rows if its attention supports it, else a full mask.
 
     Args:
-        block: of a ViT; its attention is ``block.attn``, or its own.
+        block: block of a ViT; its attention is ``block.attn`` or, without that attribute, the block itself.
         query_mask: bool (B, Q, h * w), True = may attend.
         num_tokens: length N of the sequence.
     """
@@ -49,10 +49,10 @@ def block_mask(block: nn.Module, query_mask: Tensor, num_tokens: int) -> 'QueryR
 
 @dataclass(frozen=True)
 class QueryRowsMask:
-    """Stands for :func:`full_attention_mask` in ``F.scaled_dot_product_attention``, without its N x N entries.
+    """Replacement of :func:`full_attention_mask` in ``F.scaled_dot_product_attention``, without its N x N entries.
 
-    Rows of a softmax do not know each other. So attention runs twice: for the query rows with their own (Q x N) mask,
-    and for all other rows without any, where the fastest kernels serve. No other function takes it.
+    The rows of a softmax are independent. Attention therefore runs twice: for the query rows with their (Q x N) mask,
+    and for all other rows without a mask, which allows the fastest kernels. No other function accepts this mask.
 
     Attributes:
         query_mask: bool (B, Q, h * w), True = may attend.
@@ -70,7 +70,7 @@ class QueryRowsMask:
 
 
 def attention_by_rows(query: Tensor, key: Tensor, value: Tensor, attn_mask: QueryRowsMask, **options: Any) -> Tensor:
-    """``F.scaled_dot_product_attention`` of (B, heads, N, head_dim) tensors, its masked and its free rows apart."""
+    """``F.scaled_dot_product_attention`` of (B, heads, N, head_dim) tensors, separately for query and other rows."""
     query_mask = attn_mask.query_mask
     num_queries, num_patches = query_mask.shape[1:]
     # Queries always see queries and prefix tokens.
@@ -78,15 +78,15 @@ def attention_by_rows(query: Tensor, key: Tensor, value: Tensor, attn_mask: Quer
     attend = F.scaled_dot_product_attention
     masked = attend(query[:, :, :num_queries], key, value, attn_mask=mask, **options)
     free = attend(query[:, :, num_queries:], key, value, **options)
-    # Joined as (B, N, heads, head_dim), the order in which the next layer reads heads: no second copy there.
+    # Join as (B, N, heads, head_dim), the memory layout that the next layer reads; this saves a copy there.
     return torch.cat([masked.transpose(1, 2), free.transpose(1, 2)], dim=1).transpose(1, 2)
 
 
 def full_attention_mask(query_mask: Tensor, num_tokens: int) -> Tensor:
-    """Expands a query-to-patch mask over the sequence ``[queries, prefix, patches]``.
+    """Expand a query-to-patch mask to the whole sequence ``[queries, prefix, patches]``.
 
-    Only query-to-patch entries can be False. Queries always see queries and prefix tokens, so no row is ever all
-    False, and softmax never meets an empty row.
+    Only query-to-patch entries can be False. Queries always see queries and prefix tokens, so that no row is all
+    False and the softmax is defined.
 
     Args:
         query_mask: bool (B, Q, h * w).

@@ -11,15 +11,15 @@ from eomt_mm.core.point_sampling import pixels_at_points, sample_at_points
 Match = tuple[Tensor, Tensor]
 Matches = list[Match]
 
-# A cost that no finite logit reaches; it stands for NaN and inf, which scipy refuses.
+# Replaces costs that are NaN or infinite, which scipy rejects; larger than any cost of finite logits.
 LARGE_COST = 1e10
 
 
 class HungarianMatcher(nn.Module):
-    """Assigns each target the query with which the sum of costs is smallest.
+    """One-to-one assignment of queries to targets that minimises the sum of costs.
 
-    Cost of a pair = class_weight * (-p(class)) + mask_weight * BCE + dice_weight * dice, masks compared at random
-    points that all masks of an image share.
+    Cost of a pair = class_weight * (-p(class)) + mask_weight * BCE + dice_weight * dice. BCE and dice compare masks at
+    random points, the same for all masks of an image.
 
     Args:
         class_weight, mask_weight, dice_weight: weights of the costs; at least 0, not all 0.
@@ -52,20 +52,20 @@ class HungarianMatcher(nn.Module):
         targets: list[dict[str, Tensor]],
         points: Sequence[Tensor] | None = None,
     ) -> list[Matches]:
-        """Matches each image in each prediction layer on its own; costs of all go to the host in one transfer.
+        """Match each image in each prediction layer independently; all costs are copied to the CPU in one transfer.
 
-        Points that are drawn serve all layers, so that targets are sampled once. Each layer's are uniform and
-        independent of its logits, as if they were its own.
+        All layers share the drawn points, so that targets are sampled once. For each layer, the points are still
+        uniform and independent of its logits.
 
         Args:
             class_logits: per layer (B, Q, K + 1).
             mask_logits: per layer (B, Q, h, w).
-            targets: per image ``labels`` (N,), ``masks`` (N, H, W) and, where not every pixel counts, ``valid`` (H, W).
-            points: per layer (B, P, 2), (x, y) in [0, 1]; drawn where not given.
+            targets: per image ``labels`` (N,), ``masks`` (N, H, W) and, if some pixels are ignored, ``valid`` (H, W).
+            points: per layer (B, P, 2), (x, y) in [0, 1]; None: drawn.
 
         Returns:
-            per layer and image the indices of matched queries and of their targets, each (min(Q, N),), int64, on the
-            CPU; queries in ascending order.
+            per layer and image, the indices of matched queries and of their targets: each (min(Q, N),), int64, on the
+            CPU, with queries in ascending order.
         """
         if points is None:
             device, dtype = mask_logits[0].device, compute_dtype(mask_logits[0])
@@ -97,13 +97,13 @@ class HungarianMatcher(nn.Module):
         target: dict[str, Tensor],
         points: Tensor,
     ) -> list[Tensor]:
-        """Costs (Q, N) of one image per layer, finite, in float32 or wider whatever autocast says.
+        """Costs (Q, N) of one image per layer: finite, in float32 or wider regardless of autocast.
 
         Args:
             class_logits: per layer (Q, K + 1).
             mask_logits: per layer (Q, h, w).
             target: see :meth:`forward`.
-            points: (P, 2), of all layers.
+            points: (P, 2), the same for all layers.
         """
         dtype = compute_dtype(mask_logits[0])
         with torch.autocast(mask_logits[0].device.type, enabled=False):
@@ -117,7 +117,7 @@ class HungarianMatcher(nn.Module):
             ]
 
     def pair_costs(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Costs (Q, N) of logits (Q, P) and masks (N, P) at points."""
+        """Costs (Q, N) from class logits (Q, K + 1), labels (N,), and mask logits (Q, P) and masks (N, P) at points."""
         cost = (
             -self.class_weight * class_logits.softmax(-1)[:, labels]
             + self.mask_weight * pairwise_bce(logits, masks)
@@ -132,7 +132,7 @@ class HungarianMatcher(nn.Module):
 
 
 def on_the_host(costs: list[list[Tensor]]) -> list[list[Tensor]]:
-    """The matrices on the CPU, by one transfer: each would wait for all that the accelerator has yet to do."""
+    """Copy the matrices to the CPU in one transfer, because each transfer waits for the work queued on the device."""
     flat = [cost for layer in costs for cost in layer]
     if not flat:
         return costs
@@ -149,8 +149,8 @@ def compute_dtype(x: Tensor) -> torch.dtype:
 def pairwise_bce(logits: Tensor, masks: Tensor) -> Tensor:
     """Mean binary cross-entropy of every pair: logits (Q, P), masks (N, P) in [0, 1] to (Q, N); 0 without points.
 
-    bce(x, t) = softplus(x) - x * t, with softplus(x) = relu(x) - log(sigmoid(abs(x))): ``F.softplus`` is not vectorised
-    on the CPU, and takes ten times as long.
+    bce(x, t) = softplus(x) - x * t, with softplus(x) = relu(x) - log(sigmoid(abs(x))). ``F.softplus`` is not vectorised
+    on the CPU and takes ten times as long.
     """
     softplus = logits.relu().sub_(logits.abs().sigmoid_().log_())
     return (softplus.sum(-1, keepdim=True) - logits @ masks.T) / max(1, logits.shape[-1])

@@ -1,4 +1,4 @@
-"""EoMT's forward pass: a ViT, queries that join before its last blocks, predictions (arXiv 2503.19108)."""
+"""Forward pass of EoMT: a ViT, queries added before its last blocks, and predictions (arXiv 2503.19108)."""
 
 from dataclasses import replace
 
@@ -10,23 +10,25 @@ from eomt_mm.core.backbone import PlainViT, Tokens
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.masked_attention import query_patch_mask
 
-# One entry per prediction layer, the final one last: class logits (B, Q, K + 1), mask logits (B, Q, H/s, W/s).
+# Class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s) of each prediction layer, the final layer last.
 Predictions = tuple[list[Tensor], list[Tensor]]
 
 
 def eomt_forward(backbone: PlainViT, head: EoMTHead, images: Tensor) -> Predictions:
-    """Runs EoMT.
+    """Run EoMT.
 
-    In training, and with ``head.predict_intermediate``, a prediction is made before each joint block as well; in
-    training it then masks that block's query-to-patch attention, until annealed. In evaluation masks are off.
+    In training, or with ``head.predict_intermediate``, the head also predicts before each joint block. In training,
+    this prediction masks the query-to-patch attention of the block until the keep probability is annealed to 0. In
+    evaluation attention is not masked.
 
     Args:
-        backbone: gives the tokens and runs its own blocks.
+        backbone: ViT that embeds the images and runs its blocks.
         head: queries and predictors.
         images: (B, 3, H, W), normalised; sides multiples of the patch size.
 
     Returns:
-        class logits and mask logits of each prediction layer: ``num_blocks + 1`` entries each, or 1.
+        class logits and mask logits of each prediction layer: ``num_blocks + 1`` entries each, or 1 for the final
+        prediction alone.
     """
     layers = []
     first = backbone.depth - head.num_blocks

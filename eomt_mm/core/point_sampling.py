@@ -6,21 +6,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Values in floating point at a time, of masks that are sampled or candidates that are chosen from: what stays within a
-# processor's cache, and below the size from which every allocation is paged in anew, is several times as fast.
+# Number of floating-point values, of sampled masks or of candidate points, to process at a time. Work is several times
+# as fast if it fits in the CPU's cache and each allocation is too small to be mapped as new memory.
 CHUNK = 2**21
 
 
 def sample_at_points(masks: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Bilinear values of masks at points, zero outside the mask.
+    """Bilinearly interpolated values of masks at points, zero outside the map.
 
-    Masks that are not floating become so a few at a time: the memory does not depend on their number.
+    Masks that are not floating point are converted in chunks, so that the converted copy has bounded size.
 
     Args:
         masks: (N, H, W), bool or floating.
-        points: (M, P, 2), or (1, P, 2) for points shared by all masks; (x, y) in [0, 1], pixel areas
+        points: (M, P, 2), or (1, P, 2) for points shared by all masks; (x, y) in [0, 1] from outer edge to outer edge
             (``align_corners=False``).
-        chosen: (M,), index of the mask of each row; None: the masks as they come, M = N.
+        chosen: (M,), index of the mask for each row of points; None: row i samples mask i, M = N.
 
     Returns:
         (M, P), floating.
@@ -39,12 +39,12 @@ def sample_at_points(masks: Tensor, points: Tensor, chosen: Tensor | None = None
 
 
 def pixels_at_points(pixels: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Values of the pixels that points fall on.
+    """Values of the pixels that contain the points.
 
     Args:
         pixels: (H, W), of any type; with ``chosen`` (N, H, W).
         points: (..., 2), (x, y) in [0, 1]; with ``chosen`` (M, P, 2).
-        chosen: (M,), index of the map of each row.
+        chosen: (M,), index of the map for each row of points.
 
     Returns:
         (...), of the same type.
@@ -63,18 +63,18 @@ def uncertain_points(
     importance_ratio: float,
     counts_at: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
-    """Points for the mask losses: the most uncertain ones of a larger random set, and random ones.
+    """Draw points for the mask losses: the most uncertain ones of a larger random set, and further random ones.
 
     Args:
         mask_logits: (N, h, w).
         num_points: number P of points per mask.
-        oversample_ratio: ``int(P * oversample_ratio)`` candidates are drawn, at least 1 x.
-        importance_ratio: share in [0, 1] of the P points that are taken by smallest ``abs(logit)``.
-        counts_at: maps points (n, P, 2) of a slice of the masks to bool (n, P), which of them count; the others are
-            taken last. None: all do.
+        oversample_ratio: ``int(P * oversample_ratio)`` candidates are drawn; at least 1.
+        importance_ratio: fraction in [0, 1] of the P points that are the candidates of smallest ``abs(logit)``.
+        counts_at: function of points (n, P, 2) and the slice of the masks that they belong to, returning bool (n, P):
+            False for ignored points, which are chosen last. None: all points count.
 
     Returns:
-        (N, P, 2), (x, y) in [0, 1]; the uncertain ones first, in no order.
+        (N, P, 2), (x, y) in [0, 1]; the uncertain points come first, unsorted.
     """
     n, device, dtype = len(mask_logits), mask_logits.device, mask_logits.dtype
     num_candidates, num_uncertain = int(num_points * oversample_ratio), int(importance_ratio * num_points)
@@ -91,6 +91,6 @@ def uncertain_points(
 
 
 def chunks(rows: int, values: int) -> list[slice]:
-    """Slices of so many rows of ``values`` values that each holds at most ``CHUNK``, and at least a row."""
+    """Slices of rows, each row with ``values`` values: at most ``CHUNK`` values per slice, but at least one row."""
     step = max(1, CHUNK // values)
     return [slice(start, start + step) for start in range(0, rows, step)]

@@ -1,11 +1,11 @@
-"""From logits to semantic scores, instances and panoptic segments: the published rules, as pure functions.
+"""Published post-processing as pure functions: from logits to semantic scores, instances and panoptic segments.
 
-Queries are chosen by their class logits *before* their masks are resized: only masks that can appear in the result
-are ever brought to the image's size. Large maps are made and used up in parts, which bounds the memory and lets a CPU
-find them in its cache; only the order in which sums are rounded differs from computing them whole.
+Queries are chosen by their class logits *before* their masks are resized, so that only masks that can appear in the
+result are resized to the image. Large maps are computed in parts, which bounds the memory and keeps each part in the
+CPU's cache. Results differ from those of whole maps only by the rounding of sums.
 
-The steps of the rules take batches of any number of dimensions and can be exported: graphs
-(:mod:`eomt_mm.export.postprocess`) and videos reuse them.
+The individual steps accept batches and can be exported: exported graphs (:mod:`eomt_mm.export.postprocess`) and video
+models reuse them.
 """
 
 import math
@@ -17,10 +17,10 @@ from torch import Tensor
 
 from eomt_mm.core.geometry import Size, resize
 
-# Maps (N, h, w) mask logits over the input to (N, H, W) over the image: the inverse of a geometry.
+# Function from mask logits (N, h, w) of the input to (N, H, W) of the image: `invert` of a geometry.
 ToImage = Callable[[Tensor], Tensor]
 
-# Parts of 8 to 16 MB at usual sizes: beyond 32 MB, glibc has the kernel map and clear new memory for every tensor.
+# Parts have 8 to 16 MB at usual sizes. Above 32 MB, glibc maps new memory for every tensor, which the kernel clears.
 MAPS_AT_ONCE = 8
 STRIP_BYTES = 2**23
 
@@ -32,7 +32,7 @@ class Segment:
     Attributes:
         id: value in the map, from 1.
         label: class index.
-        score: class probability of its query; for merged stuff that of the first one.
+        score: class probability of its query; for merged stuff, of its first query.
     """
 
     id: int
@@ -55,7 +55,7 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
     Args:
         class_logits: (B, Q, K + 1).
         mask_logits: (B, Q, h, w), resized to ``size`` before the sigmoid.
-        size: of the input or window.
+        size: (H, W) of the input or window.
 
     Returns:
         (B, K, *size), at least 0; not normalised.
@@ -81,22 +81,22 @@ def sum_of_masks(probs: Tensor, mask_logits: Tensor) -> Tensor:
 def instance_prediction(
     class_logits: Tensor, mask_logits: Tensor, to_image: ToImage, max_per_image: int = 100
 ) -> Instances:
-    """The ``max_per_image`` best (query, class) pairs; a query may appear under several classes.
+    """Instances of the ``max_per_image`` best (query, class) pairs; a query may appear with several classes.
 
     Mask: logit > 0. Score: class probability times the mean mask probability inside the mask (Mask2Former,
-    appendix). No threshold and no suppression, as AP wants it.
+    appendix). There is no threshold and no suppression, as usual for AP.
 
     Args:
         class_logits: (Q, K + 1).
         mask_logits: (Q, h, w).
-        to_image: brings mask logits to the image's size.
-        max_per_image: number of instances.
+        to_image: resizes mask logits to the image.
+        max_per_image: largest number of instances.
     """
     scores, queries, labels = best_pairs(class_logits, max_per_image)
-    queries, counts = queries.unique_consecutive(return_counts=True)  # pairs of one query stand side by side
+    queries, counts = queries.unique_consecutive(return_counts=True)  # pairs of one query are adjacent
     masks, quality = [], []
     for chosen, repeats in zip(queries.split(MAPS_AT_ONCE), counts.split(MAPS_AT_ONCE), strict=True):
-        inside, inner_mean = masks_and_quality(to_image(mask_logits[chosen].float()))  # each chosen query once
+        inside, inner_mean = masks_and_quality(to_image(mask_logits[chosen].float()))  # once per query
         quality.append(inner_mean.repeat_interleave(repeats))
         masks.append(inside.repeat_interleave(repeats, dim=0))
     return Instances(labels=labels, scores=scores * torch.cat(quality), masks=torch.cat(masks))
@@ -107,11 +107,11 @@ def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> t
 
     Args:
         class_logits: (..., Q, K + 1).
-        number: how many; all where there are fewer.
-        best_first: in order of their probabilities; otherwise of query, then class.
+        number: number of pairs M; all if there are fewer.
+        best_first: sort by probability, highest first; otherwise by query, then class.
 
     Returns:
-        probabilities (..., M), queries and classes (..., M), int64.
+        probabilities (..., M), and indices of queries (..., M) and of classes (..., M), int64.
     """
     probs = class_probs(class_logits)
     num_classes = probs.shape[-1]
@@ -124,7 +124,7 @@ def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> t
 
 
 def masks_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks (..., H, W) bool of logits at the image's size, and the mean (...) of p(mask) inside, 0 where empty."""
+    """Masks (..., H, W) bool from logits at image size, and the mean (...) of p(mask) inside, 0 for an empty mask."""
     inside = mask_logits > 0
     inner_sum = mask_logits.sigmoid().mul_(inside).sum((-2, -1))
     return inside, inner_sum / (areas(inside) + 1e-6)
@@ -140,18 +140,18 @@ def panoptic_prediction(
 ) -> tuple[Tensor, list[Segment]]:
     """Non-overlapping segments (MaskFormer, section 3.4, with the thresholds that EoMT publishes).
 
-    A query is kept where its best class is one with a probability above ``score_thr``. Each pixel goes to the kept
-    query of largest p(class) * p(mask); a query's segment is the part of these pixels with p(mask) >= 0.5, and it is
-    dropped where the pixels it won are fewer than ``overlap_thr`` of those with p(mask) >= 0.5. Stuff of one class
-    is merged.
+    A query is kept if its best class is not "no object" and has a probability above ``score_thr``. Each pixel is
+    assigned to the kept query of largest p(class) * p(mask). The segment of a query consists of its assigned pixels
+    with p(mask) >= 0.5. It is dropped if the number of assigned pixels is less than ``overlap_thr`` times the number
+    of all pixels with p(mask) >= 0.5. Stuff segments of one class are merged.
 
     Args:
         class_logits: (Q, K + 1).
         mask_logits: (Q, h, w).
-        to_image: brings mask logits to the image's size.
-        num_things: classes below this index are things.
-        score_thr: in [0, 1].
-        overlap_thr: in [0, 1].
+        to_image: resizes mask logits to the image.
+        num_things: classes below this index are things, the others stuff.
+        score_thr: threshold of the class probability, in [0, 1].
+        overlap_thr: threshold of the fraction of pixels that a query keeps, in [0, 1].
 
     Returns:
         map (H, W) int32 of segment ids, 0 = void, and the segments.
@@ -169,22 +169,26 @@ def panoptic_prediction(
 
 
 def choose_queries(class_logits: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Probability and index (..., Q) of each query's best class, and whether it takes part, from (..., Q, K + 1)."""
+    """Probability and index of each query's best class, and whether the query is kept: (..., Q) each.
+
+    ``class_logits`` are (..., Q, K + 1). The best class may be "no object" (index K); such queries are not kept.
+    """
     scores, labels = class_logits.float().softmax(-1).max(-1)
     return scores, labels, (labels != class_logits.shape[-1] - 1) & (scores > score_thr)
 
 
 def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Gives each pixel to the query of largest p(class) * p(mask), the first among equals.
+    """Assign each pixel to the query of largest p(class) * p(mask); the first query wins ties.
 
     Args:
         scores: p(class), (N, Q).
-        parts: p(mask) of queries in their order, (N, n, H, W) each, changed here; Q in all, at least one.
+        parts: p(mask) in parts (N, n, H, W) of n queries each, in query order, Q in total; at least one part. Parts
+            are modified in place.
         kept: (N, Q) bool, the queries that take part; None: all.
 
     Returns:
-        codes (N, H, W) int64: 1 + the query that wins the pixel, 0 where its p(mask) is below 0.5; and the pixels
-        (N, 3, Q) of each query: won, with p(mask) >= 0.5, both.
+        codes (N, H, W) int64: 1 + index of the query that wins the pixel, 0 where its p(mask) is below 0.5; and pixel
+        counts (N, 3, Q) of each query: pixels won, pixels with p(mask) >= 0.5, pixels that are both.
     """
     inside_areas: list[Tensor] = []
 
@@ -195,7 +199,7 @@ def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = No
             start = part.stop
             weights = scores[:, part, None, None]
             product = probs.mul_(weights)
-            # Rounding to nearest, s * p >= s / 2 holds exactly where p >= 0.5.
+            # In rounding to nearest, s * p >= s / 2 if and only if p >= 0.5.
             inside_areas.append(areas(product >= weights / 2))
             yield product if kept is None else torch.where(kept[:, part, None, None], product, -1.0)
 
@@ -209,7 +213,9 @@ def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = No
 def number_segments(
     labels: Tensor, pixels: Tensor, num_things: int, overlap_thr: float, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Which queries become segments, numbered from 1 in their order; stuff of one class is one segment.
+    """Choose the queries that become segments and number the segments from 1, in query order.
+
+    Stuff of one class is one segment.
 
     Args:
         labels: (N, Q), class indices.
@@ -218,7 +224,8 @@ def number_segments(
         kept: (N, Q) bool, the queries that take part; None: all.
 
     Returns:
-        id of the segment that each query opens, and of the segment that it belongs to: (N, Q) int64, 0 for none.
+        two tensors (N, Q) int64, 0 for none: for each query, the id of the segment whose first query it is, and the
+        id of the segment that it belongs to.
     """
     won, inside, final = pixels.unbind(1)
     found = (won > 0) & (inside > 0) & (final > 0) & (won.double() / inside.clamp(min=1) >= overlap_thr)
@@ -227,8 +234,8 @@ def number_segments(
     num_queries = labels.shape[1]
     index = torch.arange(num_queries, device=labels.device)
     same = (labels[:, :, None] == labels[:, None]) & (labels >= num_things)[:, None]
-    same = (same | (index[:, None] == index)) & found[:, None]  # (N, Q, Q): merged stuff, and each with itself
-    first = torch.where(same, index, num_queries).amin(2)  # the query that opens the segment
+    same = (same | (index[:, None] == index)) & found[:, None]  # (N, Q, Q): in the same segment
+    first = torch.where(same, index, num_queries).amin(2)  # first query of the segment
     opens = found & (first == index)
     opened = opens.long().cumsum(1) * opens
     return opened, opened.gather(1, first.clamp(max=num_queries - 1)) * found
@@ -241,9 +248,9 @@ def segment_map(codes: Tensor, ids: Tensor) -> Tensor:
 
 
 def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Maximum over dimension ``dim`` of maps that come in parts, and its index, the first among equals.
+    """Maximum along dimension ``dim`` of maps that are given in parts, and its index; the first wins ties.
 
-    Equal to ``torch.cat(parts, dim).max(dim)``, but for NaN. At least one part.
+    Equal to ``torch.cat(parts, dim).max(dim)``, except for NaN. At least one part is needed.
     """
     best = winner = torch.empty(0)
     start = 0
@@ -259,15 +266,15 @@ def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]
 
 
 def areas(masks: Tensor) -> Tensor:
-    """Pixels (...) int64 of masks (..., H, W) bool."""
+    """Number of pixels (...) int64 of masks (..., H, W) bool."""
     if torch.compiler.is_compiling():
         return masks.long().sum((-2, -1))
-    # torch sums bytes on a CPU ten times as fast as bools
+    # on a CPU, torch sums bytes ten times as fast as bools
     return masks.view(torch.uint8).sum((-2, -1), dtype=torch.int32).long()
 
 
 def counts_of(codes: Tensor, num_codes: int) -> Tensor:
-    """How often each of 0 ... num_codes - 1 occurs in codes (N, L): (N, num_codes) int64."""
+    """Counts (N, num_codes) int64 of the values 0 ... num_codes - 1 in codes (N, L)."""
     if torch.compiler.is_compiling():  # bincount has no ONNX operator; float32 is exact up to 2^24
         zeros = torch.zeros(codes.shape[0], num_codes, device=codes.device)
         return zeros.scatter_add(1, codes, torch.ones_like(codes, dtype=torch.float32)).long()
@@ -275,10 +282,11 @@ def counts_of(codes: Tensor, num_codes: int) -> Tensor:
 
 
 def resized_strips(maps: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
-    """Horizontal strips of ``resize(maps, size)``, each made from the rows it needs.
+    """Horizontal strips of ``resize(maps, size)``, each computed from only the rows that it needs.
 
-    Bilinear weights repeat after h / gcd(h, H) rows: strips that begin there are resized with the very same scale.
-    Equal to slices of the whole where H is h times a power of two; else up to the rounding of coordinates.
+    Bilinear weights repeat every h / gcd(h, H) rows. Strips start at multiples of that, so that each is resized with
+    exactly the same scale. If H is h times a power of two, strips equal slices of the whole; otherwise they differ by
+    the rounding of coordinates.
 
     Args:
         maps: (N, h, w).

@@ -6,10 +6,10 @@ import math
 def two_stage_factor(
     step: int, total: int, warmup_steps: tuple[int, int], is_backbone: bool, power: float = 0.9
 ) -> float:
-    """Factor on the learning rate at optimiser step ``step`` (0-based) of ``total``.
+    """Learning-rate factor at optimiser step ``step`` (0-based) of ``total``.
 
-    With warm-up (w0, w1): everything but the backbone rises linearly over w0 steps; the backbone stays at 0 for w0
-    steps and rises over the next w1. Both then fall as (1 - progress)^power to 0 at ``total``.
+    With warm-up (w0, w1), the factor of everything but the backbone rises linearly over w0 steps. That of the backbone
+    is 0 for w0 steps and rises linearly over the next w1. Both then fall as (1 - progress)^power to 0 at ``total``.
     """
     head_warmup, backbone_warmup = warmup_steps
     start, length = (head_warmup, backbone_warmup) if is_backbone else (0, head_warmup)
@@ -26,8 +26,8 @@ def lr_factor(
 ) -> float:
     """Learning-rate factor of a backbone parameter, as published.
 
-    Block i of L has ``layer_decay ** (L - 1 - i)``; embeddings count as block 0 (no decay step of their own); the
-    final norm (``block=None``) has 1, and so have the joint blocks unless ``decay_joint_blocks``.
+    Block i of L has ``layer_decay ** (L - 1 - i)``. Embeddings have the factor of block 0. The final norm
+    (``block=None``) has 1, and so do the joint blocks unless ``decay_joint_blocks``.
     """
     if block is None or (block >= depth - num_joint_blocks and not decay_joint_blocks):
         return 1.0
@@ -35,10 +35,10 @@ def lr_factor(
 
 
 def published_steps(num_blocks: int, total: int, unit: int | None = None) -> list[tuple[int, int]]:
-    """(start, end) of the annealing of each joint block in a schedule of ``total`` steps.
+    """Annealing steps (start, end) of each joint block in a schedule of ``total`` steps.
 
-    With the unit u = total // 6, starts run evenly from u to 4u and each block takes u steps; halves round up. This
-    gives the published steps of every configuration but those whose hook states ``unit``, ``first_block`` or both.
+    With the unit u = total // 6, starts are spaced evenly from u to 4u and each block takes u steps; halves round up.
+    These are the published steps of all configurations but those whose hook sets ``unit``, ``first_block`` or both.
     """
     unit = total // 6 if unit is None else unit
     starts = [math.floor(unit * (1 + 3 * b / max(1, num_blocks - 1)) + 0.5) for b in range(num_blocks)]
@@ -46,13 +46,13 @@ def published_steps(num_blocks: int, total: int, unit: int | None = None) -> lis
 
 
 def annealed_keep_prob(step: int, start: float, end: float, power: float = 0.9) -> float:
-    """Keep probability of a block's masks after ``step`` optimiser steps: 1, a polynomial fall, 0.
+    """Keep probability of a block's masks after ``step`` optimiser steps: 1, then polynomial decay, then 0.
 
     Args:
-        step: optimiser steps done.
-        start: step at which the fall starts.
-        end: step from which on masks are off; at least ``start``.
-        power: exponent of the fall, 0.9 as published.
+        step: number of completed optimiser steps.
+        start: step at which the decay starts.
+        end: first step without masks; at least ``start``.
+        power: exponent of the decay, 0.9 as published.
     """
     if step >= end:
         return 0.0

@@ -1,4 +1,4 @@
-"""Ground truth as targets: labels (N,) int64 and masks (N, H, W) bool, void left out."""
+"""Training targets from ground truth: labels (N,) int64 and masks (N, H, W) bool; void pixels belong to no mask."""
 
 import torch
 import torch.nn.functional as F
@@ -10,16 +10,16 @@ Target = dict[str, Tensor]
 
 
 def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255, source: str = '') -> Target:
-    """One target per class in a label map.
+    """One target per class that occurs in a label map.
 
     Args:
         label_map: (H, W), class indices.
         num_classes: number of classes.
         ignore_index: value of void pixels, which belong to no mask.
-        source: file to name in errors.
+        source: file name for error messages.
 
     Raises:
-        ValueError: for a label outside the classes.
+        ValueError: a label is outside [0, num_classes).
     """
     labels = label_map.unique()
     labels = labels[labels != ignore_index].long()
@@ -28,16 +28,16 @@ def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255
 
 
 def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: str = '') -> Target:
-    """One target per segment of an id map: id k is the segment with label ``labels[k - 1]``; 0 is void.
+    """One target per segment of an id map: segment k has label ``labels[k - 1]``; 0 is void.
 
     Args:
         id_map: (H, W).
         labels: (N,); segments without a pixel in the map give no target.
         num_classes: number of classes.
-        source: file to name in errors.
+        source: file name for error messages.
 
     Raises:
-        ValueError: for a label outside the classes, or an id without a label.
+        ValueError: a label is outside [0, num_classes), or an id has no label.
     """
     ids = id_map.unique()
     ids = ids[ids > 0].long()
@@ -53,7 +53,7 @@ def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: st
 
 
 def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
-    """Raises ValueError where a label is outside [0, num_classes)."""
+    """Raise ValueError if a label is outside [0, num_classes)."""
     outside = labels[(labels < 0) | (labels >= num_classes)].unique().tolist()
     if outside:
         raise ValueError(
@@ -64,15 +64,18 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
 
 
 def with_valid(target: Target) -> Target:
-    """Adds ``valid`` (H, W) bool: the pixels of some target, for ground truth that gives every known pixel to one."""
+    """Add ``valid`` (H, W) bool, the union of all masks.
+
+    For ground truth in which every labelled pixel belongs to a target, so that all other pixels are void.
+    """
     return dict(target, valid=target['masks'].any(0))
 
 
 def pad_masks(target: Target, size: Size) -> Target:
-    """Pads masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask.
+    """Pad masks at the bottom and the right to the input's ``size``; padded pixels belong to no mask.
 
     Raises:
-        ValueError: where the masks are larger.
+        ValueError: the masks are larger than ``size``.
     """
     h, w = target['masks'].shape[-2:]
     if (h, w) == tuple(size):
@@ -86,7 +89,10 @@ def pad_masks(target: Target, size: Size) -> Target:
 
 
 def num_values(values: Tensor, skip: int) -> int:
-    """Number of different values from -1 on but ``skip``; a map of a megapixel takes a millisecond or two."""
+    """Number of distinct values other than ``skip``; all values below 0 count as -1.
+
+    A map of one megapixel takes 1 to 2 ms.
+    """
     counts = torch.bincount(values.flatten().int().clamp(min=-1) + 1)
     counts[skip + 1 : skip + 2] = 0
     return int(counts.count_nonzero())

@@ -1,4 +1,4 @@
-"""Class scores of an image that is cut into windows, summed up while its windows come: memory is that of the image."""
+"""Class scores of an image that is cut into windows, summed window by window: memory is that of one image."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -12,10 +12,10 @@ from eomt_mm.core.postprocess import MAPS_AT_ONCE, max_of_parts, semantic_scores
 
 
 class WindowScores:
-    """Sums of one image and one prediction layer.
+    """Sums of class scores over the windows of one image, in one prediction layer.
 
     Args:
-        geometry: of the image.
+        geometry: windows of the image.
     """
 
     def __init__(self, geometry: Windows) -> None:
@@ -25,11 +25,11 @@ class WindowScores:
 
     @property
     def is_complete(self) -> bool:
-        """Whether every window was added."""
+        """Whether all windows have been added."""
         return self._num_added == self._geometry.num_inputs
 
     def add(self, class_logits: Tensor, mask_logits: Tensor) -> None:
-        """Adds the next window: (1, Q, K + 1) and (1, Q, h, w)."""
+        """Add the next window: class logits (1, Q, K + 1) and mask logits (1, Q, h, w)."""
         scores = semantic_scores(class_logits, mask_logits, self._geometry.input_size)
         if self._geometry.num_inputs == 1:
             self._sums = scores[0]
@@ -40,13 +40,13 @@ class WindowScores:
         self._num_added += 1
 
     def labels(self, keep_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """The class of largest score of every pixel; uses the sums up.
+        """Class with the largest score for every pixel; call it once, because the sums are released.
 
         Args:
-            keep_scores: whether to return the scores of all classes at once, for which memory is needed.
+            keep_scores: also return the scores, which takes memory for all classes at full size.
 
         Returns:
-            (H, W) int64 at the image's own size, and the scores (K, H, W) or None.
+            (H, W) int64 at the original size of the image, and the scores (K, H, W) or None.
         """
         sums, self._sums = self._sums, torch.empty(0)
         if keep_scores:
@@ -58,15 +58,15 @@ class WindowScores:
 def semantic_predictions(
     chunks: Iterable[Predictions], geometries: Sequence[Windows], keep_scores: bool
 ) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
-    """Labels of images whose windows come in chunks.
+    """Labels of images whose windows are predicted in chunks.
 
     Args:
-        chunks: predictions of the windows of all images, one after the other, in chunks of any size.
-        geometries: of the images.
-        keep_scores: of the final layer, see :meth:`WindowScores.labels`.
+        chunks: predictions of the windows of all images in sequence, in chunks of any size.
+        geometries: windows of each image.
+        keep_scores: for the final layer; see :meth:`WindowScores.labels`.
 
     Yields:
-        for each image in turn, once its last window is there, what :meth:`WindowScores.labels` returns of every layer.
+        per image, after its last window: the result of :meth:`WindowScores.labels` for each layer.
     """
     owners = (index for index, geometry in enumerate(geometries) for _ in range(geometry.num_inputs))
     layers: list[WindowScores] = []

@@ -1,4 +1,4 @@
-"""Loading transforms whose errors name the file: the hosts', and one for panoptic segments."""
+"""Loading transforms whose errors name the file: those of mmcv, mmdet and mmseg, and one for panoptic segments."""
 
 import warnings
 from collections.abc import Sequence
@@ -22,18 +22,19 @@ VOID = 255  # mmseg's ignore_index
 
 @TRANSFORMS.register_module()
 class LoadImage(LoadImageFromFile):
-    """mmcv's loading of an image, with a clear error for a file that is missing, damaged, truncated or too large.
+    """Load an image as mmcv does, with a clear error for a file that is missing, damaged, truncated or too large.
 
-    Adds img (H, W, 3), uint8 in BGR order unless the arguments (the parent's) say otherwise, img_shape and ori_shape
+    Adds img (H, W, 3), uint8 in BGR order unless the parent's arguments change that, and img_shape and ori_shape
     (height, width).
 
     Args:
-        max_pixels: of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or 120 million.
-        args, kwargs: the parent's.
+        max_pixels: largest number of pixels of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or 120
+            million.
+        args, kwargs: arguments of the parent.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded completely, or has more pixels.
+        ValueError: the file cannot be decoded completely, or has more than ``max_pixels``.
     """
 
     def __init__(self, *args: Any, max_pixels: int | None = None, **kwargs: Any) -> None:
@@ -70,21 +71,21 @@ class LoadImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadSemanticMap(LoadSegmentationAnnotations):
-    """mmseg's loading of a label map, with a clear error for a file that is missing, damaged or does not fit.
+    """Load a label map as mmseg does, with a clear error for a file that is missing, damaged or does not fit.
 
     Adds gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is added. Maps may have 8 or 16 bits.
 
     Args:
-        label_ids: value in the files of each class, in the order of the data set's own classes (before it chooses among
-            them by ``metainfo``); every other value is void. None: the values are the labels.
+        label_ids: value that each class has in the files, in the order of the data set's full list of classes (before
+            ``metainfo`` selects a subset); all other values are void. None: the values are the labels.
         max_pixels: see :class:`LoadImage`.
-        kwargs: the parent's. ``reduce_zero_label``, here or in the data set, excludes ``label_ids``: leave 0 out of
-            them instead.
+        kwargs: arguments of the parent. ``reduce_zero_label``, here or in the data set, cannot be combined with
+            ``label_ids``: leave 0 out of ``label_ids`` instead.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file cannot be decoded or is too large, has several channels, another size than the image or,
-            without ``label_ids``, values above 255; or the arguments contradict each other or the data set.
+        ValueError: the file cannot be decoded, is too large, has several channels, differs from the image in size or,
+            without ``label_ids``, has values above 255; or the arguments contradict each other or the data set.
     """
 
     def __init__(self, label_ids: Sequence[int] | None = None, max_pixels: int | None = None, **kwargs: Any) -> None:
@@ -152,7 +153,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         if self.label_ids is not None:
             return self._labels[values.astype(np.uint16, copy=False)]
         labels = values.astype(np.uint8)
-        # In unsigned bytes 0 - 1 is 255, void; void stays void.
+        # In uint8, 0 - 1 wraps to 255 (void). Void stays void.
         return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
 
     def __repr__(self) -> str:
@@ -171,18 +172,18 @@ def _label_table(label_ids: Sequence[int]) -> np.ndarray:
 
 @TRANSFORMS.register_module()
 class LoadPanopticSegments(BaseTransform):
-    """Load panoptic segments as one map of numbers; masks are expanded only for the loss.
+    """Load panoptic segments as one map of segment numbers; masks are expanded only for the loss.
 
     Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void,
-    k = the k-th kept segment; gt_segment_labels (N,), int64, labels of segments 1 .. N; and gt_seg_map to seg_fields,
-    so that the hosts' transforms move it along with the image (nearest neighbour). Segments without a pixel in the
-    PNG are not kept; pixels whose id is not in segments_info are void. Crowds are void or, ``with_crowds``, follow as
-    N + 1 .. N + M with gt_crowd_labels (M,), int64.
+    k = the k-th kept segment; and gt_segment_labels (N,), int64, labels of segments 1 .. N. Adds gt_seg_map to
+    seg_fields, so that the transforms of mmdet and mmseg resize and crop it with the image (nearest neighbour).
+    Segments without a pixel in the PNG are not kept; pixels whose id is not in segments_info are void. Crowds are
+    void; ``with_crowds`` keeps them as segments N + 1 .. N + M, with gt_crowd_labels (M,), int64.
 
     Args:
         with_crowds: keep crowds, for test pipelines whose metric reads the ground truth from the samples; not for
             training.
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError: the PNG does not exist.
@@ -222,7 +223,7 @@ class LoadPanopticSegments(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadInstances(LoadDetectionAnnotations):
-    """mmdet's loading of instances, with masks by default, without crowds, and with clear errors for bad masks.
+    """Load instances as mmdet does, with masks by default, without crowds, and with clear errors for bad masks.
 
     Arguments and added keys (gt_bboxes, gt_bboxes_labels, gt_masks, gt_ignore_flags) are the parent's. Instances with
     ignore_flag (crowds) are left out, so they never become targets; so are those whose polygons all have fewer than 3

@@ -1,4 +1,4 @@
-"""The training loop: one iteration is one optimiser step, and an interrupted run goes on as if it had not been."""
+"""Training loop: one iteration is one optimiser step, and a resumed run continues as if it were uninterrupted."""
 
 import bisect
 import logging
@@ -30,7 +30,7 @@ def micro_batches_per_step(optim_wrapper: Any) -> int:
 
 
 def check_counts_steps(runner: Any) -> None:
-    """Raises ValueError where gradients are accumulated by a loop that counts micro-batches as iterations."""
+    """Raise ValueError if gradients are accumulated in a loop that counts micro-batches as iterations."""
     accumulated = micro_batches_per_step(runner.optim_wrapper)
     if accumulated > 1 and not isinstance(runner.train_loop, TrainLoop):
         raise ValueError(
@@ -42,28 +42,29 @@ def check_counts_steps(runner: Any) -> None:
 
 @LOOPS.register_module()
 class TrainLoop(BaseLoop):
-    """Trains step by step, in place of mmengine's IterBasedTrainLoop and with its arguments.
+    """Training by optimiser steps; replaces mmengine's IterBasedTrainLoop and accepts its arguments.
 
     * With ``optim_wrapper.accumulative_counts=k`` an iteration takes k micro-batches. ``iter``, ``max_iters``,
-      schedulers, hooks and checkpoints all count optimiser steps; hooks see the k micro-batches as one batch, and the
-      means of their losses.
-    * Samples and their augmentations follow from seed and position (:mod:`eomt_mm.datasets.sampling`), everything else
-      random in a step from seed, step and process. So nothing of it has to be saved: the number of samples seen is in
-      the checkpoint, and a resumed run goes on there, also with other workers, processes or batch sizes.
+      schedulers, hooks and checkpoints all count optimiser steps. Hooks receive the k micro-batches as one batch, and
+      the means of their losses.
+    * Samples and their augmentations depend only on the seed and the position in the sequence of samples
+      (:mod:`eomt_mm.datasets.sampling`). All other random numbers of a step depend only on seed, step and process. No
+      random state is saved: the checkpoint holds the number of samples seen, and a resumed run continues there, even
+      with a different number of workers or processes, or another batch size.
 
     Args:
         runner: mmengine's runner.
         dataloader: config of the training loader; see :func:`~eomt_mm.datasets.sampling.by_position`.
         max_iters: number of optimiser steps.
         val_begin: first step after which validation may run.
-        val_interval: steps between validations; 1000 where neither it nor ``val_interval_epochs`` is given. The last
-            step is always followed by one.
-        dynamic_intervals: mmengine's: (step, interval) pairs, other intervals from later steps on.
-        max_epochs: in place of ``max_iters``: epochs of :attr:`steps_per_epoch` steps.
-        val_interval_epochs: in place of ``val_interval``; at least one step.
+        val_interval: steps between validations; 1000 if neither it nor ``val_interval_epochs`` is given. Validation
+            always runs after the last step.
+        dynamic_intervals: as in mmengine: (step, interval) pairs; from each step on, its interval applies.
+        max_epochs: length of the run in epochs of :attr:`steps_per_epoch` steps, in place of ``max_iters``.
+        val_interval_epochs: interval in epochs, in place of ``val_interval``; rounded down, at least one step.
 
     Raises:
-        TypeError, ValueError: where the arguments, or the loader's config, do not fit.
+        TypeError, ValueError: the arguments or the loader's config are invalid.
     """
 
     def __init__(
@@ -93,7 +94,7 @@ class TrainLoop(BaseLoop):
         self.val_interval = self._as_steps('val_interval', val_interval, 'val_interval_epochs', val_interval_epochs)
         self.val_begin = val_begin
         self.dynamic_milestones, self.dynamic_intervals = calc_dynamic_intervals(self.val_interval, dynamic_intervals)
-        self._iter = 0  # mmengine sets this and the next one when it resumes
+        self._iter = 0  # mmengine sets this and _epoch when it resumes
         self._epoch = 0
         self.stop_training = False  # hooks set it: early stopping, SIGTERM
         self.samples_seen = 0
@@ -106,7 +107,7 @@ class TrainLoop(BaseLoop):
 
     @property
     def max_iters(self) -> int:
-        """Optimiser steps of the run."""
+        """Number of optimiser steps of the run."""
         return self._max_iters
 
     @property
@@ -116,17 +117,17 @@ class TrainLoop(BaseLoop):
 
     @property
     def iter(self) -> int:
-        """Optimiser steps that are done."""
+        """Number of completed optimiser steps."""
         return self._iter
 
     @property
     def micro_batches(self) -> int:
-        """Micro-batches k of a step, ``accumulative_counts`` of the optimiser wrapper."""
+        """Number k of micro-batches per step, ``accumulative_counts`` of the optimiser wrapper."""
         return micro_batches_per_step(self.runner.optim_wrapper)
 
     @property
     def samples_per_step(self) -> int:
-        """Samples of a step over all processes and micro-batches."""
+        """Number of samples per step, over all processes and micro-batches."""
         return get_world_size() * self.dataloader.batch_size * self.micro_batches
 
     @property
@@ -135,7 +136,7 @@ class TrainLoop(BaseLoop):
         return len(self.dataloader.sampler) // (self.dataloader.batch_size * self.micro_batches)
 
     def _as_steps(self, steps_name: str, steps: float | None, epochs_name: str, epochs: float | None) -> int:
-        """Steps that are given as such, or in epochs."""
+        """Number of steps, from an argument in steps or one in epochs."""
         if steps is not None:
             if steps != int(steps) or steps < 1:
                 raise ValueError(f'{steps_name}={steps}: a whole number of optimiser steps, at least 1')
@@ -148,12 +149,12 @@ class TrainLoop(BaseLoop):
         return max(1, int(epochs * self.steps_per_epoch))
 
     def run(self) -> nn.Module:
-        """Trains from the current step to the last one, or until a hook sets ``stop_training``; returns the model."""
+        """Train from the current step to the last one, or until a hook sets ``stop_training``; return the model."""
         self._prepare()
         self._check_annealing()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        batches = iter(self.dataloader)  # workers start here, with the position and the seed of a resumed run
+        batches = iter(self.dataloader)  # starts the workers, which copy position and seed
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             seed_generators(STEP, self.seed, self._iter, get_rank(), devices=True)
@@ -166,7 +167,7 @@ class TrainLoop(BaseLoop):
         return self.runner.model
 
     def run_iter(self, micro_batches: Sequence[Batch]) -> None:
-        """One optimiser step."""
+        """Run one optimiser step."""
         data_batch = joined(micro_batches)
         self.runner.call_hook('before_train_iter', batch_idx=self._iter, data_batch=data_batch)
         with self._totals_in_heads(micro_batches):
@@ -176,15 +177,15 @@ class TrainLoop(BaseLoop):
                     for batch in micro_batches
                 ]
             )
-        # before the hooks: one of them saves the checkpoint of this step
+        # update before the hooks, one of which saves the checkpoint of this step
         self.samples_seen += self.samples_per_step
         self.runner.message_hub.update_info(SAMPLES_SEEN, self.samples_seen)
         self.runner.call_hook('after_train_iter', batch_idx=self._iter, data_batch=data_batch, outputs=outputs)
         self._iter += 1
 
     def _prepare(self) -> None:
-        """Sets position and seed, which a resumed run has from its checkpoint, and the optimiser wrapper's counts."""
-        # a checkpoint's seed is the first process's; diff_rank_seed gives the others their own
+        """Set position and seed (from the checkpoint in a resumed run), and the counts of the optimiser wrapper."""
+        # use the seed of the first process, which checkpoints hold; with diff_rank_seed the others differ
         seed = torch.tensor(self.runner.seed)
         broadcast(seed)
         self.seed = int(seed)
@@ -195,7 +196,7 @@ class TrainLoop(BaseLoop):
         assert isinstance(dataset, SeededDataset) and isinstance(sampler, PositionSampler)
         dataset.seed = sampler.seed = self.seed
         sampler.start = self.samples_seen
-        # the runner has told it steps
+        # the runner initialised it with steps; it counts micro-batches
         k = self.micro_batches
         self.runner.optim_wrapper.initialize_count_status(self.runner.model, self._iter * k, self._max_iters * k)
 
@@ -212,8 +213,8 @@ class TrainLoop(BaseLoop):
         return seen
 
     def _check_annealing(self) -> None:
-        """Warns where masks would stay on."""
-        from eomt_mm.engine.mask_annealing import has_annealing, trains_with_masks  # it knows this module
+        """Warn if masked attention is never annealed."""
+        from eomt_mm.engine.mask_annealing import has_annealing, trains_with_masks  # it imports this module
 
         if trains_with_masks(self.runner.model) and not has_annealing(self.runner):
             print_log(
@@ -226,7 +227,7 @@ class TrainLoop(BaseLoop):
 
     @contextmanager
     def _totals_in_heads(self, micro_batches: Sequence[Batch]) -> Iterator[None]:
-        """The losses of accumulated micro-batches are divided by what the whole step holds."""
+        """Normalise the losses of accumulated micro-batches over the whole step, within the context."""
         accumulates = len(micro_batches) > 1
         heads = [head for head in self.runner.model.modules() if accumulates and isinstance(head, StepLosses)]
         for head in heads:
@@ -246,7 +247,7 @@ class TrainLoop(BaseLoop):
 
 
 def joined(micro_batches: Sequence[Batch]) -> Batch:
-    """Micro-batches as one batch, whose entries are lists over the samples."""
+    """Micro-batches as one batch, whose entries are lists with one item per sample."""
     if len(micro_batches) == 1:
         return micro_batches[0]
     return {key: list(chain.from_iterable(batch[key] for batch in micro_batches)) for key in micro_batches[0]}

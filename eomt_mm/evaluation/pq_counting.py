@@ -1,13 +1,13 @@
-"""Panoptic quality on arrays: counting per image, and the averages.
+"""Panoptic quality on arrays: counts per image, and averages over categories.
 
 The rules are those of the COCO panoptic evaluation (Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4;
 https://cocodataset.org/#panoptic-eval):
 
-- A predicted and a true segment match if they have the same category and IoU > 0.5; the union leaves out what the
-  prediction has on void. At that threshold a segment matches at most one other.
-- Crowd segments of the truth match nothing and are never missed.
-- An unmatched prediction is not wrong if more than half of it lies on void and on the crowd of its category.
-- Categories that occur neither in truth nor in prediction do not count in averages.
+- A predicted and a ground-truth segment match if they have the same category and IoU > 0.5; the union excludes
+  predicted pixels on void. At this threshold a segment matches at most one other.
+- Crowd segments of the ground truth match nothing and are never counted as misses.
+- An unmatched prediction is no false positive if more than half of it lies on void and on the crowd of its category.
+- Categories that occur neither in the ground truth nor in the prediction are left out of averages.
 
 Areas are pixel counts of the maps; the ``area`` of annotation files is not read.
 """
@@ -21,7 +21,7 @@ from eomt_mm.annotations.panoptic_png import index_of, run_starts
 
 
 class Averages(TypedDict):
-    """Panoptic, segmentation and recognition quality in [0, 1], NaN over no category; n: number of categories."""
+    """Panoptic, segmentation and recognition quality in [0, 1], averaged over n categories; NaN if n = 0."""
 
     pq: float
     sq: float
@@ -36,18 +36,18 @@ def count_panoptic(
     pred_segments: np.ndarray,
     only_listed: bool = False,
 ) -> np.ndarray:
-    """Counts matches, false positives and misses of one image.
+    """Count matches, false positives and misses of one image.
 
     Args:
         gt_ids: (H, W), integers; ids that ``gt_segments`` does not list are void.
         gt_segments: (G, 3), integers: id, category id, is crowd (0 or 1); ids are unique.
         pred_ids: (H, W), integers; ids that ``pred_segments`` does not list are void.
         pred_segments: (P, 2), integers: id, category id; ids are unique.
-        only_listed: refuse predicted ids that are neither listed nor 0, as the benchmark server does.
+        only_listed: reject predicted ids that are neither listed nor 0, as the benchmark server does.
 
     Returns:
         (R, 5), float64: category id, sum of the IoU of matches, matches, false positives, misses; one row per
-        category of which anything was counted, ascending.
+        category with a nonzero count, in ascending order.
 
     Raises:
         ValueError: the maps differ in size, ids repeat, a predicted segment has no pixel, or ids are not listed.
@@ -75,7 +75,7 @@ def count_panoptic(
 def count_overlap(
     gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pred_listed: np.ndarray
 ) -> np.ndarray:
-    """Common pixels of all pairs of segments.
+    """Number of common pixels of all pairs of segments.
 
     Args:
         gt_ids: (H, W), integers.
@@ -97,16 +97,16 @@ def count_overlap(
 
 
 def count_segments(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """Counts matches, false positives and misses from common pixels.
+    """Count matches, false positives and misses from the numbers of common pixels.
 
     Args:
-        overlap: (G + 1, P + 1), as of `count_overlap`.
-        gt: (G,), category ids of the true segments.
+        overlap: (G + 1, P + 1), see `count_overlap`.
+        gt: (G,), category ids of the ground-truth segments.
         is_crowd: (G,), bool.
         pred: (P,), category ids of the predicted segments.
 
     Returns:
-        (R, 5), as of `count_panoptic`.
+        (R, 5), see `count_panoptic`.
     """
     gt_matched, pred_matched, ious = _match(overlap, gt, is_crowd, pred)
     ignored = overlap[0, 1:] + _overlap_with_crowd(overlap, gt, is_crowd, pred)
@@ -120,7 +120,7 @@ def count_segments(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pr
 def _match(
     overlap: np.ndarray, gt_categories: np.ndarray, is_crowd: np.ndarray, pred_categories: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices (M,) of matched true and predicted segments and their IoU (M,)."""
+    """Indices (M,) of matched ground-truth and predicted segments and their IoU (M,)."""
     common = overlap[1:, 1:]
     same = (gt_categories[:, None] == pred_categories) & ~is_crowd[:, None]
     gt, pred = np.nonzero(same & (common > 0))
@@ -128,15 +128,15 @@ def _match(
     pred_areas_off_void = common.sum(axis=0)
     common = common[gt, pred]
     union = gt_areas[gt] + pred_areas_off_void[pred] - common
-    # In integers, so that an IoU of exactly 0.5 is none by rounding either.
+    # Compare integers, so that rounding cannot turn an IoU of exactly 0.5 into a match.
     matched = 2 * common > union
     return gt[matched], pred[matched], common[matched] / union[matched]
 
 
 def _overlap_with_crowd(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
-    """(P,), int64: pixels of each predicted segment on the crowd of its category."""
-    # Of several crowds of a category in an image the COCO evaluation knows only the one listed last; so do we, or
-    # numbers would not compare.
+    """Number of pixels (P,), int64, of each predicted segment on the crowd of its category."""
+    # If a category has several crowds in an image, the COCO evaluation uses only the one listed last. Do the same, so
+    # that results are comparable.
     crowd_of = {category: row for row, category in enumerate(gt.tolist(), start=1) if is_crowd[row - 1]}
     on_crowd = [
         overlap[crowd_of[category], column] if category in crowd_of else 0
@@ -161,15 +161,15 @@ def _rows(matched: np.ndarray, ious: np.ndarray, wrong: np.ndarray, missed: np.n
 
 
 def average_pq(rows: np.ndarray, categories: Mapping[int, bool]) -> tuple[dict[str, Averages], dict[int, Averages]]:
-    """Averages counts over categories.
+    """Average quality over categories.
 
     Args:
         rows: (R, 5), rows of `count_panoptic` of any number of images.
         categories: category ids to average over, and whether each is a thing; rows of other categories are left out.
 
     Returns:
-        averages under 'All', 'Things' and 'Stuff'; and per category, n = 1 where something was counted, else
-        n = 0 and NaN.
+        averages under 'All', 'Things' and 'Stuff'; and the same per category, with n = 1, or n = 0 and NaN if nothing
+        was counted.
     """
     ids = np.array(list(categories), dtype=np.int64)
     place = index_of(rows[:, 0].astype(np.int64), ids)
