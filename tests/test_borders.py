@@ -5,7 +5,6 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import pytest
 from paths import ROOT
 
 # What the modules of a package may import beside the standard library: packages of eomt_mm, then other libraries.
@@ -141,7 +140,6 @@ print('ran without hosts')
 
 
 def test_host_free_packages_import_and_the_core_runs_without_hosts() -> None:
-    pytest.importorskip('onnx')
     names = sorted(name for name in modules() if package_of(name) in HOST_FREE or is_counting(name))
     assert len(names) > 40
     result = subprocess.run(

@@ -100,7 +100,7 @@ def test_mmengine_finds_the_stand_in(monkeypatch: pytest.MonkeyPatch, python_314
     assert pkgutil.find_loader('mmcv._no_such_module') is None
 
 
-def test_a_called_op_names_itself_the_reason_and_the_remedy() -> None:
+def test_a_called_op_names_itself_the_reason_and_the_hint() -> None:
     from mmcv.ops import nms
 
     message = r"'nms' was called.*no compiled ops.*EoMT needs none.*pip uninstall.*mim install \"mmcv==2\.1\.0\""
@@ -380,7 +380,7 @@ def test_source_checkouts_pass(clash) -> None:
     ],
     ids=lambda value: str(value)[:40],
 )
-def test_a_clash_shows_what_is_there_what_is_needed_and_the_remedy(clash, changes, row: str, command: str) -> None:
+def test_a_clash_shows_what_is_there_what_is_needed_and_the_hint(clash, changes, row: str, command: str) -> None:
     lines = clash(changes).splitlines()
     assert len(lines) == 5  # one clash, one row; the good packages are not listed
     assert ' '.join(lines[2].split()) == row

@@ -29,8 +29,6 @@ def homes(package: str) -> dict[str, tuple[str, ...]]:
 
 @pytest.mark.parametrize('package', PACKAGES)
 def test_names_exist(package: str) -> None:
-    if package == 'web':
-        pytest.importorskip('gradio')
     public = homes(package)
     module = importlib.import_module(f'eomt_mm.{package}')
     for home, names in public.items():

@@ -9,7 +9,7 @@ Examples:
     python tools/demo.py clip.mp4 projects/videomt/configs/CONFIG.py CHECKPOINT --out-dir results    # tracks
     python tools/demo.py JPEGImages/ VIDEO_CONFIG CHECKPOINT --out-dir results --whole-video --fps 6
 
-CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
+CONFIG is a file or the name of one of the package; CHECKPOINT is in any supported format, hf://owner/name too.
 Files that cannot be read are named and left out; the exit code is then 1.
 
 A video model follows what it finds through video files and folders of frames, of which each is a video; the frames of a
@@ -36,7 +36,7 @@ ROWS = 20  # of the table
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('inputs', help='image, video, folder, or pattern in quotes')
-    parser.add_argument('config', help='config file, or the name of one that comes along')
+    parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument(
         '--out-dir', required=True, help=f'folder for pictures ({PICTURES}/) and results ({PREDICTIONS}/)'

@@ -6,7 +6,7 @@ Examples:
     python tools/web_demo.py configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py work_dirs/demo/train/iter_250.pth \\
         --samples work_dirs/demo/data/val2017                         # what `make demo` trained
 
-CONFIG is a file or the name of one that comes along; CHECKPOINT is in any supported format, hf://owner/name too.
+CONFIG is a file or the name of one of the package; CHECKPOINT is in any supported format, hf://owner/name too.
 The page is served to this computer only, needs no internet, and reports nothing to anyone. From another computer:
 ssh -L 7860:localhost:7860 THIS_COMPUTER; with another port there, 8080:localhost:7860, state it: --allow-host
 localhost:8080. What was uploaded is deleted at the end. docs/security.md states what the page allows.

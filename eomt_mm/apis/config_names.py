@@ -12,7 +12,7 @@ def find_config(config: str | Path) -> Path:
     """The file of a config.
 
     Args:
-        config: path, or the name of one that comes along, with or without ``.py``, such as
+        config: path, or the name of one of the package, with or without ``.py``, such as
             'eomt_dinov2-l_12e_coco-panoptic-640'.
 
     Raises:

@@ -138,10 +138,10 @@ def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: s
         ValueError: names that do not exist, repeat, or are not in the order things, stuff.
     """
     names, classes = list(known['classes']), tuple(stated['classes'])
-    strangers = [name for name in classes if name not in names]
-    if strangers or len(set(classes)) < len(classes) or not classes:
+    unknown = [name for name in classes if name not in names]
+    if unknown or len(set(classes)) < len(classes) or not classes:
         raise ValueError(
-            f'metainfo: classes {strangers or classes} are unknown or repeat; choose among the {len(names)} of the '
+            f'metainfo: classes {unknown or classes} are unknown or repeat; choose among the {len(names)} of the '
             f'data set: {names}'
         )
     index = [names.index(name) for name in classes]

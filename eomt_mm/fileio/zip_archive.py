@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
-REMEDY = 'download it again, or unzip it'
+FIX = 'download it again, or unzip it'
 CHUNK = 1 << 20
 Report = Callable[[str], None]
 # Deeper folders than any data set has; walking them takes one Python call each.
@@ -210,7 +210,7 @@ class Archive:
         if member.size > max(BOMB_SIZE, BOMB_RATIO * member.packed_size):
             raise ValueError(
                 f'{self.path}: member {name} declares {member.size / 1e6:.0f} MB in {member.packed_size} bytes, more '
-                f'than {BOMB_RATIO} to 1: {REMEDY}'
+                f'than {BOMB_RATIO} to 1: {FIX}'
             )
         if member.packed_size > self._part.size:
             raise self._damaged(name, f'{member.packed_size} bytes in a file of {self._part.size}')
@@ -228,7 +228,7 @@ class Archive:
         return member.offset + LOCAL_HEADER_SIZE + sum(lengths)
 
     def _damaged(self, name: str, reason: str) -> ValueError:
-        return ValueError(f'{self.path}: member {name} is damaged ({reason}): {REMEDY}')
+        return ValueError(f'{self.path}: member {name} is damaged ({reason}): {FIX}')
 
     def _open_nested(self, name: str) -> 'Archive':
         archive = self._nested.get(name)
@@ -325,14 +325,14 @@ def _read_index(path: str, part: Part) -> dict[str, Member]:
             entries = file.infolist()
     # zipfile raises whatever its codecs and structs do.
     except Exception as error:
-        raise ValueError(f'{path} is not a complete zip file ({error}): {REMEDY}') from error
+        raise ValueError(f'{path} is not a complete zip file ({error}): {FIX}') from error
     members = {}
     for entry in entries:
         if entry.filename.startswith('__MACOSX/') or entry.filename.endswith('.DS_Store'):  # what macOS adds
             continue
         _check_name(path, entry.orig_filename)  # not yet cut at a NUL
         if entry.filename in members and not entry.is_dir():
-            raise ValueError(f'{path}: two members are named {entry.filename[:100]!r}: {REMEDY}')
+            raise ValueError(f'{path}: two members are named {entry.filename[:100]!r}: {FIX}')
         members[entry.filename] = Member(
             entry.header_offset,
             entry.compress_size,
@@ -357,7 +357,7 @@ def _check_name(path: str, name: str) -> None:
     elif len(parts) > MAX_DEPTH:
         reason = f'lies {len(parts) - 1} folders deep, more than {MAX_DEPTH - 1}'
     if reason:
-        raise ValueError(f'{path}: the name of member {name[:100]!r} {reason}: {REMEDY}')
+        raise ValueError(f'{path}: the name of member {name[:100]!r} {reason}: {FIX}')
 
 
 def _index_folders(names: dict[str, Member]) -> dict[str, Children]:

@@ -1,4 +1,4 @@
-"""Imported models compute what the original computes; whatever does not fit is refused with its remedy."""
+"""Imported models compute what the original computes; what does not fit is refused with its hint."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -46,7 +46,7 @@ def test_resize_is_bilinear_with_half_pixel_centres() -> None:
 
 
 @pytest.mark.parametrize('size', [(9, 10), (10, 9), (11, 11)])
-def test_image_that_does_not_fit_names_sizes_and_remedy(size: Size) -> None:
+def test_image_that_does_not_fit_names_sizes_and_hint(size: Size) -> None:
     with pytest.raises(ValueError) as error:
         pad_bottom_right(torch.zeros(3, *size), (9, 9))
     for word in (f'{size[0]} x {size[1]} pixels', '9 x 9', 'keep_ratio=True', 'img_size'):

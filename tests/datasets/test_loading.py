@@ -414,7 +414,7 @@ def test_mask_that_pycocotools_refuses():
 
 
 def test_exif_rotation_can_be_ignored(tmp_path):
-    # what the remedy in messages says
+    # what the hint in messages says
     exif = Image.Exif()
     exif[0x0112] = 6
     buffer = io.BytesIO()

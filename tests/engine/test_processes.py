@@ -261,8 +261,8 @@ def test_with_an_accelerator_mmengine_does_it(launcher: str, environment: pytest
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', 'slurm', 'mpi'])
-def test_missing_environment_is_named_with_the_remedy(launcher: str, environment: pytest.MonkeyPatch) -> None:
-    remedy = dict(pytorch='dist_train.sh', slurm='slurm_train.sh', mpi='mpirun')[launcher]
+def test_missing_environment_is_named_with_the_command(launcher: str, environment: pytest.MonkeyPatch) -> None:
+    command = dict(pytorch='dist_train.sh', slurm='slurm_train.sh', mpi='mpirun')[launcher]
     given = alone(launcher)
     for left_out in given:
         if left_out == 'MASTER_PORT' and launcher != 'pytorch':  # has a default
@@ -270,7 +270,7 @@ def test_missing_environment_is_named_with_the_remedy(launcher: str, environment
         for name, value in given.items():
             environment.setenv(name, value)
         environment.delenv(left_out)
-        with pytest.raises(ValueError, match=f'--launcher {launcher}.* lacks {left_out}: .*{remedy}'):
+        with pytest.raises(ValueError, match=f'--launcher {launcher}.* lacks {left_out}: .*{command}'):
             start_processes(Config(), launcher)
     assert not dist.is_initialized()
 

@@ -88,7 +88,7 @@ def test_totals_of_a_step() -> None:
 
 @pytest.fixture
 def equal_points(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every image is matched, and every mask judged, at the same points, and all is computed in float64."""
+    """Every image is matched, and every mask evaluated, at the same points, and all is computed in float64."""
     points = torch.rand(1, 64, 2, dtype=torch.float64)
     match, preprocess, run = HungarianMatcher.forward, EoMTDetDataPreprocessor.forward, TrainLoop.run
 

@@ -39,7 +39,7 @@ def test_published_batch_and_scaled_rates_pass_in_silence(
     assert not warnings_of(monkeypatch, batch_size, world, **cfg)
 
 
-def test_another_batch_is_told_with_the_remedies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_batch_is_told_with_the_hints(monkeypatch: pytest.MonkeyPatch) -> None:
     (message,) = warnings_of(monkeypatch, 4, 2)
     for part in ('8 images per step (2 processes x 4)', 'is for 16', '--auto-scale-lr', 'batch_size=8'):
         assert part in message

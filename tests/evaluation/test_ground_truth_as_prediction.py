@@ -35,14 +35,14 @@ def evaluate(cfg: Any, predict: Any) -> dict[str, float]:
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         dataset = datasets.build(cfg.val_dataloader.dataset)
         stated = cfg.val_evaluator if isinstance(cfg.val_evaluator, list) else [cfg.val_evaluator]
-        judges = [metrics.build(metric) for metric in stated]
-    for judge in judges:
-        judge.dataset_meta = dataset.metainfo
+        evaluating = [metrics.build(metric) for metric in stated]
+    for metric in evaluating:
+        metric.dataset_meta = dataset.metainfo
     for item in (dataset[i] for i in range(len(dataset))):
         predict(item['data_samples'])
-        for judge in judges:
-            judge.process(dict(inputs=[item['inputs']]), [item['data_samples'].to_dict()])
-    return {key: value for judge in judges for key, value in judge.evaluate(size=len(dataset)).items()}
+        for metric in evaluating:
+            metric.process(dict(inputs=[item['inputs']]), [item['data_samples'].to_dict()])
+    return {key: value for metric in evaluating for key, value in metric.evaluate(size=len(dataset)).items()}
 
 
 def predict_segments(sample: Any, num_classes: int, shift: int = 0) -> None:

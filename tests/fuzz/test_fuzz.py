@@ -70,7 +70,7 @@ def fuzz(reader: Reader, folder: Path, seeds: Iterable[int], counts: Counter[str
             place(damage(whole[index], rng), files[index])
             outcome = keeper.read(files[index].name)
             place(whole[index], files[index])
-            verdict = judged(outcome, expected, reader.checked and damage in reader.damages)
+            verdict = verdict_of(outcome, expected, reader.checked and damage in reader.damages)
             if (folder / MARK).exists():
                 verdict = 'CODE WAS EXECUTED'
                 (folder / MARK).rmdir() if (folder / MARK).is_dir() else (folder / MARK).unlink()
@@ -90,7 +90,7 @@ def place(content: bytes, path: Path) -> None:
     os.replace(aside, path)
 
 
-def judged(outcome: Outcome, expected: Outcome, checked: bool) -> str:
+def verdict_of(outcome: Outcome, expected: Outcome, checked: bool) -> str:
     """One of `COLUMNS`, or what is wrong."""
     if outcome.growth > GROWTH:
         return f'{outcome.growth >> 20} MB of memory'

@@ -71,7 +71,7 @@ def test_building_never_touches_the_network(connections: list[str], monkeypatch:
     assert connections == [] and loads == []
 
 
-def test_download_that_fails_names_model_and_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_that_fails_names_model_and_hint(monkeypatch: pytest.MonkeyPatch) -> None:
     vit = TimmViT(DINOV2, 64, pretrained=True, **TINY)
     before = {name: value.clone() for name, value in vit.state_dict().items()}
 

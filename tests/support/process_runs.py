@@ -227,14 +227,14 @@ def metric_results(root: Path, out: Path) -> dict[str, Any]:
             dataset = datasets.build(cfg.val_dataloader.dataset)
             for metric in metrics:
                 folder = {'output_dir' if task == 'semantic' else 'out_dir': str(out / metric['type'])}
-                judge = kinds.build({**metric, **folder})
-                judge.dataset_meta = dataset.metainfo
+                evaluated = kinds.build({**metric, **folder})
+                evaluated.dataset_meta = dataset.metainfo
                 for index in DefaultSampler(dataset, shuffle=False):
                     sample = dataset[index]['data_samples']
                     predict(sample, index, len(dataset.metainfo['classes']))
-                    judge.process({}, [sample.to_dict()])
-                size = max(len(pickle.dumps(record)) for record in judge.results)
-                results[metric['type']] = (judge.evaluate(len(dataset)), size)
+                    evaluated.process({}, [sample.to_dict()])
+                size = max(len(pickle.dumps(record)) for record in evaluated.results)
+                results[metric['type']] = (evaluated.evaluate(len(dataset)), size)
     return results
 
 

@@ -1,6 +1,5 @@
 """What the page of tools/web_demo.py refuses: files outside its folder, foreign hosts and origins, too much work."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 import torch
@@ -19,9 +19,6 @@ from PIL import Image
 from eomt_mm.apis import EoMTInferencer
 from eomt_mm.web.results import MAX_SEGMENTED, find_segments, line, load_models, table
 
-# Not imported here: that takes seconds, in every process that collects the tests.
-pytestmark = pytest.mark.skipif(importlib.util.find_spec('gradio') is None, reason='the page needs gradio')
-httpx = pytest.importorskip('httpx')
 FILE = {'meta': {'_type': 'gradio.FileData'}}
 NAME = 'panoptic: config'
 

@@ -1,4 +1,4 @@
-"""Configs of the sides of a comparison: found by path or name, whoever's they are, and brought to one input size."""
+"""Configs of the sides of a comparison: found by path or name, in any package, and brought to one input size."""
 
 import difflib
 import importlib.util

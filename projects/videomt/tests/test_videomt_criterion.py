@@ -45,7 +45,7 @@ def clips_of(predictions: ClipPredictions, clips: slice) -> ClipPredictions:
 
 @pytest.fixture
 def equal_points(monkeypatch: pytest.MonkeyPatch) -> Tensor:
-    """Every target is matched, and every mask judged, at the same points (P, 2)."""
+    """Every target is matched, and every mask evaluated, at the same points (P, 2)."""
     points = torch.rand(P, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
     cost_matrices = FirstAppearanceMatcher.cost_matrices
 

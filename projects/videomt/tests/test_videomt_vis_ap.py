@@ -84,7 +84,7 @@ class TestByHand:
         assert ap([video(truth, tracks, crowds=crowds)])['vis/AP'] == 100
         assert ap([video(truth, tracks)])['vis/AP'] < 60  # without the crowd the first track is wrong
 
-    def test_without_annotations_the_remedy_is_named(self, monkeypatch):
+    def test_without_annotations_the_hint_is_named(self, monkeypatch):
         told = []
         monkeypatch.setattr(vis_ap, 'print_log', lambda message, **_: told.append(message))
         ap([video([[(1, 0, box(0, 0))]], [[]])])

@@ -37,9 +37,9 @@ class CocoClips(VideoDataset):
         self.target = target
         names = INSTANCE_CLASSES[target]
         metainfo = {'classes': names, **(kwargs.pop('metainfo', None) or {})}
-        strangers = [name for name in metainfo['classes'] if name not in names]
-        if strangers:
-            raise ValueError(f"metainfo: classes {strangers} are not among the {len(names)} of target='{target}'")
+        unknown = [name for name in metainfo['classes'] if name not in names]
+        if unknown:
+            raise ValueError(f"metainfo: classes {unknown} are not among the {len(names)} of target='{target}'")
         metainfo.setdefault('palette', list(distinct_palette(len(metainfo['classes']))))
         kwargs.setdefault('filter_cfg', {'filter_empty_gt': True})
         super().__init__(*args, metainfo=metainfo, **kwargs)
