@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_samples import State, check_same, dinov3, hf_dinov3, official_from_hf, saved, split_delta
+from checkpoint_samples import check_same, dinov3, hf_dinov3, official_from_hf, saved, split_delta
+from first_weights import first_weights
 from mmengine.config import Config
 from tool_runs import CONFIGS, small
 
@@ -16,18 +17,6 @@ from eomt_mm.checkpoints.files import hub_address
 from eomt_mm.checkpoints.importing import ImportReport
 
 CLASS_HEAD = 'panoptic_head.class_predictor.weight'
-
-
-def first_weights(monkeypatch: pytest.MonkeyPatch) -> State:
-    """Filled with the model's weights when a training begins its first step."""
-    found: State = {}
-
-    def before_iter(self: Any, runner: Any, *_: Any, **__: Any) -> None:
-        if not found:
-            found.update({name: value.clone() for name, value in runner.model.state_dict().items()})
-
-    monkeypatch.setattr('mmengine.hooks.IterTimerHook._before_iter', before_iter)
-    return found
 
 
 def test_class_predictor_of_other_classes_is_left_out(

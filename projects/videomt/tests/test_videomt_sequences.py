@@ -2,29 +2,12 @@
 
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
+from input_files import IMAGE, write, write_video
 from PIL import Image
 from videomt.sequences import ImageSequence, as_videos
 
 from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, Video, find_sources
-
-IMAGE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
-
-
-def write(path: Path) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    cv2.imwrite(str(path), IMAGE)
-    return path
-
-
-def write_video(path: Path, count: int = 5, fps: float = 7) -> Path:
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'mp4v'), fps, (32, 24))
-    for k in range(count):
-        writer.write(np.full((24, 32, 3), 40 * k, np.uint8))
-    writer.release()
-    return path
 
 
 def videos_of(inputs: object, **kwargs: object) -> list[Video]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from checkpoint_samples import State, equal
+from first_weights import first_weights
 from mmengine.config import Config
 from tool_runs import CONFIGS, ROOT, metrics, shrunk
 from videomt.checkpoints import export_huggingface
@@ -120,15 +121,7 @@ def test_what_only_starts_a_training_is_no_model(tmp_path: Path) -> None:
 
 @pytest.fixture
 def begun(monkeypatch: pytest.MonkeyPatch) -> State:
-    """Filled with the model's weights when a tool begins its first step."""
-    found: State = {}
-
-    def before_iter(self: Any, runner: Any, *_: Any, **__: Any) -> None:
-        if not found:
-            found.update({name: value.clone() for name, value in runner.model.state_dict().items()})
-
-    monkeypatch.setattr('mmengine.hooks.IterTimerHook._before_iter', before_iter)
-    return found
+    return first_weights(monkeypatch)
 
 
 def test_tools_evaluate_released_files(
