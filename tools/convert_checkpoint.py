@@ -32,6 +32,7 @@ from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
 from eomt_mm.fileio.writing import check_free, written_aside
+from eomt_mm.hosts.install import install
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
 # Data sets of the published models, to name classes where there is no config.
@@ -130,6 +131,7 @@ def check_target(args: argparse.Namespace) -> None:
 
 def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> ImportReport:
     """Does it all; ``progress`` is told each of ``STAGES`` as it begins."""
+    install()  # files of our trainings hold mmengine's log
     check_target(args)
     progress(STAGES[0])
     expected, size, num_heads = None, None, None

@@ -14,6 +14,7 @@ from mmengine.utils import import_modules_from_strings
 
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.apis.config_names import PROJECTS
+from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
@@ -51,6 +52,7 @@ def load_config(
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
+    install()  # before anything is read: not every config builds a type of ours first
     cfg = Config.fromfile(path, import_custom_modules=False)
     _import_modules(cfg)
     options = dict(cfg_options or {})

@@ -18,6 +18,7 @@ from eomt_mm.checkpoints.files import local_path, read_names
 from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, OWN_BACKBONE, Readable
 from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
 from eomt_mm.fileio.writing import written_aside
+from eomt_mm.hosts.install import install
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
@@ -37,6 +38,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
         FileNotFoundError: there is no such config or checkpoint.
         ValueError: the checkpoint's weights are not this model's, or it names another number of classes.
     """
+    install()  # a config of mmengine's own reader did not
     cfg = config if isinstance(config, Config) else load_config(config)
     model = MODELS.build(cfg.model)
     model.cfg = cfg
@@ -72,6 +74,7 @@ def import_for(
     Raises:
         ValueError: naming the converter, which has flags for files that do not tell everything themselves.
     """
+    install()
     readable, meta = _readable(cfg), config_meta(cfg)
     num_things = len(meta['thing_classes']) if 'thing_classes' in meta else None
     try:
@@ -114,6 +117,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
         ConnectionError: the download failed.
         ValueError: its weights are not this model's, or it is refused by the reader.
     """
+    install()
     address = hub_address(str(source))
     path = Path(address) if scheme_of(address) == 'hf' else local_path(address)
     if scheme_of(address) != 'hf':

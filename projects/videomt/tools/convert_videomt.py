@@ -24,6 +24,7 @@ from videomt.checkpoints import export_huggingface, import_videomt
 
 from eomt_mm.checkpoints.class_names import check_names
 from eomt_mm.fileio.writing import check_free, written_aside
+from eomt_mm.hosts.install import install
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,6 +49,7 @@ def convert(args: argparse.Namespace) -> str:
         ValueError: the weights are not the model's, or the format has no place for them.
         OSError: a file is missing, or DST is there already.
     """
+    install()  # files of our trainings hold mmengine's log
     check_free(args.dst, folder=args.to == 'hf')
     model: Any = init_model(load_config(args.config, args.cfg_options)) if args.config else None
     expected = model.state_dict() if model else None
