@@ -46,10 +46,11 @@ class Image(TypedDict, total=False):
 
 
 class Category(TypedDict, total=False):
-    """A category."""
+    """A category; "supercategory" has any type."""
 
     id: Id
     name: str
+    supercategory: Any
 
 
 # Panoptic quality keeps ids of categories in arrays.
@@ -58,6 +59,7 @@ class PanopticCategory(TypedDict, total=False):
 
     id: int
     name: str
+    supercategory: Any
     isthing: bool | int
 
 

@@ -38,7 +38,8 @@ class CocoInstance(CocoDataset):
         """Reads the annotation file; see the class."""
         data = read_instances_json(self.ann_file, annotated=not self.test_mode, backend_args=self.backend_args)
         check_file_names(data['images'], self.ann_file)
-        categories = categories_by_name(data, self.metainfo['classes'], self.ann_file)
+        used = {annotation['category_id'] for annotation in data['annotations']}
+        categories = categories_by_name(data, self.metainfo['classes'], self.ann_file, used)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
         if self.test_mode:

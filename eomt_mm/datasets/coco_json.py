@@ -1,7 +1,7 @@
 """What the data sets in COCO's two formats share: reading the json, classes by name, images to train on."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mmengine import fileio
@@ -84,36 +84,58 @@ def _warn(text: str) -> None:
     print_log(text, logger='current', level=logging.WARNING)
 
 
-def categories_by_name(data: Mapping[str, Any], classes: Sequence[str], path: str) -> list[dict[str, Any]]:
+def categories_by_name(
+    data: Mapping[str, Any], classes: Sequence[str], path: str, used: Collection[Any] = ()
+) -> list[dict[str, Any]]:
     """Finds the category of each class by its name, whatever the order in the json.
+
+    Where several categories have the name of a class, the one that has annotations is meant or, where none has, the
+    one below a supercategory of that name: Roboflow's exports begin with an unused category for the whole project,
+    often named like a class, which is the supercategory of the others.
 
     Args:
         data: content of the json.
         classes: names, in the order of labels.
         path: of the json, for the message.
+        used: ids of the categories that have annotations.
 
     Returns:
         one entry of data['categories'] per class; label k is the k-th.
 
     Raises:
-        ValueError: classes are missing from the json, or names repeat.
+        ValueError: classes repeat or are missing from the json, or several categories of a class's name are meant.
     """
-    names = [category['name'] for category in data['categories']]
-    repeated = sorted({name for given in (names, list(classes)) for name in given if given.count(name) > 1})
+    repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     if repeated:
-        raise ValueError(
-            f'{path}: names must be unique, in the {len(names)} categories and the {len(classes)} classes. '
-            f'Repeated: {repeated}. There: {names}'
-        )
-    found = dict(zip(names, data['categories'], strict=True))
-    missing = [name for name in classes if name not in found]
+        raise ValueError(f'metainfo: the names of the {len(classes)} classes must be unique. Repeated: {repeated}')
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in classes}
+    for category in data['categories']:
+        found.get(category['name'], []).append(category)
+    missing = [name for name, same in found.items() if not same]
     if missing:
+        names = [category['name'] for category in data['categories']]
         raise ValueError(
             f'{len(missing)} of the {len(classes)} classes are not among the {len(names)} categories of {path}. '
             f'Missing: {missing}. There: {names}. Pass metainfo=dict(classes=...), for panoptic data also '
             'thing_classes=... and stuff_classes=..., with the names of the file'
         )
-    return [found[name] for name in classes]
+    return [_the_one_meant(same, used, path) for same in found.values()]
+
+
+def _the_one_meant(same: list[dict[str, Any]], used: Collection[Any], path: str) -> dict[str, Any]:
+    """Which of the categories of one name is meant, see `categories_by_name`."""
+    if len(same) == 1:
+        return same[0]
+    name, ids = same[0]['name'], [category['id'] for category in same]
+    annotated = [category for category in same if category['id'] in used]
+    meant = annotated or [category for category in same if category.get('supercategory') == name]
+    if len(meant) == 1:
+        return meant[0]
+    which = f'{len(annotated)} of them have annotations' if annotated else 'none of them has annotations'
+    raise ValueError(
+        f'{path}: {len(same)} categories are named {name!r}, with the ids {ids}, and {which}: give them names of their '
+        'own, or merge them'
+    )
 
 
 def images_to_train_on(

@@ -65,7 +65,8 @@ class CocoPanoptic(CocoPanopticDataset):
             )
         data = read_panoptic_json(self.ann_file, self.backend_args, annotated=bool(seg_prefix))
         metainfo = self.metainfo
-        categories = categories_by_name(data, metainfo['classes'], self.ann_file)
+        used = {segment['category_id'] for one in data['annotations'] for segment in one['segments_info']}
+        categories = categories_by_name(data, metainfo['classes'], self.ann_file, used)
         _check_things_first(categories, metainfo, self.ann_file)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}

@@ -38,6 +38,7 @@ class InstancesInFile:
         self._categories: list[dict[str, Any]] = file.content['categories']
         self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in file.content['images']}
         self._annotations: list[Instance] = file.content['annotations']
+        self._used = {annotation['category_id'] for annotation in self._annotations}
         self._warned_of_order = False
 
     @cached_property
@@ -52,7 +53,7 @@ class InstancesInFile:
 
     def category_ids(self, meta: Mapping[str, Any]) -> list[int]:
         """Found by the names of the classes; raises ValueError where one is missing."""
-        found = categories_by_name({'categories': self._categories}, list(meta['classes']), self.path)
+        found = categories_by_name({'categories': self._categories}, list(meta['classes']), self.path, self._used)
         return [category['id'] for category in found]
 
     def size(self, sample: Mapping[str, Any]) -> tuple[int, int]:
@@ -87,7 +88,8 @@ class InstancesInFile:
 
     def _check_order(self, sample: Mapping[str, Any], instances: list[TrueInstance], ids: list[int]) -> None:
         """Whether label k is the k-th class for the data set too; mmdet's CocoDataset takes the order of the json."""
-        in_file = [category['id'] for category in self._categories if category['id'] in set(ids)]
+        names = {category['name'] for category in self._categories if category['id'] in set(ids)}
+        in_file = [category['id'] for category in self._categories if category['name'] in names]
         if in_file == ids:
             return
         problem = (

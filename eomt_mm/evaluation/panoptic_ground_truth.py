@@ -31,7 +31,9 @@ class SegmentsInFiles:
         images = file.content['images']
         self._names = {image['id']: os.path.splitext(image['file_name'])[0] + '.png' for image in images}
         self._segments: dict[Any, np.ndarray] = {}
+        self._used: set[int] = set()
         for annotation in file.content['annotations']:
+            self._used.update(segment['category_id'] for segment in annotation['segments_info'])
             image_id = annotation['image_id']
             self._segments[image_id] = listed_segments(annotation['segments_info'])
             self._names[image_id] = annotation.get('file_name') or self._names[image_id]
@@ -50,7 +52,7 @@ class SegmentsInFiles:
 
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The json's, found by the names of the classes; raises ValueError where one is missing."""
-        return categories_by_name(self._categories, meta['classes'], self.path)
+        return categories_by_name(self._categories, meta['classes'], self.path, self._used)
 
     def find(self, sample: Mapping[str, Any], ids: np.ndarray) -> ImageSegments | None:
         """Names the image's PNG, and does not read it; None without annotation."""

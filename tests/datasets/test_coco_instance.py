@@ -87,7 +87,14 @@ def of_shapes(kind: type[CocoDataset], root: Path | str, split: str, **others: A
         (content(instance(1, 7), instance(2, 7, segmentation=[])), 'annotation 2 of 2.jpg has no "segmentation"'),
         (content(instance(2, 7, segmentation=None)), 'annotation 1 of 2.jpg has no "segmentation"'),
         (content({'image_id': 2, 'category_id': 7, 'bbox': [0, 1, 2, 3]}), 'of 2.jpg has no "segmentation"'),
-        (content(categories=[*CATEGORIES, {'id': 99, 'name': 'dog'}]), r"unique.*Repeated: \['dog'\]"),
+        (
+            content(categories=[*CATEGORIES, {'id': 99, 'name': 'dog'}]),
+            r"2 categories are named 'dog', with the ids \[40, 99\], and none of them has annotations",
+        ),
+        (
+            content(instance(1, 40), instance(1, 99), categories=[*CATEGORIES, {'id': 99, 'name': 'dog'}]),
+            r"2 categories are named 'dog', with the ids \[40, 99\], and 2 of them have annotations",
+        ),
         (
             content(categories=[{'id': 7, 'name': 'cow'}, {'id': 8, 'name': 'Cat'}]),
             r"2 of the 3 classes .* 2 categories.*Missing: \['cat', 'dog'\]. There: \['cow', 'Cat'\]",

@@ -188,7 +188,7 @@ def one_annotation(segments):
         (broken(annotations=one_annotation([segment(0, 3)])), '0 is void'),
         (broken(annotations=one_annotation([segment(5, 99)])), r'\[99\]'),
         (broken(annotations=one_annotation([{'id': 5}])), '"category_id"'),
-        (broken(categories=[*CATEGORIES, {**CATEGORIES[0], 'id': 99}]), 'unique'),
+        (broken(categories=[*CATEGORIES, {**CATEGORIES[0], 'id': 99}]), r"named 'sky', with the ids \[7, 99\]"),
         (broken(categories=CATEGORIES[:3]), r"1 of the 4 classes .* 3 categories.*Missing: \['cat'\]"),
     ],
 )

@@ -177,6 +177,15 @@ def test_own_classes_in_the_youtube_vis_format(roots: dict[str, Path]) -> None:
         YouTubeVIS(metainfo=dict(classes=('banana',)), **given)
 
 
+def test_an_unused_category_of_the_same_name_is_not_meant(roots: dict[str, Path], tmp_path: Path) -> None:
+    root = edited(roots['youtube_vis'], tmp_path, 'train.json', lambda data: [
+        data['categories'].insert(0, dict(id=99, name=YTVIS_SHAPES[0])),
+        data['categories'].extend(dict(id=id_, name='of nobody') for id_ in (97, 98)),
+    ])  # fmt: skip
+    ids = track_set({'youtube_vis': root}).metainfo['category_ids']
+    assert ids == track_set(roots).metainfo['category_ids'] and 99 not in ids
+
+
 def test_crowds_are_ignored_in_evaluation_and_dropped_in_training(roots: dict[str, Path], tmp_path: Path) -> None:
     root = edited(roots['youtube_vis'], tmp_path, 'train.json', lambda data: [
         one.update(iscrowd=1) for one in data['annotations'][::2]

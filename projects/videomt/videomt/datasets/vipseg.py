@@ -134,7 +134,9 @@ class VIPSeg(VideoDataset):
                 f"data_prefix={self.data_prefix}: img='images' and seg='panomasksRGB' are needed ({SOURCE})"
             )
         data = read_vipseg_json(self.ann_file, not self.test_mode, self.backend_args)
-        categories = categories_by_name(data, self._metainfo['classes'], self.ann_file)
+        frames = (frame for entry in data['annotations'] for frame in entry['annotations'])
+        used = {segment['category_id'] for frame in frames for segment in frame['segments_info']}
+        categories = categories_by_name(data, self._metainfo['classes'], self.ann_file, used)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
         annotations = {

@@ -170,7 +170,8 @@ class TrackDataset(VideoDataset):
     def load_videos(self) -> list[Item]:
         """Reads the annotation file; see the class."""
         data = read_tracks_json(self.ann_file, not self.test_mode, self.backend_args)
-        categories = categories_by_name(data, self._metainfo['classes'], self.ann_file)
+        used = {annotation['category_id'] for annotation in data['annotations']}
+        categories = categories_by_name(data, self._metainfo['classes'], self.ann_file, used)
         self.cat_ids = [category['id'] for category in categories]
         self._metainfo['category_ids'] = tuple(self.cat_ids)
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
