@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 # eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.config import image_folder, load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config, DictAction
 from mmengine.registry import METRICS, RUNNERS, DefaultScope
@@ -66,6 +66,8 @@ def write_results(cfg: Config, folder: str, format_only: bool) -> None:
         raise ValueError(f'{wanted}: the metrics {kinds} write no result files; take one with out_dir')
     for metric in writing:
         metric.update(place_of_results(cfg, metric, folder))
+        if 'img_prefix' in arguments_of(cfg, metric):
+            metric.setdefault('img_prefix', image_folder(cfg))
     if format_only:
         cfg.test_evaluator = [dict(metric, format_only=True) for metric in writing]
         prefix = cfg.test_dataloader.dataset.data_prefix
@@ -105,7 +107,10 @@ def main() -> None:
     if args.dump:
         dump_predictions(cfg, args.dump)
     if args.show_dir:
-        cfg.custom_hooks = [*cfg.get('custom_hooks', []), dict(type='eomt_mm.PictureHook', out_dir=args.show_dir)]
+        cfg.custom_hooks = [
+            *cfg.get('custom_hooks', []),
+            dict(type='eomt_mm.PictureHook', out_dir=args.show_dir, img_prefix=image_folder(cfg)),
+        ]
     (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).test()
 
 

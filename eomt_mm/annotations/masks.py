@@ -20,8 +20,8 @@ import numpy as np
 from pycocotools import mask as mask_api
 
 EXIF_HINT = (
-    'pair the right files; where the image is rotated by its EXIF tag and its annotation is not, load it with '
-    "color_type='color_ignore_orientation'"
+    'resized, or rotated by EXIF? Pair the right files; where the image is rotated by its EXIF tag and its annotation '
+    "is not, load it with color_type='color_ignore_orientation'"
 )
 # Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
 RLE = dict[str, Any]

@@ -82,6 +82,18 @@ def load_config(
     return cfg
 
 
+def image_folder(cfg: Config) -> str:
+    """Folder of the images that a config tests on; where several data sets are joined, the one that all are below."""
+    datasets, folders = [cfg.test_dataloader.dataset], []
+    for dataset in datasets:
+        if 'dataset' in dataset or 'datasets' in dataset:  # wrappers
+            datasets += [dataset['dataset']] if 'dataset' in dataset else dataset['datasets']
+            continue
+        prefix = dataset.get('data_prefix') or {}
+        folders.append(osp.join(dataset.get('data_root') or '', prefix.get('img') or prefix.get('img_path') or ''))
+    return osp.commonpath(map(osp.abspath, folders))
+
+
 def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
     """All dicts below ``node`` with their dotted keys."""
     if isinstance(node, dict):

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from eomt_mm.fileio.images import check_pixels
+from eomt_mm.fileio.result_names import name_below
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
@@ -186,12 +188,14 @@ def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequ
     path = Path(given).expanduser()
     if path.is_dir():
         found = _files_below(path, ignored, suffixes)
-        return [(file, names.unique(file.relative_to(path).with_suffix('').as_posix())) for file in found]
+        return [(file, names.unique(name_below(str(file), str(path)))) for file in found]
     files = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
     files = sorted((file for file in files if not file.is_dir()), key=_in_order)
     if not files:
         raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
-    return [(file, names.unique(file.stem)) for file in files]
+    # Of a pattern, names keep the path below its folders without wildcards.
+    folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parent.parts))
+    return [(file, names.unique(name_below(str(file), None if path.exists() else str(folder)))) for file in files]
 
 
 def _from_file(path: Path, name: str, unreadable: list[Path] | None) -> Source | None:

@@ -10,6 +10,7 @@ from mmdet.structures import TrackDataSample
 from mmengine.hooks import Hook
 from PIL import Image
 
+from eomt_mm.fileio.result_names import ResultNames, name_below
 from eomt_mm.models.predictions import Sample, drawn_ground_truth, drawn_prediction, has_void
 from eomt_mm.registry import HOOKS
 from eomt_mm.visualization import PALETTES, draw_segments, legend_of, side_by_side, with_palette
@@ -32,6 +33,8 @@ class PictureHook(Hook):
     Args:
         out_dir: folder, made where missing: ``NAME_OF_IMAGE.png`` of a test, ``NAME_OF_IMAGE_ITERATION.png`` of a
             validation. None: the back-ends, which only the first process feeds.
+        img_prefix: folder of the images; names keep the path below it. None: the image's file name alone. Where two
+            images would share a name, the second gets ``_2``.
         max_images: of a test, per process.
         max_val_images: of a validation, per process.
         interval: draw in every so many validations.
@@ -54,18 +57,21 @@ class PictureHook(Hook):
         score_thr: float = 0.3,
         palette: str = 'dataset',
         max_side: int = 1600,
+        img_prefix: str | None = None,
     ) -> None:
         if palette not in PALETTES:
             raise ValueError(f"palette='{palette}': one of {PALETTES}")
         if interval < 1 or max_side < 1:
             raise ValueError(f'interval={interval}, max_side={max_side}: at least 1')
         self.out_dir = None if out_dir is None else Path(out_dir)
+        self.img_prefix = img_prefix
         self.limits = dict(val=max_val_images, test=max_images)
         self.interval = interval
         self.score_thr = score_thr
         self.palette = palette
         self.max_side = max_side
         self._drawn = 0
+        self._names = ResultNames()
         self._validations = 0
 
     def before_val(self, runner: Any) -> None:
@@ -91,7 +97,9 @@ class PictureHook(Hook):
             if isinstance(sample, TrackDataSample):
                 raise TypeError('PictureHook draws images; videos: python tools/demo.py FRAMES CONFIG CHECKPOINT')
             picture = sample_picture(sample, with_palette(meta, self.palette), self.score_thr, self.max_side)
-            name = Path(sample.img_path).stem
+            name = name_below(sample.img_path, self.img_prefix)
+            # Back-ends make no folders.
+            name = self._names.unique(name.replace('/', '_') if self.out_dir is None else name, sample.img_path)
             if self.out_dir is None:
                 runner.visualizer.add_image(f'{mode}_{name}', np.asarray(picture), runner.iter)
             else:

@@ -7,6 +7,7 @@ from eomt_mm.public import load, names_of
 PUBLIC = {
     'ap_counting': ('ImageMatches', 'RLE', 'encode_masks', 'average_ap', 'match_by_class'),
     'cityscapes_ap': ('CityscapesAP',),
+    'image_metric': ('WarnOnce',),
     'instance_ap': ('InstanceAP',),
     'panoptic_image': ('INSTANCE_OFFSET', 'RunMap'),
     'panoptic_quality': ('PanopticQuality',),

@@ -83,6 +83,7 @@ class CityscapesAP(ImageMetric):
     def average(self, records: dict[Any, Record]) -> dict[str, float]:
         classes = (self.dataset_meta or {})['classes']
         num_true = np.array([record['num_true'] for record in records.values()], np.int64).reshape(-1, len(classes))
+        self._warn_once.absent_classes(classes, num_true.sum(axis=0).tolist(), len(records))
         ap = average_precisions([record['rows'] for record in records.values()], num_true)
         if self.classwise:
             print_log('Cityscapes AP per class:\n' + _table(classes, ap, num_true.sum(axis=0)), logger='current')

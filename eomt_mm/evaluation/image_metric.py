@@ -1,16 +1,59 @@
 """What metrics of images share: arguments, worker processes, one record per image, the end."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
 
 from eomt_mm.evaluation.result_files import folder_of_results
+from eomt_mm.evaluation.sample_ground_truth import name_of
 from eomt_mm.evaluation.workers import WorkQueue
+from eomt_mm.fileio.result_names import ResultNames
 
 Sample = Mapping[str, Any]  # a data sample as a plain dict
 Record = dict[str, Any]
 Call = tuple[Any, ...]  # a function and its arguments
+MAX_NAMES = 10  # of classes, in a warning
+
+
+class WarnOnce:
+    """Log each kind of warning once, not in every validation."""
+
+    def __init__(self) -> None:
+        self._kinds: set[str] = set()
+
+    def __call__(self, kind: str, text: str) -> None:
+        if kind not in self._kinds:
+            print_log(text, logger='current', level=logging.WARNING)
+        self._kinds.add(kind)
+
+    def absent_classes(
+        self,
+        classes: Sequence[str],
+        num_true: Sequence[int],
+        number: int,
+        unit: str = 'images',
+        hint: str = 'metainfo.classes, and the categories of the annotations',
+    ) -> None:
+        """Warn of classes that are nowhere in the ground truth: they have no score.
+
+        Args:
+            classes: names.
+            num_true: of each class, pixels or segments of ground truth.
+            number: of images that were evaluated.
+            unit: what they are.
+            hint: what to check.
+        """
+        absent = [name for name, count in zip(classes, num_true, strict=True) if not count]
+        if absent and number:
+            names = ', '.join(absent[:MAX_NAMES]) + (', ...' if len(absent) > MAX_NAMES else '')
+            self(
+                'absent classes',
+                f'{len(absent)} of {len(classes)} classes do not occur in the ground truth of the {number} evaluated '
+                f'{unit if number != 1 else unit[:-1]} and have no score: {names}. If they should occur, check {hint}',
+            )
 
 
 class ImageMetric(BaseMetric):
@@ -42,13 +85,15 @@ class ImageMetric(BaseMetric):
         self.out_dir = folder_of_results(out_dir, format_only)
         self.format_only = format_only
         self._work = WorkQueue(num_workers)
+        self._names = ResultNames()
+        self._warn_once = WarnOnce()
 
     def work_on(self, sample: Sample, record: Record) -> Call:
         """Function and arguments of the work on an image, whose results join its record.
 
         Args:
             sample: its data sample.
-            record: ``img_id`` and ``img_path``; takes what else is kept.
+            record: ``img_id`` and ``img_path``; takes what else is kept. ``file_name`` is the name of its result file.
         """
         raise NotImplementedError
 
@@ -77,7 +122,9 @@ class ImageMetric(BaseMetric):
         for sample in data_samples:
             record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
             function, *args = self.work_on(sample, record)
-            self._work.put(record, f'image {record["img_id"]} ({record["img_path"]})', function, *args)
+            if 'file_name' in record:
+                self._names.claim(record['file_name'], name_of(sample))
+            self._work.put(record, name_of(sample), function, *args)
             self._take_results()
 
     def evaluate(self, size: int) -> dict[str, float]:
@@ -104,16 +151,13 @@ def by_image(results: Sequence[Record]) -> dict[Any, Record]:
         ValueError: two images share an id or, where results are written, ``file_name``.
     """
     records: dict[Any, Record] = {}
-    owners: dict[str, Any] = {}
+    names = ResultNames()
     for record in results:
-        image_id, path, name = record['img_id'], record['img_path'], record.get('file_name')
+        image_id, path = record['img_id'], record['img_path']
         other = records.get(image_id, record)['img_path']
         if other != path:
             raise ValueError(f'{other} and {path} are both img_id {image_id}: give each image its own')
-        if name and owners.setdefault(name, image_id) != image_id:
-            raise ValueError(
-                f'results of images {owners[name]} and {image_id} are both named {name}: give the images different '
-                'file names, or panoptic data a json with "file_name" in its annotations'
-            )
+        if 'file_name' in record:
+            names.claim(record['file_name'], name_of(record))
         records[image_id] = record
     return records

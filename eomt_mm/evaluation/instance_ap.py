@@ -10,13 +10,14 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
-from eomt_mm.annotations.masks import RLE, check_runs
+from eomt_mm.annotations.masks import EXIF_HINT, RLE, check_runs
 from eomt_mm.datasets.coco_json import InstanceAnnotations, read_instances_json
 from eomt_mm.evaluation.ap_counting import ImageMatches, average_ap, match_image
 from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, Sample
 from eomt_mm.evaluation.instance_ground_truth import ImageInstances, InstancesInFile, InstancesInSamples
 from eomt_mm.evaluation.instance_image import PackedMasks, match_masks
 from eomt_mm.evaluation.result_files import ResultList
+from eomt_mm.evaluation.sample_ground_truth import name_of
 from eomt_mm.registry import METRICS
 
 RESULTS = 'instance_results.json'
@@ -120,6 +121,7 @@ class InstanceAP(ImageMetric):
         return match_masks, labels, scores, sent, instances, self.max_dets, self._file is not None
 
     def keep(self, record: Record) -> Record:
+        record['num_predicted'] = len(record['labels'])
         labels, scores, rles = (record.pop(key) for key in ('labels', 'scores', 'rles'))
         if self._file is not None:
             category_ids = [self._category_ids[label] for label in labels]
@@ -135,12 +137,38 @@ class InstanceAP(ImageMetric):
         matches = {image_id: record['matches'] for image_id, record in records.items()}
         matches.update(self._missed(records))
         in_order = [found for _, found in sorted(matches.items(), key=_image_order)]
+        num_true = np.zeros(len(self._category_ids), np.int64)
+        for found in in_order:
+            num_true[found.labels] += found.num_true[0]
+        self._warn_once.absent_classes(self.dataset_meta['classes'], num_true.tolist(), len(in_order))
+        self._warn_of_limits(records)
         summary = average_ap(in_order, len(self._category_ids), self.max_dets)
         print_log('Mask AP:\n' + summary.text, logger='current')
         if self.classwise:
             print_log('Mask AP per class:\n' + self._table(summary.per_class), logger='current')
         # pycocotools keeps its denominators off 0, and so perfect predictions 2e-16 below 1.
         return {f'segm_{key}': round(float(value), 12) for key, value in zip(KEYS, summary.stats, strict=False)}
+
+    def _warn_of_limits(self, records: dict[Any, Record]) -> None:
+        """Warns where ground truth has more instances than predictions could find."""
+        most_predicted = max((record['num_predicted'] for record in records.values()), default=0)
+        found = [(int(record['matches'].num_true[0].sum()), record) for record in records.values()]
+        more = [(count, record) for count, record in found if count > most_predicted > 0]
+        if more:
+            count, record = max(more, key=lambda one: one[0])
+            self._warn_once(
+                'limits',
+                f'{name_of(record)} has {count} instances of ground truth, but no image more than {most_predicted} '
+                f'predictions; {len(more)} of {len(records)} images have more instances than that. If this is the '
+                "model's max_per_image (or its num_queries), raise it: model.panoptic_head.max_per_image=N",
+            )
+        in_class = max((int(record['matches'].num_true[0].max(initial=0)) for record in records.values()), default=0)
+        if in_class > self.max_dets[-1]:
+            self._warn_once(
+                'max_dets',
+                f'an image has {in_class} instances of one class, but AP counts at most {self.max_dets[-1]} '
+                f'predictions per class and image: raise the last of max_dets={self.max_dets} of the metric',
+            )
 
     def _missed(self, image_ids: Collection[Any]) -> dict[Any, ImageMatches]:
         """Images of the json that nobody predicted."""
@@ -200,7 +228,7 @@ def _check_size(sample: Sample, masks: np.ndarray | list[RLE], found: ImageInsta
     if not sizes <= {found.size}:
         raise ValueError(
             f'prediction of image {sample["img_id"]} is {sorted(sizes)}, ground truth {found.origin} {found.size} '
-            '(height, width): give both at the size of the original image'
+            f'(height, width): give both at the size of the original image; {EXIF_HINT}'
         )
 
 

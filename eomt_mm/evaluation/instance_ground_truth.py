@@ -1,18 +1,18 @@
 """Where the ground truth of mask AP comes from: a COCO json, or the samples themselves."""
 
-import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 from typing import Any, NamedTuple, cast
 
 import numpy as np
-from mmengine.logging import print_log
 
 from eomt_mm.annotations.documents import Instance
 from eomt_mm.annotations.masks import RLE, Rings, areas, normalise, to_rle
 from eomt_mm.datasets.coco_json import AnnotationFile, categories_by_name
+from eomt_mm.datasets.segment_maps import check_size
 from eomt_mm.evaluation.ap_counting import TrueInstance, encode_segments
+from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.sample_ground_truth import category_ids, name_of, part, segment_map
 
 
@@ -39,7 +39,7 @@ class InstancesInFile:
         self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in file.content['images']}
         self._annotations: list[Instance] = file.content['annotations']
         self._used = {annotation['category_id'] for annotation in self._annotations}
-        self._warned_of_order = False
+        self._warn_once = WarnOnce()
 
     @cached_property
     def instances(self) -> dict[Any, list[TrueInstance]]:
@@ -64,7 +64,9 @@ class InstancesInFile:
                 f'image {image_id} is not among the {len(self._sizes)} images of {self.path}: '
                 'give the data set and the metric the same ann_file'
             )
-        return self._sizes[image_id]
+        size = self._sizes[image_id]
+        check_size(f'of image {image_id} in {self.path}', size, dict(sample))
+        return size
 
     def find(self, sample: Mapping[str, Any], ids: list[int]) -> ImageInstances:
         """Instances of an image, of the classes with these category ids.
@@ -99,9 +101,8 @@ class InstancesInFile:
         labels = part(sample, 'gt_instances', 'labels')
         if labels is not None and Counter(labels.tolist()) - Counter(one.label for one in instances):
             raise ValueError(f'image {sample["img_id"]} has labels of other classes than its annotations: {problem}')
-        if labels is None and not self._warned_of_order:
-            print_log(f'AP takes label k for the k-th class, but {problem}', logger='current', level=logging.WARNING)
-            self._warned_of_order = True
+        if labels is None:
+            self._warn_once('order', f'AP takes label k for the k-th class, but {problem}')
 
 
 class InstancesInSamples:

@@ -1,18 +1,18 @@
 """Where panoptic ground truth comes from: files in the COCO panoptic format, or the samples themselves."""
 
-import logging
 import os
 from collections.abc import Collection, Mapping
 from functools import partial
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
-from mmengine.logging import print_log
 
 from eomt_mm.datasets.coco_json import AnnotationFile, categories_by_name
+from eomt_mm.datasets.segment_maps import check_size
+from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.panoptic_image import ImageSegments, listed_segments
 from eomt_mm.evaluation.sample_ground_truth import category_ids, name_of, segment_map
+from eomt_mm.fileio.result_names import name_below
 from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
 
 
@@ -30,6 +30,7 @@ class SegmentsInFiles:
         self._categories = {'categories': file.content['categories']}
         images = file.content['images']
         self._names = {image['id']: os.path.splitext(image['file_name'])[0] + '.png' for image in images}
+        self._sizes = {image['id']: (image['height'], image['width']) for image in images}
         self._segments: dict[Any, np.ndarray] = {}
         self._used: set[int] = set()
         for annotation in file.content['annotations']:
@@ -55,8 +56,13 @@ class SegmentsInFiles:
         return categories_by_name(self._categories, meta['classes'], self.path, self._used)
 
     def find(self, sample: Mapping[str, Any], ids: np.ndarray) -> ImageSegments | None:
-        """Names the image's PNG, and does not read it; None without annotation."""
+        """Names the image's PNG, and does not read it; None without annotation.
+
+        Raises:
+            ValueError: the image is not in the json, or has another size there.
+        """
         name = self.png_name(sample)
+        check_size(f'of image {sample["img_id"]} in {self.path}', self._sizes[sample['img_id']], dict(sample))
         segments = self._segments.get(sample['img_id'])
         if segments is None:
             return None
@@ -82,10 +88,14 @@ class SegmentsInSamples:
     """Ground truth that the test pipeline loads and packs, see `segment_map`; result files also need ``img_path``.
 
     Where crowd labels are absent there are no crowds, which is logged once.
+
+    Args:
+        img_prefix: folder of the images; names of result files are paths below it.
     """
 
-    def __init__(self) -> None:
-        self._warned_of_crowds = False
+    def __init__(self, img_prefix: str | None) -> None:
+        self._img_prefix = img_prefix
+        self._warn_once = WarnOnce()
 
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
         """'id', 'name' and 'isthing' of each class: things are ``meta['thing_classes']``.
@@ -116,7 +126,11 @@ class SegmentsInSamples:
                 'and seg_prefix'
             )
         if not found.states_crowds:
-            self._warn_of_crowds()
+            self._warn_once(
+                'crowds',
+                'Samples have no crowd labels (ignored_instances.labels): PQ takes crowds for void. Where the data set '
+                'has crowds, load annotations with with_crowds=True',
+            )
         labels = found.labels
         if ((labels < 0) | (labels >= len(ids))).any():
             raise ValueError(f'{name_of(sample)} has labels {labels.tolist()}, data set and metric {len(ids)} classes')
@@ -125,21 +139,11 @@ class SegmentsInSamples:
         id_map = found.ids.astype(np.min_scalar_type(len(labels)), copy=False)
         return ImageSegments(id_map, segments, 'in the sample')
 
-    def _warn_of_crowds(self) -> None:
-        if not self._warned_of_crowds:
-            print_log(
-                'Samples have no crowd labels (ignored_instances.labels): PQ takes crowds for void. Where the data set '
-                'has crowds, load annotations with with_crowds=True',
-                logger='current',
-                level=logging.WARNING,
-            )
-        self._warned_of_crowds = True
-
     def png_name(self, sample: Mapping[str, Any]) -> str:
-        """Stem of the image's file; raises ValueError for a sample without path."""
+        """That of the image, with its path below ``img_prefix``; raises ValueError for a sample without path."""
         if not sample.get('img_path'):
             raise ValueError(f'image {sample["img_id"]} has no img_path, after which result files are named: pack it')
-        return PurePath(sample['img_path']).stem + '.png'
+        return name_below(sample['img_path'], self._img_prefix) + '.png'
 
     def num_missing(self, image_ids: Collection[Any]) -> int:
         """0: of an image without a sample nothing is known."""

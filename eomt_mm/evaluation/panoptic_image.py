@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from eomt_mm.annotations.masks import EXIF_HINT
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
 from eomt_mm.evaluation.pq_counting import count_panoptic
 
@@ -94,7 +95,7 @@ def count_image(
         if ids.shape != panoptic.shape:
             raise ValueError(
                 f'prediction of image {image_id} is {panoptic.shape}, ground truth {true.origin} {ids.shape} '
-                '(height, width): give both at the size of the original image'
+                f'(height, width): give both at the size of the original image; {EXIF_HINT}'
             )
         found['rows'] = count_panoptic(ids, true.segments, panoptic, segments)
     if png is not None:

@@ -49,6 +49,8 @@ class PanopticQuality(ImageMetric):
         out_dir: where to write ``panoptic_results.json`` and the folder ``panoptic_results`` of PNGs as the benchmark
             server takes them; they replace earlier ones when all images are done. PNGs are named as in the json or,
             without one, after the image.
+        img_prefix: folder of the images; PNGs that are named after images keep the path below it. None: the image's
+            file name alone.
         format_only: write, do not evaluate (test sets).
         prefix: of the keys.
         backend_args: of mmengine's file backend, for json and PNGs of the ground truth.
@@ -67,6 +69,7 @@ class PanopticQuality(ImageMetric):
         seg_prefix: str | None = None,
         classwise: bool = False,
         out_dir: str | None = None,
+        img_prefix: str | None = None,
         format_only: bool = False,
         prefix: str | None = 'coco_panoptic',
         backend_args: dict | None = None,
@@ -79,7 +82,7 @@ class PanopticQuality(ImageMetric):
         self.seg_prefix = seg_prefix
         self.classwise = classwise
         self._folder = None if self.out_dir is None else ResultFolder(self.out_dir / RESULTS)
-        self._source: SegmentsInFiles | SegmentsInSamples = SegmentsInSamples()
+        self._source: SegmentsInFiles | SegmentsInSamples = SegmentsInSamples(img_prefix)
         if ann_file is not None:
             data = read_panoptic_json(ann_file, backend_args, annotated=not format_only)
             self._take_file(PanopticAnnotations(ann_file, data, seg_prefix, backend_args))
@@ -118,6 +121,8 @@ class PanopticQuality(ImageMetric):
             )
         categories = self._categories()
         rows = np.concatenate([np.zeros((0, 5)), *(record['rows'] for record in records.values())])
+        num_true = [rows[rows[:, 0] == category['id']][:, [2, 4]].sum() for category in categories]
+        self._warn_once.absent_classes([category['name'] for category in categories], num_true, len(records))
         averages, per_class = average_pq(rows, {category['id']: bool(category['isthing']) for category in categories})
         print_log('Panoptic quality:\n' + _table(averages), logger='current')
         if self.classwise:

@@ -1,17 +1,25 @@
 """mmseg's IoU metric, with a check of the ground truth and result files in the values that a server takes."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
+from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
+from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.result_files import folder_of_results
+from eomt_mm.fileio.result_names import ResultNames, name_below
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
+
+LABELS_HINT = (
+    'label_ids, the value of each class in the label maps (label_ids=[0, 255] for masks of 0 and 255, where 255 would '
+    'otherwise be void), and metainfo.classes'
+)
 
 
 @METRICS.register_module()
@@ -24,25 +32,37 @@ class SemanticIoU(IoUMetric):
         label_ids: value of each class in result files, in the order of the classes, each in [0, 255]: Cityscapes'
             labelIds, COCO-Stuff's ids. None: the class index, and one more where the data set reduces its zero label.
         output_dir: where to write ``<image>.png``, (H, W), uint8, each put in place when it is complete.
+        img_prefix: folder of the images; files keep the path below it (``cam0/frame_0001.png``). None: the image's file
+            name alone.
         **kwargs: mmseg's: iou_metrics, ignore_index, format_only (needs ``output_dir``), ...
 
     Raises:
         ValueError: ``label_ids`` outside of [0, 255], or ``format_only`` without ``output_dir``.
     """
 
-    def __init__(self, label_ids: Sequence[int] | None = None, output_dir: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        label_ids: Sequence[int] | None = None,
+        output_dir: str | None = None,
+        img_prefix: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         if label_ids is not None and not all(0 <= id_ <= 255 for id_ in label_ids):
             raise ValueError(f'label_ids={list(label_ids)}: values of an 8-bit file, in [0, 255]')
         # The parent writes class indices where it knows of a folder.
         self._folder = folder_of_results(output_dir, self.format_only, 'output_dir')
+        self._img_prefix = img_prefix
+        self._names = ResultNames()
+        self._warn_once = WarnOnce()
         self._values = None if label_ids is None else np.array(label_ids, np.uint8)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Counts a batch and writes its files; samples as for mmseg's metric.
 
         Raises:
-            ValueError: ground truth has a label beyond the classes, or the model more classes than ``label_ids``.
+            ValueError: ground truth has a label beyond the classes, the model more classes than ``label_ids``, or two
+                images would have the same file.
         """
         if not self.format_only:
             for sample in data_samples:
@@ -51,9 +71,11 @@ class SemanticIoU(IoUMetric):
         if self._folder is None:
             return
         for sample in data_samples:
-            labels = sample['pred_sem_seg']['data'].squeeze().cpu().numpy()
+            labels = sample['pred_sem_seg']['data'].cpu().numpy()
+            labels = labels.reshape(labels.shape[-2:])
+            name = self._names.claim(name_below(sample['img_path'], self._img_prefix), sample['img_path'])
             _, png = cv2.imencode('.png', self._in_files(labels, sample))
-            write_whole(self._folder / f'{Path(sample["img_path"]).stem}.png', png.tobytes())
+            write_whole(self._folder / f'{name}.png', png.tobytes())
 
     def _check_labels(self, sample: dict[str, Any]) -> None:
         labels = sample['gt_sem_seg']['data']
@@ -76,8 +98,19 @@ class SemanticIoU(IoUMetric):
             )
         return self._values[labels]
 
+    def compute_metrics(self, results: list[tuple[torch.Tensor, ...]]) -> dict[str, float]:
+        """The parent's metrics, and a warning of classes without ground truth."""
+        if results:
+            pixels = torch.stack([image[3] for image in results]).sum(0)
+            self._warn_once.absent_classes(
+                self.dataset_meta['classes'], pixels.tolist(), len(results), hint=LABELS_HINT
+            )
+        found: dict[str, float] = super().compute_metrics(results)
+        return found
+
     def evaluate(self, size: int) -> dict[str, float]:
         """The parent's metrics; none with ``format_only``."""
         if self._folder is not None:
+            ResultNames().merge(all_gather_object(self._names))
             print_log(f'label maps of the tested images are in {self._folder}', logger='current')
         return {} if self.format_only else super().evaluate(size)

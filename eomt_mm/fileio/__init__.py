@@ -7,6 +7,7 @@ from eomt_mm.public import load, names_of
 PUBLIC = {
     'images': ('check_image', 'check_pixels', 'decode_image'),
     'leftovers': ('remove_unfinished',),
+    'result_names': ('ResultNames', 'name_below'),
     'writing': ('check_free', 'write_whole', 'written_aside'),
     'zip_archive': ('open_archive',),
 }

@@ -17,7 +17,9 @@ from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.apis import EoMTInferencer
 from eomt_mm.apis.inputs import ImageInput, Video
 from eomt_mm.apis.result_files import PictureFiles, PredictionFiles
+from eomt_mm.apis.results import prediction_of
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
+from eomt_mm.models.predictions import Segment
 
 CLASSES = ('car', 'dog', 'sky')
 MAP = np.array([[1, 1, 0], [2, 2, 2]], np.int32)
@@ -69,6 +71,20 @@ def test_panoptic_files_serve_as_annotations(tmp_path: Path) -> None:
         test_mode=True,
     )
     assert len(dataset) == 2
+
+
+def test_300_instances_are_written(tmp_path: Path) -> None:
+    ids = np.arange(1, 301).reshape(15, 20)
+    found = [Segment(k, 0, 0.5, ids == k) for k in range(1, 301)]
+    prediction = prediction_of(found, ids.shape, CLASSES, 3, with_masks=True)
+    assert np.array_equal(prediction['segmentation'], ids)
+    with PredictionFiles(tmp_path, 'instance', CLASSES, 3).opened() as files:
+        files.add(ImageInput('7'), prediction)
+    with PredictionFiles(tmp_path / 'panoptic', 'panoptic', CLASSES, 3).opened() as files:
+        files.add(ImageInput('7'), prediction)
+    coco = load_quietly(tmp_path / 'instance_results.json', tmp_path / 'image_info.json')
+    assert len(coco.anns) == 300 and {one['area'] for one in coco.anns.values()} == {1}
+    assert np.array_equal(read_panoptic_png(tmp_path / 'panoptic' / 'panoptic_results' / '7.png'), ids)
 
 
 def test_instance_files_are_read_by_pycocotools(tmp_path: Path) -> None:

@@ -69,6 +69,10 @@ def test_patterns(tmp_path: Path) -> None:
     for name in ('a1.jpg', 'a2.jpg', 'b1.jpg', 'a[1].jpg'):
         write(tmp_path / name)
     assert names_of(str(tmp_path / 'a?.jpg')) == ['a1', 'a2']
+    for name in ('cam0/f.jpg', 'cam1/f.jpg'):
+        write(tmp_path / name)
+    assert names_of(str(tmp_path / 'cam*' / 'f.jpg')) == ['cam0/f', 'cam1/f']
+    assert names_of(str(tmp_path / 'cam0' / '*.jpg')) == ['f']
     assert names_of(str(tmp_path / 'a[1].jpg')) == ['a[1]']  # a file of that name goes first
 
 

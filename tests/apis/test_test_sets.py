@@ -5,8 +5,10 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from paths import ROOT
+from PIL import Image
 from tool_runs import shrunk
 
 from eomt_mm.apis import init_model, load_config
@@ -42,6 +44,23 @@ def test_cityscapes(task: str, key: str, tool: Callable, cityscapes_root: Path, 
     prefix = f'test_dataloader.dataset.data_prefix.{key}=leftImg8bit/test'
     tool('test.py', config, checkpoint(config, task, tmp_path), *arguments, '--cfg-options', *shrunk(task), prefix)
     assert len(list((tmp_path / 'out').rglob('frankfurt*'))) + len(list((tmp_path / 'out').rglob('lindau*'))) >= 2
+
+
+def test_results_keep_the_path_below_the_prefix(tool: Callable, tmp_path: Path) -> None:
+    """Label maps and pictures of four cameras whose images have the same names."""
+    config = CONFIGS / 'toy' / 'eomt_tiny_ade20k-semantic-256.py'
+    for k in range(4):
+        path = tmp_path / 'root' / 'pictures' / f'cam{k}' / 'frame_0001.jpg'
+        path.parent.mkdir(parents=True)
+        Image.fromarray(np.full((20, 30, 3), 60 * k, np.uint8)).save(path)
+    arguments = ['--data-root', tmp_path / 'root', '--work-dir', tmp_path, '--out', tmp_path / 'out', '--format-only']
+    arguments += ['--show-dir', tmp_path / 'shown']
+    prefix = 'test_dataloader.dataset.data_prefix.img_path=pictures'
+    tool('test.py', config, checkpoint(config, 'semantic', tmp_path), *arguments, '--cfg-options',
+         *shrunk('semantic'), prefix)  # fmt: skip
+    for folder in (tmp_path / 'out', tmp_path / 'shown'):
+        found = sorted(str(path.relative_to(folder)) for path in folder.rglob('*.png'))
+        assert found == [f'cam{k}/frame_0001.png' for k in range(4)]
 
 
 @pytest.mark.parametrize('task', ['panoptic', 'instance'])

@@ -134,6 +134,42 @@ def test_folder(image: Path, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / 'out').iterdir()) == ['scene.png', 'scene_7.png']
 
 
+def test_pictures_of_equal_names_do_not_replace_each_other(image: Path, tmp_path: Path) -> None:
+    samples = []
+    for k in range(2):
+        path = tmp_path / f'cam{k}' / 'scene.png'
+        path.parent.mkdir()
+        path.write_bytes(image.read_bytes())
+        samples.append(sample_of('instance', path))
+    drawn: list[Any] = []
+    for _ in range(2):
+        for hook in (
+            PictureHook(str(tmp_path / 'below'), img_prefix=str(tmp_path)),
+            PictureHook(str(tmp_path / 'flat')),
+            PictureHook(),
+            PictureHook(img_prefix=str(tmp_path)),
+        ):
+            hook.before_test(runner([]))
+            hook.after_test_iter(runner(drawn), 0, outputs=samples)
+    below, flat = (
+        sorted(str(path.relative_to(tmp_path / name)) for path in (tmp_path / name).rglob('*.png'))
+        for name in ('below', 'flat')
+    )
+    assert below == ['cam0/scene.png', 'cam1/scene.png'] and flat == ['scene.png', 'scene_2.png']
+    tags = [name for name, *_ in drawn]
+    assert tags == ['test_scene', 'test_scene_2', 'test_cam0_scene', 'test_cam1_scene'] * 2
+
+
+def test_300_instances_are_drawn(image: Path) -> None:
+    sample = sample_of('instance', image)
+    masks = torch.zeros(300, H, W, dtype=torch.bool)
+    for k, mask in enumerate(masks):
+        mask[k // 20, k % 20] = True
+    sample.pred_instances = InstanceData(masks=masks, labels=torch.zeros(300, dtype=torch.long), scores=torch.ones(300))
+    assert len(drawn_prediction(sample, META)) == 300
+    assert sample_picture(sample, META).width > 0
+
+
 def test_another_palette() -> None:
     assert with_palette(META)['palette'] == META['palette']
     assert with_palette(META, 'distinct')['palette'] != META['palette']

@@ -537,7 +537,7 @@ def test_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
         evaluate(build(), [one, dict(two, img_id=one['img_id'])])
     same_stem = dict(two, img_path=f'elsewhere/{Path(one["img_path"]).name}')
     assert evaluate(build(), [one, same_stem])['cityscapes/mAP'] == 1  # names do not matter without files
-    with pytest.raises(ValueError, match='both named ulm_000001_000019_leftImg8bit'):
+    with pytest.raises(ValueError, match='both be named ulm_000001_000019_leftImg8bit'):
         evaluate(build(out_dir=str(tmp_path)), [one, same_stem])
 
 

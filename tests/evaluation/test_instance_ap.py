@@ -592,7 +592,7 @@ def test_size_must_be_that_of_the_file(tmp_path: Path) -> None:
 def test_labels_of_other_classes_are_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """mmdet's CocoDataset numbers labels by the json's order of categories, whatever that of the classes."""
     said: list[str] = []
-    monkeypatch.setattr('eomt_mm.evaluation.instance_ground_truth.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr('eomt_mm.evaluation.image_metric.print_log', lambda text, **_: said.append(text))
     data, samples = random_data(14)
     path = write_json(tmp_path, data)
     present = {annotation['image_id'] for annotation in data['annotations'] if annotation['category_id'] == 11}

@@ -185,7 +185,7 @@ def test_things_and_stuff_are_those_of_the_metainfo() -> None:
 
 def test_missing_crowd_labels_are_no_crowds_and_said_once(monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr('eomt_mm.evaluation.panoptic_ground_truth.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr('eomt_mm.evaluation.image_metric.print_log', lambda text, **_: said.append(text))
     truth = [[CAT, CAT]], [[1, 1]], [CAT]
     metric = build()
     metric.process(None, [panoptic_sample(*truth)])
@@ -298,18 +298,20 @@ def test_parts_of_several_processes_add_up(tmp_path: Path) -> None:
     assert [one['image_id'] for one in written(tmp_path)] == ['a_0', 'a_1', 'a_2']
 
 
-@pytest.mark.parametrize(
-    ('first', 'second', 'message'),
-    [
-        (dict(img_id='1', img_path='x/1.jpg'), dict(img_id='1', img_path='y/1.jpg'), 'x/1.jpg and y/1.jpg .* img_id 1'),
-        (dict(img_id=1, img_path='x/1.jpg'), dict(img_id=2, img_path='y/1.jpg'), 'images 1 and 2 are both named 1.png'),
-    ],
-)
-def test_images_that_cannot_be_told_apart(tmp_path: Path, first: Any, second: Any, message: str) -> None:
-    metric = build(out_dir=str(tmp_path))
-    metric.process(None, [panoptic_sample([[CAT]], [[1]], [CAT], **one) for one in (first, second)])
-    with pytest.raises(ValueError, match=message):
+def test_images_that_cannot_be_told_apart(tmp_path: Path) -> None:
+    first, second, other = (
+        panoptic_sample([[CAT]], [[1]], [CAT], img_id=img_id, img_path=path)
+        for img_id, path in ((1, 'x/1.jpg'), (1, 'y/1.jpg'), (2, 'z/1.jpg'))
+    )
+    metric = build()
+    metric.process(None, [first, second])
+    with pytest.raises(ValueError, match='x/1.jpg and y/1.jpg .* img_id 1'):
         metric.evaluate(2)
+    metrics = build(out_dir=str(tmp_path)), build(out_dir=str(tmp_path))  # of two processes
+    for one, sample in zip(metrics, (first, other), strict=True):
+        one.process(None, [sample])
+    with pytest.raises(ValueError, match=r'image 1 \(x/1.jpg\) and image 2 \(z/1.jpg\) would both be named 1.png'):
+        metrics[0].compute_metrics(metrics[0].results + metrics[1].results)
     assert [path.name for path in tmp_path.iterdir()] == ['panoptic_results.part']
 
 

@@ -35,7 +35,7 @@ def run(tool: Callable, leaf: str, root: Path, work_dir: Path) -> dict[str, floa
 def test_cityscapes_semantic_writes_label_ids(tool: Callable, cityscapes_root: Path, tmp_path: Path) -> None:
     found = run(tool, 'cityscapes/eomt_dinov2-s_107e_cityscapes-semantic-1024', cityscapes_root, tmp_path)
     assert 0 <= found['mIoU'] <= 100
-    files = sorted((tmp_path / 'out').iterdir())
+    files = sorted((tmp_path / 'out').rglob('*.png'))
     assert len(files) == 2
     for file in files:
         values = np.asarray(Image.open(file))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 # eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.config import image_folder, load_config  # isort: skip
 import numpy as np
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
@@ -26,6 +26,7 @@ from eomt_mm.apis.classes import config_meta
 from eomt_mm.checkpoints.pickles import NUMBERS, read_pickle
 from eomt_mm.core import geometry
 from eomt_mm.datasets.segment_maps import read_map
+from eomt_mm.fileio.result_names import name_below
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.visualization.figures import new_figure, save_picture
 
@@ -43,11 +44,11 @@ def maps_of_folder(cfg: Config, folder: Path) -> Iterator[Maps]:
         FileNotFoundError: an image has no label map in the folder.
     """
     init_default_scope(cfg.default_scope)
-    dataset = DATASETS.build(cfg.test_dataloader.dataset)
+    dataset, images = DATASETS.build(cfg.test_dataloader.dataset), image_folder(cfg)
     table = labels_of_values(cfg)
     for k in tqdm(range(len(dataset)), desc='images', unit=''):
         sample = dataset[k]['data_samples']
-        file = folder / f'{Path(sample.img_path).stem}.png'
+        file = folder / f'{name_below(sample.img_path, images)}.png'
         if not file.is_file():
             raise FileNotFoundError(f'{file} does not exist: let tools/test.py write it with --out {folder}')
         values = read_map(str(file), ('L',), 'a label map of 8 bits is')

@@ -92,6 +92,25 @@ class TestByHand:
         ap([video([[]], [[]])])
         assert len(told) == 1 and '--format-only' in told[0]
 
+    def test_absent_classes_are_named_once(self, monkeypatch):
+        told = []
+        monkeypatch.setattr('eomt_mm.evaluation.image_metric.print_log', lambda message, **_: told.append(message))
+        truth = [[(7, 1, box(0, 0))]]
+        metric = VideoInstanceAP()
+        metric.dataset_meta = META
+        for _ in range(2):
+            made.score(metric, [video(truth, [[]])])
+        (text,) = told
+        assert text.startswith('2 of 3 classes do not occur') and '1 evaluated video and' in text and 'ant, cat' in text
+
+    def test_300_tracks(self):
+        # More than a byte counts; each has two pixels.
+        masks = [np.arange(600).reshape(SIZE) // 2 == k for k in range(300)]
+        truth = [[(k, 1, mask) for k, mask in enumerate(masks)]] * 2
+        tracks = [[(k, 1, 0.9, mask) for k, mask in enumerate(masks)]] * 2
+        for rle in (False, True):
+            assert ap([video(truth, tracks, rle=rle)])['vis/AR@10'] == pytest.approx(100 * 10 / 300)
+
     def test_a_video_without_tracks_or_truth(self):
         missed = video([[(1, 0, box(0, 0))]], [[]])
         assert ap([missed])['vis/AP'] == 0

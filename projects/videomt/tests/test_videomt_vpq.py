@@ -99,6 +99,13 @@ def test_equals_pq_of_stacked_frames(seed):
     assert vpq(frames, framewise=True, tube_lengths=(1, 2, 4)) == pytest.approx(found, nan_ok=True)
 
 
+def test_absent_classes_are_named(monkeypatch):
+    told = []
+    monkeypatch.setattr('eomt_mm.evaluation.image_metric.print_log', lambda message, **_: told.append(message))
+    vpq([made.panoptic_frames(1, [full(2)], [full(2)])])
+    assert told[0].startswith(f'{len(META["classes"]) - 1} of {len(META["classes"])} classes do not occur')
+
+
 class TestFiles:
     def test_ids_stay_with_their_segment(self, tmp_path):
         first, second = full(3000), full(2)
@@ -117,6 +124,13 @@ class TestFiles:
             assert (ids == 0).sum() == (codes == VOID).sum()
             thing = ids[codes == 3000][0]
             assert thing == 1 and segments[1]['category_id'] == 1 and segments[1]['area'] == (codes == 3000).sum()
+
+    def test_frames_of_one_name_are_refused(self, tmp_path):
+        frames = made.panoptic_frames(8, [full(-1)] * 2, [full(2)] * 2)
+        for camera, frame in enumerate(frames):
+            frame.set_metainfo(dict(img_path=f'data/video/cam{camera}/00000.jpg'))
+        with pytest.raises(ValueError, match='video 8 has two frames 00000.png, such as data/video/cam1/00000.jpg'):
+            vpq([frames], out_dir=str(tmp_path), format_only=True)
 
     def test_the_json_comes_last(self, tmp_path):
         (tmp_path / 'pred.json').write_text('of an evaluation before')

@@ -72,6 +72,10 @@ class PanopticResults:
             numbers.append(files.ids.setdefault(code, len(files.ids) + 1))
             segments.append({'id': numbers[-1], 'category_id': category_ids[label], 'area': area})
         name = frame_file(frame)
+        if any(name == written['file_name'] for written in files.frames):
+            raise ValueError(
+                f'video {files.name} has two frames {name}, such as {frame.metainfo.get("img_path")}: rename one'
+            )
         ids = np.array(numbers, np.int32)[place].reshape(panoptic.shape)
         write_panoptic_png(self.out_dir / 'pan_pred' / files.name / name, ids)
         files.frames.append({'file_name': name, 'segments_info': segments})

@@ -12,6 +12,8 @@ from mmengine.dist import all_gather_object, broadcast_object_list, is_main_proc
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
+from eomt_mm.evaluation.image_metric import WarnOnce
+
 
 class FrameGroundTruth(NamedTuple):
     """Ground truth of a frame: ids (N,), labels (N,), int64, masks (N, H, W), is_crowd (N,), bool; crowds come last."""
@@ -35,6 +37,7 @@ class VideoMetric(BaseMetric):
         self._counts: Any = None
         self._place = (None, -1)  # video_id and frame_id of the frame before
         self._num_frames = 0
+        self.warn_once = WarnOnce()
 
     def start_video(self, frame: DetDataSample) -> Any:
         """Counts of a video before its first frame."""

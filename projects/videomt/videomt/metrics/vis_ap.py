@@ -195,6 +195,11 @@ class VideoInstanceAP(VideoMetric):
                 logger='current',
                 level=logging.WARNING,
             )
+        else:
+            num_true = np.zeros(len(self.dataset_meta['classes']), np.int64)
+            for found in matches:
+                num_true[found.labels] += found.num_true[0]
+            self.warn_once.absent_classes(self.dataset_meta['classes'], num_true.tolist(), len(matches), 'videos')
         stats = average_ap(matches, len(self.dataset_meta['classes']), MAX_DETS).stats
         return {
             key: float('nan') if value < 0 else round(100 * float(value), 10)

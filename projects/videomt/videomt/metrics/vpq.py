@@ -110,6 +110,9 @@ class VideoPanopticQuality(VideoMetric):
             averages, _ = average_pq(rows, things)
             for group, suffix in (('All', ''), ('Things', '_th'), ('Stuff', '_st')):
                 metrics[f'VPQ{length}{suffix}'] = 100 * averages[group]['pq']
+            if place == 0:
+                num_true = [rows[rows[:, 0] == label][:, [2, 4]].sum() for label in things]
+                self.warn_once.absent_classes(self.dataset_meta['classes'], num_true, len(videos), 'videos')
         warn_of_short_videos(metrics, 'VPQ', self.tube_lengths)
         means = {
             f'VPQ{suffix}': float(np.mean([metrics[f'VPQ{length}{suffix}'] for length in self.tube_lengths]))
