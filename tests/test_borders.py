@@ -20,10 +20,11 @@ HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
     'checkpoints': ({'core', 'fileio', 'annotations'}, {*CORE, 'safetensors', 'huggingface_hub', 'filelock'}),
     'export': ({'core', 'fileio'}, {*CORE, 'onnx', 'onnxruntime'}),
 }
-SHARED = {*HOST_FREE, 'hosts', 'registry', 'compat', '__init__', '__version__'}
+SHARED = {*HOST_FREE, 'hosts', 'options', 'registry', 'compat', '__init__', '__version__'}
 ADAPTERS: dict[str, set[str]] = {
     '__init__': {'compat'},
     'compat': set(),
+    'options': set(),
     'public': set(),
     'hosts': {'checkpoints', 'fileio', 'datasets'},
     'registry': {'compat', 'hosts'},

@@ -28,7 +28,13 @@ Examples:
     python tools/benchmark.py CONFIG --growth size=320,640 batch
 """
 
+from benchmark.arguments import make_parser
+
+if __name__ == '__main__':
+    parser = make_parser(__doc__)
+    args = parser.parse_args()  # before torch is imported
+
 from benchmark.command import main
 
 if __name__ == '__main__':
-    main(__doc__)
+    main(parser, args)

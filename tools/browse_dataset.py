@@ -15,13 +15,35 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.visualization import PALETTES
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file')
+    parser.add_argument('--out-dir', type=Path, required=True, help='folder for the pictures')
+    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
+    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
+    parser.add_argument('--num', type=int, default=20, help='images; beyond the data set, training draws them anew')
+    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument(
+        '--palette', choices=PALETTES, default='dataset', help='distinct: safe for colour-blind readers'
+    )
+    add_cfg_options(parser)
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import load_config  # isort: skip
 import cv2
 import numpy as np
 import torch
 from mmdet.structures import TrackDataSample
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from PIL import Image
 from torch import Tensor
@@ -31,7 +53,6 @@ from eomt_mm.core.geometry import Padding, pad_bottom_right
 from eomt_mm.datasets.sampling import SeededDataset
 from eomt_mm.models.predictions import drawn_ground_truth, has_void
 from eomt_mm.visualization import (
-    PALETTES,
     DrawnSegment,
     distinct_palette,
     draw_segments,
@@ -123,22 +144,10 @@ def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) 
     return picture
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file')
-    parser.add_argument('--out-dir', type=Path, required=True, help='folder for the pictures')
-    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
-    parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--num', type=int, default=20, help='images; beyond the data set, training draws them anew')
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
-    parser.add_argument(
-        '--palette', choices=PALETTES, default='dataset', help='distinct: safe for colour-blind readers'
-    )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     if args.num < 1:
-        parser.error(f'--num {args.num}: at least 1')
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
+        make_parser().error(f'--num {args.num}: at least 1')
+    cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     dataset = build_dataset(cfg, args.split, args.seed)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
     meta, training = with_palette(dataset.metainfo, args.palette), args.split == 'train'
@@ -157,4 +166,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

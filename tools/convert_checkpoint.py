@@ -16,12 +16,37 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.checkpoints.heads import HEADS
+from eomt_mm.options import add_cfg_options, read_options
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
+    parser.add_argument('dst', help='file; with --to hf a new folder')
+    parser.add_argument('--config', help='config of the model; the weights are checked against it')
+    parser.add_argument(
+        '--head', choices=HEADS, help='of a file of another program, where there is no --config: panoptic_head is of '
+        'instance and panoptic, decode_head of semantic segmentation'
+    )  # fmt: skip
+    add_cfg_options(parser, 'overrides of the config, as in training')
+    parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
+    parser.add_argument(
+        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: it tells itself'
+    )
+    parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
+    parser.add_argument('--to', choices=['eomt_mm', 'official', 'hf'], default='eomt_mm', help='format of DST')
+    return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.classes import config_meta, dataset_meta, plain_meta  # isort: skip
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import init_model  # isort: skip
 import torch
-from mmengine.config import DictAction
 from torch import Tensor
 from tqdm import tqdm
 
@@ -29,7 +54,6 @@ from eomt_mm.checkpoints.class_names import check_names, stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
-from eomt_mm.checkpoints.formats import HEADS
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
 from eomt_mm.fileio.writing import check_free, written_aside
 from eomt_mm.hosts.install import install
@@ -45,25 +69,6 @@ DATASET_OF = {
 }
 DEFAULT_SIZE = 640
 STAGES = ('building the model', *IMPORT_STAGES, 'writing')
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
-    parser.add_argument('dst', help='file; with --to hf a new folder')
-    parser.add_argument('--config', help='config of the model; the weights are checked against it')
-    parser.add_argument(
-        '--head', choices=HEADS, help='of a file of another program, where there is no --config: panoptic_head is of '
-        'instance and panoptic, decode_head of semantic segmentation'
-    )  # fmt: skip
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
-    parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
-    parser.add_argument(
-        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: it tells itself'
-    )
-    parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
-    parser.add_argument('--to', choices=['eomt_mm', 'official', 'hf'], default='eomt_mm', help='format of DST')
-    return parser.parse_args()
 
 
 def recovered_meta(report: ImportReport) -> dict[str, Any]:
@@ -139,7 +144,7 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
     if args.config and args.head:
         raise ValueError(f'--head {args.head}: the config names the head; leave --head or --config out')
     if args.config:
-        cfg = load_config(args.config, args.cfg_options)
+        cfg = load_config(args.config, read_options(args.cfg_options))
         model: Any = init_model(cfg)
         expected = model.state_dict()
         num_heads = model.backbone.vit.blocks[0].attn.num_heads
@@ -161,8 +166,7 @@ def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> Impo
     return report
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     bar = tqdm(total=len(STAGES), bar_format='{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}]')
     begun: list[str] = []
 
@@ -182,4 +186,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

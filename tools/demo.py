@@ -23,14 +23,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
-# eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.inferencer import PICTURES, PREDICTIONS, Result, init_inferencer  # isort: skip
-from mmengine.config import DictAction
-
-from eomt_mm.apis.inferencer_parts import AMP_DTYPES, TASKS
-from eomt_mm.apis.results import summary
-
-ROWS = 20  # of the table
+from eomt_mm.options import AMP_DTYPES, PICTURES, PREDICTIONS, TASKS, add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -47,15 +40,26 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--score-thr', type=float, help='least score; default: instance 0.3, panoptic as in the config (0.8)'
     )
-    parser.add_argument('--amp-dtype', choices=list(AMP_DTYPES), help='mixed precision; float16 on GPUs only')
+    parser.add_argument('--amp-dtype', choices=AMP_DTYPES, help='mixed precision; float16 on GPUs only')
     parser.add_argument('--no-pictures', action='store_true', help='write results only')
     parser.add_argument('--no-results', action='store_true', help='write pictures only')
     parser.add_argument(
         '--whole-video', action='store_true', help='video models: class scores of all frames, as published; two passes'
     )
     parser.add_argument('--fps', type=float, help='video models: frames per second of videos of frames; default: 10')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    add_cfg_options(parser)
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.inferencer import Result, init_inferencer  # isort: skip
+
+from eomt_mm.apis.results import summary
+
+ROWS = 20  # of the table
 
 
 def show_table(results: Iterable[Result], kind: str) -> int:
@@ -81,12 +85,16 @@ def show_table(results: Iterable[Result], kind: str) -> int:
     return count
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     warnings.formatwarning = lambda message, *_: f'demo: {message}\n'
     try:
         inferencer = init_inferencer(
-            args.config, args.checkpoint, args.cfg_options, device=args.device, task=args.task, amp_dtype=args.amp_dtype
+            args.config,
+            args.checkpoint,
+            read_options(args.cfg_options),
+            device=args.device,
+            task=args.task,
+            amp_dtype=args.amp_dtype,
         )
         kind = inferencer.kind
         results = inferencer.stream(
@@ -108,4 +116,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

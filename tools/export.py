@@ -15,15 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-# eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis import init_model, load_config  # isort: skip
-from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
-from mmengine.config import DictAction
-from torch import nn
-
-from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
-from eomt_mm.export.program import export_program, save_program
-from eomt_mm.fileio.writing import check_free
+from eomt_mm.options import add_cfg_options, read_options
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
@@ -40,8 +32,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument('--with-postprocess', action='store_true', help='results in place of logits')
     parser.add_argument('--out', required=True, type=Path, help='file: *.onnx, or *.pt2 with --format torch-export')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
+    add_cfg_options(parser, 'overrides of the config, as in training')
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis import init_model, load_config  # isort: skip
+from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
+from torch import nn
+
+from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
+from eomt_mm.export.program import export_program, save_program
+from eomt_mm.fileio.writing import check_free
 
 
 def check_target(args: argparse.Namespace) -> None:
@@ -58,7 +63,7 @@ def check_target(args: argparse.Namespace) -> None:
 
 def built_model(args: argparse.Namespace) -> nn.Module:
     """The model with its weights."""
-    cfg = load_config(args.config, args.cfg_options)
+    cfg = load_config(args.config, read_options(args.cfg_options))
     if args.checkpoint == 'none':
         print('WARNING: random weights (CHECKPOINT is none): the file is good for measuring times, not for results')
         return init_model(cfg)
@@ -86,8 +91,7 @@ def export(args: argparse.Namespace) -> list[str]:
     return [f'opset {OPSET}', *told, f'onnxruntime against PyTorch, relative difference or share: {compared}']
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     try:
         told = export(args)
     except (ValueError, OSError, ImportError) as error:
@@ -97,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

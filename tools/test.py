@@ -14,14 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-# eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.config import image_folder, load_config  # isort: skip
-from eomt_mm.apis.model import local_checkpoint  # isort: skip
-from mmengine.config import Config, DictAction
-from mmengine.registry import METRICS, RUNNERS, DefaultScope
-from mmengine.runner import Runner
-
-from eomt_mm.engine.processes import start_processes
+from eomt_mm.engine.threads import Load, set_threads
+from eomt_mm.options import add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -34,7 +28,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--format-only', action='store_true', help='no evaluation: a test set without annotations')
     parser.add_argument('--dump', help='file (.pkl) for the predictions')
     parser.add_argument('--show-dir', help='folder for pictures')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -42,8 +36,20 @@ def parse_args() -> argparse.Namespace:
         parser.error('--format-only writes result files and nothing else: name their folder with --out')
     if args.dump and not args.dump.endswith(('.pkl', '.pickle')):
         parser.error(f'--dump {args.dump}: a pickle, name it *.pkl')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return args
+
+
+if __name__ == '__main__':
+    args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import image_folder, load_config  # isort: skip
+from eomt_mm.apis.model import local_checkpoint  # isort: skip
+from mmengine.config import Config
+from mmengine.registry import METRICS, DefaultScope
+
+from eomt_mm.engine.console import build_runner
+from eomt_mm.engine.processes import start_processes
 
 
 def evaluators(cfg: Config) -> list[dict[str, Any]]:
@@ -96,9 +102,11 @@ def dump_predictions(cfg: Config, path: str) -> None:
         cfg.model.decode_head.keep_scores = False  # a float per class and pixel would fill the memory
 
 
-def main() -> None:
-    args = parse_args()
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
+def main(args: argparse.Namespace, load: Load) -> None:
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'none':
+        set_threads(load)
+    cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from = local_checkpoint(cfg, args.checkpoint)
@@ -111,8 +119,8 @@ def main() -> None:
             *cfg.get('custom_hooks', []),
             dict(type='eomt_mm.PictureHook', out_dir=args.show_dir, img_prefix=image_folder(cfg)),
         ]
-    (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).test()
+    build_runner(cfg).test()
 
 
 if __name__ == '__main__':
-    main()
+    main(args, load)

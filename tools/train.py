@@ -10,24 +10,17 @@ Examples:
 
 import argparse
 import os
+import shlex
+import shutil
+import sys
 from contextlib import nullcontext
 from pathlib import Path
 
-# eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.config import load_config  # isort: skip
-from eomt_mm.apis.model import local_checkpoint  # isort: skip
-from mmengine.config import Config, DictAction
-from mmengine.device import get_device
-from mmengine.registry import RUNNERS
-from mmengine.runner import Runner
-
-from eomt_mm.checkpoints.files import read_names
-from eomt_mm.engine.processes import start_processes
-from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
-from eomt_mm.engine.work_dir_lock import work_dir_lock
+from eomt_mm.engine.threads import Load, set_threads
+from eomt_mm.options import add_cfg_options, read_options
 
 
-def parse_args() -> argparse.Namespace:
+def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/NAME_OF_CONFIG')
@@ -40,14 +33,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--auto-scale-lr', action='store_true', help='scale the learning rate where the images per step are others'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
+    add_cfg_options(parser)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.amp and get_device() == 'cpu':
-        parser.error('--amp needs an accelerator, and this machine shows none: leave it out')
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    return args
+    return parser
+
+
+if __name__ == '__main__':
+    args, load = make_parser().parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.model import local_checkpoint  # isort: skip
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.runner import Runner
+
+from eomt_mm.checkpoints.files import read_names
+from eomt_mm.engine.console import build_runner
+from eomt_mm.engine.processes import start_processes
+from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
+from eomt_mm.engine.work_dir_lock import work_dir_lock
 
 
 def set_start(cfg: Config, resume: str | None) -> None:
@@ -76,9 +82,34 @@ def holds_backbone(checkpoint: str) -> bool:
     return Path(checkpoint).is_dir() or any(name.startswith('backbone.') for name in read_names(Path(checkpoint)))
 
 
-def main() -> None:
-    args = parse_args()
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
+def next_commands(runner: Runner) -> list[str]:
+    """Commands that test and use the last checkpoint, for the config that the run left beside it."""
+    tools, python = Path(os.path.relpath(__file__)).parent, sys.executable
+    if Path(shutil.which('python') or '').resolve() == Path(python).resolve():
+        python = 'python'
+    config = Path(runner.work_dir) / Path(runner.cfg.filename).name
+    checkpoint = (Path(runner.work_dir) / 'last_checkpoint').read_text().strip()
+    commands = {
+        'test': [tools / 'test.py', config, checkpoint],
+        'predict': [tools / 'demo.py', example_image(runner), config, checkpoint, '--out-dir', config.parent / 'found'],
+    }
+    return [f'{name}: {shlex.join(map(str, [python, *words]))}' for name, words in commands.items()]
+
+
+def example_image(runner: Runner) -> str:
+    """An image file of the data, or a word for one."""
+    loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
+    file = loader.dataset.get_data_info(0).get('img_path', '')
+    return file if os.path.isfile(file) else 'IMAGES_OR_VIDEO'
+
+
+def main(args: argparse.Namespace, load: Load) -> None:
+    if args.amp and get_device() == 'cpu':
+        make_parser().error('--amp needs an accelerator, and this machine shows none: leave it out')
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    if args.launcher == 'none':
+        set_threads(load)
+    cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
@@ -94,8 +125,11 @@ def main() -> None:
     is_first = args.launcher == 'none' or os.environ['RANK'] == '0'
     set_start(cfg, args.resume)
     with work_dir_lock(cfg.work_dir) if is_first else nullcontext():
-        (RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)).train()
+        runner = build_runner(cfg)
+        runner.train()
+        if is_first:
+            runner.logger.info('\n'.join(['done', *(f'  {command}' for command in next_commands(runner))]))
 
 
 if __name__ == '__main__':
-    main()
+    main(args, load)

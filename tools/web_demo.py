@@ -20,9 +20,7 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-# eomt_mm before the hosts: it says which of them are missing.
-from eomt_mm.apis.inputs import find_sources  # isort: skip
-from eomt_mm.web.results import MAX_PIXELS, TIME_LIMIT, load_models
+from eomt_mm.web.limits import MAX_PIXELS, TIME_LIMIT
 
 MAX_SAMPLES = 40
 
@@ -59,6 +57,14 @@ def positive(text: str) -> int:
     return int(text)
 
 
+if __name__ == '__main__':
+    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+
+# eomt_mm before the hosts: it says which of them are missing.
+from eomt_mm.apis.inputs import find_sources  # isort: skip
+from eomt_mm.web.results import load_models
+
+
 def list_samples(folder: Path) -> list[Path]:
     """The images that the page offers.
 
@@ -68,8 +74,7 @@ def list_samples(folder: Path) -> list[Path]:
     return [source.path for source in find_sources(folder)[:MAX_SAMPLES] if source.path is not None]
 
 
-def main() -> None:
-    args = parse_args()
+def main(args: argparse.Namespace) -> None:
     if find_spec('gradio') is None:
         sys.exit("web_demo: the page needs gradio, of the extra [web]: pip install 'eomt_mm[web]'")
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
@@ -92,4 +97,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

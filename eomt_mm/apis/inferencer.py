@@ -34,12 +34,12 @@ from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_so
 from eomt_mm.apis.model import init_model
 from eomt_mm.apis.result_files import PictureFiles, PredictionFiles
 from eomt_mm.apis.results import Prediction, prediction_of, summary
-from eomt_mm.checkpoints.formats import HEADS
+from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.models.predictions import Sample, Segment, drawn_segments, predicted_segments
+from eomt_mm.options import PICTURES, PREDICTIONS
 from eomt_mm.visualization import DrawnSegment, draw_segments, with_palette
 
 INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
-PICTURES, PREDICTIONS = 'vis', 'preds'
 Item: TypeAlias = dict[str, Any]
 Loaded: TypeAlias = tuple[ImageInput, np.ndarray]  # pixels (H, W, 3), uint8, BGR
 Predicted: TypeAlias = tuple[list[Loaded], list[Any]]  # images and their samples

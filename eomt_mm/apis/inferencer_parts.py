@@ -13,9 +13,8 @@ from torch import nn
 
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.config_names import find_config
+from eomt_mm.options import AMP_DTYPES, TASKS
 
-TASKS = ('semantic', 'instance', 'panoptic')
-AMP_DTYPES = dict(float16=torch.float16, bfloat16=torch.bfloat16)
 Item = dict[str, Any]
 
 
@@ -120,10 +119,11 @@ def amp_dtype_of(name: str | None, device: torch.device) -> torch.dtype | None:
     if name is None:
         return None
     if name not in AMP_DTYPES:
-        raise ValueError(f"amp_dtype='{name}': one of {tuple(AMP_DTYPES)}")
+        raise ValueError(f"amp_dtype='{name}': one of {AMP_DTYPES}")
     if device.type == 'cpu' and name == 'float16':
         raise ValueError("amp_dtype='float16' is for GPUs: on the CPU take 'bfloat16', or leave it out")
-    return AMP_DTYPES[name]
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:

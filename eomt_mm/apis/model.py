@@ -15,7 +15,8 @@ from eomt_mm.checkpoints.addresses import hub_address, scheme_of
 from eomt_mm.checkpoints.class_names import stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for
 from eomt_mm.checkpoints.files import local_path, read_names
-from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, OWN_BACKBONE, Readable
+from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE, Readable
+from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
 from eomt_mm.fileio.writing import written_aside
 from eomt_mm.hosts.install import install

@@ -14,7 +14,7 @@ from eomt_mm.checkpoints import huggingface, official
 from eomt_mm.checkpoints.class_order import to_ade20k_order
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import State
-from eomt_mm.checkpoints.formats import HEADS
+from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.rules import map_to_theirs
 from eomt_mm.fileio.writing import written_aside
 

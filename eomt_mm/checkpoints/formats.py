@@ -7,9 +7,9 @@ from torch import Tensor
 
 from eomt_mm.checkpoints import backbones, huggingface, official
 from eomt_mm.checkpoints.files import State, check_finite
+from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.rules import Mapped, Rule, copy, map_to_ours
 
-HEADS = ('panoptic_head', 'decode_head')
 Names = Collection[str]
 
 

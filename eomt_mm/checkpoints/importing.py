@@ -14,7 +14,8 @@ from eomt_mm.checkpoints.delta import Weights, add_base, check_absolute, resolve
 from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import Checkpoint, State, read_checkpoint
 from eomt_mm.checkpoints.fitting import check_complete, check_model, listed, resample, settle_biases
-from eomt_mm.checkpoints.formats import EOMT, HEADS, OWN, Format, Readable, to_ours
+from eomt_mm.checkpoints.formats import EOMT, OWN, Format, Readable, to_ours
+from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.rules import Mapped
 from eomt_mm.core.head import default_num_blocks
 

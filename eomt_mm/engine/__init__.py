@@ -12,6 +12,7 @@ PUBLIC = {
     'layer_metrics': ('LayerMetricsHook',),
     'mask_annealing': ('MaskAnnealingHook',),
     'pictures': ('PictureHook',),
+    'run_log': ('RunLogHook',),
     'schedule': ('TwoStagePolyLR',),
     'stop': ('GracefulStopHook',),
     'total_batch': ('TotalBatchHook',),

@@ -1,5 +1,6 @@
 """Checkpoints that neither a kill nor a full disk can take away."""
 
+import logging
 import os
 import shutil
 from collections import deque
@@ -21,7 +22,8 @@ from eomt_mm.registry import HOOKS
 # Entries of the message hub, which checkpoints hold. mmengine's: the numbers of the checkpoints kept, the newest one.
 KEPT, LAST = 'keep_ckpt_ids', 'last_ckpt'
 OUTDATED = 'outdated_best_ckpts'  # best checkpoints that are to be deleted once no checkpoint names them
-VALIDATION_DUE = 'validation_due'  # True between the last step before a validation and the validation's end
+VALIDATION_DUE = 'due_validation'  # True between the last step before a validation and the validation's end
+FORMER_VALIDATION_DUE = 'validation_due'  # in older checkpoints; mmengine logs entries whose names begin with 'val'
 
 
 def on_any_rank(flag: bool) -> bool:
@@ -31,6 +33,11 @@ def on_any_rank(flag: bool) -> bool:
     found = torch.tensor([int(flag)])
     all_reduce(found, 'max')
     return bool(found.item())
+
+
+def is_not_deprecation(record: logging.LogRecord) -> bool:
+    """Whether a record is anything but mmengine's warnings of its own ``FileClient``, which no option avoids."""
+    return not record.getMessage().startswith(('"FileClient" will be', '"HardDiskBackend" is'))
 
 
 @HOOKS.register_module()
@@ -68,8 +75,15 @@ class SafeCheckpointHook(CheckpointHook):
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
+    def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
+        """Read the note of older checkpoints under its former name."""
+        info = checkpoint.get('message_hub', {}).get('runtime_info', {})
+        if FORMER_VALIDATION_DUE in info:
+            info[VALIDATION_DUE] = info.pop(FORMER_VALIDATION_DUE)
+
     def before_train(self, runner: Any) -> None:
         """Finds what the resumed checkpoint tells, and clears away what a killed run left."""
+        runner.logger.addFilter(is_not_deprecation)
         super().before_train(runner)
         hub = runner.message_hub
         self._training, self._first = True, self._step(runner)

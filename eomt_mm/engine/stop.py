@@ -1,4 +1,4 @@
-"""Stop on a signal: a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
+"""Stop on a signal: Ctrl-C or a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
 
 import logging
 import os
@@ -19,19 +19,22 @@ from mmengine.runner import EpochBasedTrainLoop
 from eomt_mm.engine.checkpointing import SafeCheckpointHook, on_any_rank
 from eomt_mm.registry import HOOKS
 
-# Seconds within which signals count as one request: timeout(1), and srun with torchrun, send it twice.
+# Seconds within which signals count as one request: timeout(1), srun with torchrun, and torchrun on Ctrl-C, send it
+# twice. A user's second Ctrl-C counts at any time.
 ONE_REQUEST = 3.0
 
 
 @HOOKS.register_module()
 class GracefulStopHook(Hook):
-    """Stop a run on SIGTERM to any process: all finish the step, save it and end with status 0; ``--resume`` continues.
+    """Stop a run on SIGTERM or Ctrl-C: all processes finish the step, save it and end with status 0.
+
+    ``--resume`` continues the run.
 
     - In training, the checkpoint of the current step is saved, for any interval, and the loop ends.
     - In a validation, the step's checkpoint is saved unless it exists, the validation is abandoned, and the resumed run
       starts with it. A metric that is being computed from the predictions is finished first.
     - If the checkpoint cannot be written, the status is 1.
-    - A second signal, after 3 seconds, ends the process at once; earlier checkpoints stay.
+    - A second signal ends the process at once, other signals than Ctrl-C's after 3 seconds; earlier checkpoints stay.
 
     The worker processes of data loaders ignore the signal, which clusters send to all processes. ``torchrun`` kills
     what still runs 30 seconds after its own SIGTERM.
@@ -49,7 +52,7 @@ class GracefulStopHook(Hook):
 
     priority = 'LOWEST'  # after the checkpoint hook
 
-    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1')) -> None:
+    def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
             raise ValueError(f'signals={list(signals)}: {unknown} are none of this system, such as SIGTERM')
@@ -138,7 +141,9 @@ class GracefulStopHook(Hook):
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Record the request only: a handler may run between any two instructions, where nothing can be saved."""
         now = time.monotonic()
-        if os.getpid() != self._owner or (self._asked is not None and now - self._asked[1] > ONE_REQUEST):
+        window = 0.0 if number == signal.SIGINT and 'TORCHELASTIC_RUN_ID' not in os.environ else ONE_REQUEST
+        again = self._asked is not None and now - self._asked[1] > window
+        if os.getpid() != self._owner or again:
             signal.signal(number, signal.SIG_DFL)  # forked processes inherit the handler, but do not train
             os.kill(os.getpid(), number)
         elif self._asked is None:

@@ -12,9 +12,8 @@ from starlette.middleware import Middleware
 
 from eomt_mm.apis.inferencer import EoMTInferencer
 from eomt_mm.web.guard import REFUSED, Guard, check_payload, file_within
+from eomt_mm.web.limits import MAX_PIXELS, TIME_LIMIT
 from eomt_mm.web.results import (
-    MAX_PIXELS,
-    TIME_LIMIT,
     Found,
     find_segments,
     line,

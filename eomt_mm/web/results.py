@@ -20,13 +20,9 @@ from eomt_mm.apis.inferencer_parts import head_settings
 from eomt_mm.apis.inputs import ImageInput, Names
 from eomt_mm.fileio.images import check_image
 from eomt_mm.visualization import DrawnSegment, draw_segments
+from eomt_mm.web.limits import MAX_PIXELS, MAX_RATIO, MAX_SEGMENTED, TIME_LIMIT
 
 MAX_SIDE = 1600  # pixels, of the picture
-MAX_PIXELS = 50_000_000  # of an image file
-# Larger images are shrunk to this before the model: post-processing holds up to 300 bytes a pixel.
-MAX_SEGMENTED = 4_000_000
-MAX_RATIO = 16  # of an image's sides; short sides are enlarged to the model's size, and long ones with them
-TIME_LIMIT = 120.0  # seconds
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from eomt_mm.engine.checkpointing import VALIDATION_DUE, SafeCheckpointHook
 from eomt_mm.engine.stop import GracefulStopHook, shielded_worker
 
 __all__ = ['quick']  # an autouse fixture
-HANDLED = (signal.SIGTERM, signal.SIGUSR1)
+HANDLED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 @pytest.fixture(autouse=True)
@@ -118,6 +118,19 @@ def test_validation_is_left_and_made_up_for(stage: str, step: int, tmp_path: Pat
     assert [*validated, *again] == [2, 4, 6, 7]
 
 
+def test_note_of_older_checkpoints_is_read(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit):
+        stopped_run(tmp_path, Send('before_val', 6)).train()
+    saved = load(tmp_path / 'iter_6.pth')
+    noted = saved['message_hub']['runtime_info']
+    noted['validation_due'] = noted.pop(VALIDATION_DUE)
+    torch.save(saved, tmp_path / 'iter_6.pth')
+    validated: list[int] = []
+    resumed(tmp_path, validated).train()
+    assert validated == [6, 7]
+    assert 'validation_due' not in info(tmp_path / 'iter_7.pth')
+
+
 def test_stopped_again_in_the_validation_that_is_made_up_for(tmp_path: Path) -> None:
     for run in range(3):
         load_from = str(tmp_path / 'iter_6.pth') if run else None
@@ -180,23 +193,27 @@ def exit_status_after(action: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
 
 
-def asked_twice(seconds: float) -> None:
+def asked_twice(seconds: float, number: signal.Signals) -> None:
     hook = GracefulStopHook()
-    signal.signal(signal.SIGTERM, hook._handle)
+    signal.signal(number, hook._handle)
     now = [100.0]
     stop.time.monotonic = lambda: now[0]
     for _ in range(2):
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         now[0] += seconds
 
 
-def test_second_signal_ends_at_once() -> None:
-    assert exit_status_after(lambda: asked_twice(10)) == -signal.SIGTERM
+@pytest.mark.parametrize(('seconds', 'number'), [(10, signal.SIGTERM), (0.5, signal.SIGINT)])
+def test_second_signal_ends_at_once(seconds: float, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv('TORCHELASTIC_RUN_ID', raising=False)
+    assert exit_status_after(lambda: asked_twice(seconds, number)) == -number
 
 
-def test_signal_that_is_sent_twice_is_one_request() -> None:
-    """timeout(1) and srun with torchrun do that."""
-    assert exit_status_after(lambda: asked_twice(0.5)) == 99
+def test_signal_that_is_sent_twice_is_one_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """timeout(1) and srun with torchrun do that, and torchrun on Ctrl-C."""
+    assert exit_status_after(lambda: asked_twice(0.5, signal.SIGTERM)) == 99
+    monkeypatch.setenv('TORCHELASTIC_RUN_ID', '1')
+    assert exit_status_after(lambda: asked_twice(0.5, signal.SIGINT)) == 99
 
 
 def test_forked_process_does_not_inherit_the_request(handlers: dict[signal.Signals, Any]) -> None:

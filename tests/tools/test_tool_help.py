@@ -32,13 +32,34 @@ def test_an_unknown_option_is_a_usage_error(path: Path, tool: Callable, capsys: 
     assert 'usage:' in capsys.readouterr().err
 
 
+ANSWERED = """
+import os, runpy, sys, time
+for path in sys.argv[1:]:
+    for argument in ('-h', '--no-such-option'):
+        sys.argv, sys.path[0], start = [path, argument], os.path.dirname(path), time.process_time()
+        try:
+            runpy.run_path(path, run_name='__main__')
+        except SystemExit:
+            heavy = {'torch', 'mmengine', 'mmcv', 'timm'} & set(sys.modules)
+            assert not heavy, f'{path} {argument} imports {heavy}'
+        spent = time.process_time() - start
+        assert spent < 1, f'{path} {argument} takes {spent:.1f} CPU seconds'
+"""
+
+
+def test_help_and_mistakes_are_answered_before_torch_is_imported() -> None:
+    tools = [*TOOLS, *ROOT.glob('projects/*/tools/*.py')]
+    quick = [str(tool) for tool in tools if tool.name != 'compare.py']  # whose subjects are found by importing them
+    done = subprocess.run([sys.executable, '-c', ANSWERED, *quick], text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_importing_warns_of_nothing() -> None:
     code = 'import eomt_mm, sys; assert not {"torch", "mmengine", "mmcv"} & set(sys.modules), "not cheap"'
     done = subprocess.run([sys.executable, '-W', 'error', '-c', code], text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')
 
 
-@pytest.mark.slow
 def test_tools_start_in_silence() -> None:
     done = subprocess.run([sys.executable, 'tools/train.py', '--help'], cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, '')

@@ -4,6 +4,8 @@ import ast
 import copy
 import json
 import pickle
+import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +30,9 @@ def roots(coco_root: Path, ade20k_root: Path) -> dict[str, Path]:
 
 
 @pytest.mark.parametrize('task', CONFIGS)
-def test_train_then_test(task: str, tool: Callable, roots: dict[str, Path], tmp_path: Path) -> None:
+def test_train_then_test(
+    task: str, tool: Callable, roots: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     start: dict[str, torch.Tensor] = {}
     after_init = Runner.load_or_resume
 
@@ -41,6 +45,8 @@ def test_train_then_test(task: str, tool: Callable, roots: dict[str, Path], tmp_
         patch.setattr(Runner, 'load_or_resume', remember)
         tool('train.py', CONFIGS[task], '--work-dir', tmp_path / 'train', *common)
     checkpoint = tmp_path / 'train' / 'iter_2.pth'
+    commands = check_screen(capsys.readouterr().out, tmp_path / 'train')
+    assert commands['test'][-1] == str(checkpoint)
     trained = torch.load(checkpoint, weights_only=True)['state_dict']
     assert start.keys() < trained.keys()
     unchanged = [name for name, param in start.items() if torch.equal(param, trained[name])]
@@ -49,12 +55,36 @@ def test_train_then_test(task: str, tool: Callable, roots: dict[str, Path], tmp_
 
     out, dump, show = tmp_path / 'out', tmp_path / 'dump.pkl', tmp_path / 'show'
     extra = ['--out', out, '--dump', dump, '--show-dir', show, '--work-dir', tmp_path / 'test']
-    tool('test.py', CONFIGS[task], checkpoint, *extra, *common)
+    tool('test.py', *commands['test'][2:], *extra)
     found = metrics(tmp_path / 'test')[METRIC[task]]
     assert 0 <= found <= 100 or np.isnan(found) or found == -1
     assert len(pickle.loads(dump.read_bytes())) == 4
     assert len(list(show.glob('*.png'))) == 4
     assert list(out.rglob('*'))
+
+
+def check_screen(shown: str, work_dir: Path) -> dict[str, list[str]]:
+    """The screen has a header, a short line per logged step, and ends with the commands that it returns as words."""
+    for name in ('data', 'model', 'steps', 'device', 'results'):
+        assert re.search(rf'^  {name} +\S', shown, re.MULTILINE), shown
+    assert '6 images to train, 4 to validate, ' in shown
+    assert '10 queries, 2 joint blocks, input 64 px' in shown
+    losses = '  '.join(rf'{name} [\d.]+' for name in ('loss', 'cls', 'mask', 'dice'))
+    line = rf'\[{{step}}/2\]  {losses}  lr \d\.\de-\d\d  masks \S.*  memory [\d.]+ GiB'
+    assert re.search(line.format(step=1) + '$', shown, re.MULTILINE), shown
+    assert re.search(line.format(step=2) + r'  [\d.]+ s/step  ETA 0:00:00$', shown, re.MULTILINE), shown
+    (log,) = work_dir.glob('*/*.log')
+    for text in ('Config:', 'Hooks will be executed', 'd0.loss_cls', 'System environment'):
+        assert text in log.read_text()
+        assert text not in shown
+    assert 'FileClient' not in shown + log.read_text()
+    assert 'validation_due' not in shown + log.read_text()
+    *_, done, test, predict = shown.splitlines()
+    assert done.endswith('done')
+    commands = {name: shlex.split(words) for name, words in (line.strip().split(': ', 1) for line in (test, predict))}
+    assert Path(commands['predict'][2]).is_file()
+    assert [Path(words[1]).name for words in commands.values()] == ['test.py', 'demo.py']
+    return commands
 
 
 def test_resumed_run_goes_on(tool: Callable, coco_root: Path, tmp_path: Path) -> None:

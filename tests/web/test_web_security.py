@@ -17,7 +17,8 @@ from inferencer_models import saved_model
 from PIL import Image
 
 from eomt_mm.apis import EoMTInferencer
-from eomt_mm.web.results import MAX_SEGMENTED, find_segments, line, load_models, table
+from eomt_mm.web.limits import MAX_SEGMENTED
+from eomt_mm.web.results import find_segments, line, load_models, table
 
 FILE = {'meta': {'_type': 'gradio.FileData'}}
 NAME = 'panoptic: config'

@@ -14,11 +14,28 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from eomt_mm.options import add_cfg_options, read_options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file of the semantic model')
+    parser.add_argument('results', type=Path, help='folder of --out, or pickle of --dump')
+    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
+    parser.add_argument('--out', type=Path, required=True, help='picture (PNG); a .npy of the counts goes beside it')
+    parser.add_argument('--pairs', type=int, default=20, help='how many of the most confused pairs are listed')
+    add_cfg_options(parser, 'overrides')
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import image_folder, load_config  # isort: skip
 import numpy as np
 from matplotlib.figure import Figure
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from tqdm import tqdm
 
@@ -146,20 +163,14 @@ def draw(matrix: np.ndarray, classes: Sequence[str], pairs: Sequence[str]) -> Fi
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file of the semantic model')
-    parser.add_argument('results', type=Path, help='folder of --out, or pickle of --dump')
-    parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG); a .npy of the counts goes beside it')
-    parser.add_argument('--pairs', type=int, default=20, help='how many of the most confused pairs are listed')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides')
-    args = parser.parse_args()
-    cfg = load_config(args.config, args.cfg_options, args.data_root)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     if 'decode_head' not in cfg.model:
-        parser.error(f'{args.config} is no semantic model: instances and panoptic segments have no confusion matrix')
+        make_parser().error(
+            f'{args.config} is no semantic model: instances and panoptic segments have no confusion matrix'
+        )
     if not args.results.exists():
-        parser.error(f'{args.results} does not exist: write it with tools/test.py --out or --dump')
+        make_parser().error(f'{args.results} does not exist: write it with tools/test.py --out or --dump')
     classes = config_meta(cfg)['classes']
     found = maps_of_folder(cfg, args.results) if args.results.is_dir() else maps_of_dump(args.results)
     matrix = count(found, len(classes))
@@ -173,4 +184,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

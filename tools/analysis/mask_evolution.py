@@ -12,13 +12,33 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.options import add_cfg_options, read_options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('image', help='image file')
+    parser.add_argument('config', help='config file')
+    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
+    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
+    parser.add_argument('--queries', nargs='+', type=int, help='numbers of queries; default: the best')
+    parser.add_argument('--num-queries', type=int, default=5, help='how many of the best')
+    parser.add_argument('--window', type=int, default=0, help='semantic: which window of the image, from 0')
+    parser.add_argument('--device', default='cpu', help='such as cuda:0')
+    add_cfg_options(parser)
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis import init_model, load_config  # isort: skip
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from mmcv.transforms import Compose
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
@@ -98,29 +118,20 @@ def draw(
     return figure
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('image', help='image file')
-    parser.add_argument('config', help='config file')
-    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
-    parser.add_argument('--queries', nargs='+', type=int, help='numbers of queries; default: the best')
-    parser.add_argument('--num-queries', type=int, default=5, help='how many of the best')
-    parser.add_argument('--window', type=int, default=0, help='semantic: which window of the image, from 0')
-    parser.add_argument('--device', default='cpu', help='such as cuda:0')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
-    args = parser.parse_args()
-    cfg = load_config(args.config, args.cfg_options)
+def main(args: argparse.Namespace) -> None:
+    cfg = load_config(args.config, read_options(args.cfg_options))
     model: Any = init_model(cfg, args.checkpoint, args.device)
     batch = prepare(cfg, model, args.image)
     inputs, geometry = batch['inputs'], batch['data_samples'][0].geometry
     if not 0 <= args.window < len(inputs):
-        parser.error(f'--window {args.window}: {args.image} has {len(inputs)} window(s), counted from 0')
+        make_parser().error(f'--window {args.window}: {args.image} has {len(inputs)} window(s), counted from 0')
     class_probs, mask_probs = evolution(model, inputs[args.window])
     num_queries = class_probs.shape[1]
     queries = args.queries or best_queries(class_probs, mask_probs, args.num_queries)
     if not all(0 <= query < num_queries for query in queries) or not queries:
-        parser.error(f'--queries {queries}, --num-queries {args.num_queries}: the model has {num_queries}, from 0')
+        make_parser().error(
+            f'--queries {queries}, --num-queries {args.num_queries}: the model has {num_queries}, from 0'
+        )
     h, w = (min(a, b) for a, b in zip(geometry.resized_size, geometry.input_size, strict=True))  # without padding
     image = denormalised(model, inputs[args.window])[:h, :w]
     figure = draw(image, class_probs, mask_probs[..., :h, :w], queries, model.dataset_meta['classes'])
@@ -129,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

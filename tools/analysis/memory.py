@@ -25,10 +25,27 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from eomt_mm.options import add_cfg_options, read_options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('configs', nargs='+', help='config files')
+    parser.add_argument('--batch', nargs='+', type=int, default=[4], help='images per process and step')
+    parser.add_argument('--targets', type=int, default=12, help='targets per image')
+    parser.add_argument('--estimate', action='store_true', help='do not measure, even with a CUDA device')
+    parser.add_argument('--parts', action='store_true', help='what is kept for the backward pass, part by part')
+    add_cfg_options(parser)
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 from eomt_mm.apis.config import load_config  # isort: skip
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
@@ -276,19 +293,11 @@ def parts_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int) ->
         yield [f'{name}, batch {batch}, {precision}', *(f'{kept[part] / GIB:.2f}' for part in PARTS)]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', help='config files')
-    parser.add_argument('--batch', nargs='+', type=int, default=[4], help='images per process and step')
-    parser.add_argument('--targets', type=int, default=12, help='targets per image')
-    parser.add_argument('--estimate', action='store_true', help='do not measure, even with a CUDA device')
-    parser.add_argument('--parts', action='store_true', help='what is kept for the backward pass, part by part')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides, such as img_size=512')
-    args = parser.parse_args()
-    cfgs = {Path(path).stem: load_config(path, args.cfg_options) for path in args.configs}
+def main(args: argparse.Namespace) -> None:
+    cfgs = {Path(path).stem: load_config(path, read_options(args.cfg_options)) for path in args.configs}
     for name, cfg in cfgs.items():
         if 'img_size' not in cfg:
-            parser.error(f'{name} has no img_size, the size of its images: give configs of image models')
+            make_parser().error(f'{name} has no img_size, the size of its images: give configs of image models')
     if args.parts:
         rows = parts_rows(cfgs, args.batch, args.targets)
         print_table('kept for the backward pass in GiB, counted', list(PARTS), rows)
@@ -300,4 +309,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

@@ -10,6 +10,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+if __name__ == '__main__':  # before torch is imported
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+
 from mmengine.fileio import load
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -89,7 +92,6 @@ def page() -> str:
 
 
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     PAGE.write_text(page())
     print(f'{PAGE.relative_to(ROOT)}: {len(rows())} configs')
 

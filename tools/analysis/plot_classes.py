@@ -13,6 +13,19 @@ import math
 import re
 from pathlib import Path
 
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('log', type=Path, help='log (.log), or the work dir of a test or a training')
+    parser.add_argument('--metric', help='column of the table; default: the first')
+    parser.add_argument('--sort', action='store_true', help='best class first, instead of the order of classes')
+    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 from matplotlib.figure import Figure
 
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
@@ -96,13 +109,7 @@ def _without(count: int) -> str:
     return f'; {count} without ground truth' if count else ''
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('log', type=Path, help='log (.log), or the work dir of a test or a training')
-    parser.add_argument('--metric', help='column of the table; default: the first')
-    parser.add_argument('--sort', action='store_true', help='best class first, instead of the order of classes')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     log = find_log(args.log)
     table = read_table(log)
     if not table:
@@ -110,10 +117,10 @@ def main() -> None:
     metrics = list(next(iter(table.values())))
     metric = args.metric or metrics[0]
     if metric not in metrics:
-        parser.error(f'--metric {metric}: the table in {log} has {", ".join(metrics)}')
+        make_parser().error(f'--metric {metric}: the table in {log} has {", ".join(metrics)}')
     save_picture(draw(table, metric, args.sort), args.out)
     print(f'wrote {args.out}: {metric} of {len(table)} classes from {log}')
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

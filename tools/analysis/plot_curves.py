@@ -12,11 +12,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.options import add_cfg_options, read_options
+
+
+def make_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('work_dirs', nargs='*', type=Path, help='work dirs of training runs')
+    parser.add_argument('--plan', help='config whose schedule is drawn')
+    parser.add_argument('--out', type=Path, help='picture (PNG); default: curves.png in the (first) work dir')
+    add_cfg_options(parser, 'overrides of the config of --plan')
+    return parser
+
+
+if __name__ == '__main__':
+    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.config import load_config  # isort: skip
 import numpy as np
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 
 from eomt_mm.core.schedules import annealed_keep_prob, two_stage_factor
@@ -149,19 +164,13 @@ def run_names(folders: list[Path]) -> list[str]:
     return ['/'.join(part[-length:]) for part in parts]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('work_dirs', nargs='*', type=Path, help='work dirs of training runs')
-    parser.add_argument('--plan', help='config whose schedule is drawn')
-    parser.add_argument('--out', type=Path, help='picture (PNG); default: curves.png in the (first) work dir')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config of --plan')
-    args = parser.parse_args()
+def main(args: argparse.Namespace) -> None:
     if bool(args.plan) == bool(args.work_dirs):
-        parser.error('give work dirs of runs, or --plan CONFIG')
+        make_parser().error('give work dirs of runs, or --plan CONFIG')
     if args.plan and not args.out:
-        parser.error('--plan needs --out, the picture to write')
+        make_parser().error('--plan needs --out, the picture to write')
     if args.plan:
-        runs = {Path(args.plan).stem: plan(load_config(args.plan, args.cfg_options))}
+        runs = {Path(args.plan).stem: plan(load_config(args.plan, read_options(args.cfg_options)))}
     else:
         runs = {
             name: read_scalars(folder) for name, folder in zip(run_names(args.work_dirs), args.work_dirs, strict=True)
@@ -172,4 +181,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

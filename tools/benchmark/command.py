@@ -1,4 +1,4 @@
-"""The command line of tools/benchmark.py."""
+"""What tools/benchmark.py does with its arguments."""
 
 import argparse
 import tempfile
@@ -6,44 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from mmengine.config import DictAction
 
 from benchmark.configs import Size, find_config, is_video, side_config
 from benchmark.growth import growth_plot, growth_table, measure_growth, parse_axes
 from benchmark.inputs import write_image
 from benchmark.measure import Result, accuracy, measure
 from benchmark.report import caption, environment, plot, table, write_json
-from benchmark.sides import STAGES, Spec
+from benchmark.sides import Spec
 from eomt_mm.apis.config import load_config
 from eomt_mm.fileio.writing import check_free
+from eomt_mm.options import read_options
 
 CLIP = 5  # frames, as published in training
-COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
-
-
-def parse_args(description: str) -> tuple[argparse.ArgumentParser, argparse.Namespace]:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('configs', nargs='+', metavar='CONFIG', help='sides; speed is relative to the first')
-    parser.add_argument('--stage', choices=STAGES, default='model')
-    parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N; default: cpu')
-    parser.add_argument('--size', nargs=2, type=int, metavar=('H', 'W'), help="input; default: the first config's")
-    parser.add_argument('--batch', type=int, default=1, help='images or clips per call; default: 1')
-    parser.add_argument('--frames', type=int, help='per call; default: 5 where a config is for videos, else 1')
-    parser.add_argument('--window', type=int, default=1, help='frames together in a video model; default: 1')
-    parser.add_argument('--whole-video', action='store_true', help='in --stage full; default: frame by frame')
-    parser.add_argument('--rounds', type=int, default=10, help='timed calls of each side; default: 10')
-    parser.add_argument('--amp', choices=['float16', 'bfloat16'], help='mixed precision; default: float32')
-    parser.add_argument('--compile', choices=COMPILE_MODES, help='mode of torch.compile; default: eager')
-    parser.add_argument('--image', help='for --stage full; default: one is drawn, at 3/4 of the size')
-    parser.add_argument('--kept', type=int, default=25, help='queries kept in --stage full, see above; default: 25')
-    parser.add_argument('--checkpoints', nargs='+', metavar='FILE', help='one per config')
-    parser.add_argument('--data-root', help='data set of all configs: adds the accuracy of the checkpoints')
-    parser.add_argument('--growth', nargs='*', metavar='AXIS[=V,V]', help='of one config over size, batch and queries')
-    parser.add_argument('--no-memory', action='store_true', help='do not measure the memory')
-    parser.add_argument('--out', type=Path, metavar='FILE.json', help='all numbers, every round included')
-    parser.add_argument('--plot', type=Path, metavar='FILE.png', help='picture')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides in every config')
-    return parser, parser.parse_args()
 
 
 def check_args(args: argparse.Namespace) -> None:
@@ -135,9 +109,9 @@ def run(args: argparse.Namespace, specs: list[Spec]) -> None:
         write_json(args.out, env, results)
 
 
-def main(description: str) -> None:
-    """Parse the command line and compare; errors end in a usage line."""
-    parser, args = parse_args(description)
+def main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Compare; errors end in a usage line."""
+    args.cfg_options = read_options(args.cfg_options)
     try:
         check_args(args)
         if args.growth is not None:

@@ -19,7 +19,6 @@ from benchmark.harness import Call
 from benchmark.inputs import blank_samples, make_batch
 from benchmark.models import build_model, class_counts, is_ours, keep_queries, make_optimizer
 
-STAGES = ('model', 'full', 'train')
 RESULTS = dict(
     panoptic='pred_panoptic_seg', instance='pred_instances', semantic='pred_sem_seg', detection='pred_instances'
 )

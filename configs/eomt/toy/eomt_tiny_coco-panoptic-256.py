@@ -7,4 +7,3 @@ _base_ = [
 img_size = 256
 train_dataloader = dict(num_workers=2)
 model = dict(backbone=_base_.backbone)
-auto_scale_lr = dict(base_batch_size=4)

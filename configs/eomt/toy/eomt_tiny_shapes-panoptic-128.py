@@ -5,3 +5,4 @@ _base_ = [
     '../_base_/schedules/demo_250i.py',
 ]
 model = dict(backbone=dict(_base_.backbone, patch_size=8))
+auto_scale_lr = dict(base_batch_size=8)

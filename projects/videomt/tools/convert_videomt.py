@@ -15,16 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # isort: skip
-from eomt_mm.apis.config import load_config  # isort: skip
-from eomt_mm.apis.model import init_model  # isort: skip
-import torch
-from mmengine.config import DictAction
-from videomt.checkpoints import export_huggingface, import_videomt
-
-from eomt_mm.checkpoints.class_names import check_names
-from eomt_mm.fileio.writing import check_free, written_aside
-from eomt_mm.hosts.install import install
+from eomt_mm.options import add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
@@ -32,7 +23,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='overrides of the config, as in training')
+    add_cfg_options(parser, 'overrides of the config, as in training')
     parser.add_argument('--base', help='pretrained backbone, for EoMT files of DINOv3 that hold differences to it')
     parser.add_argument(
         '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what an EoMT file holds'
@@ -40,6 +31,20 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
     parser.add_argument('--to', choices=['eomt_mm', 'hf'], default='eomt_mm', help='format of DST')
     return parser.parse_args()
+
+
+if __name__ == '__main__':
+    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # isort: skip
+from eomt_mm.apis.config import load_config  # isort: skip
+from eomt_mm.apis.model import init_model  # isort: skip
+import torch
+from videomt.checkpoints import export_huggingface, import_videomt
+
+from eomt_mm.checkpoints.class_names import check_names
+from eomt_mm.fileio.writing import check_free, written_aside
+from eomt_mm.hosts.install import install
 
 
 def convert(args: argparse.Namespace) -> str:
@@ -51,7 +56,7 @@ def convert(args: argparse.Namespace) -> str:
     """
     install()  # files of our trainings hold mmengine's log
     check_free(args.dst, folder=args.to == 'hf')
-    model: Any = init_model(load_config(args.config, args.cfg_options)) if args.config else None
+    model: Any = init_model(load_config(args.config, read_options(args.cfg_options))) if args.config else None
     expected = model.state_dict() if model else None
     state, report = import_videomt(args.src, expected, not args.no_class_head, args.base, args.weights)
     own = model.dataset_meta if model else {}
@@ -68,12 +73,12 @@ def convert(args: argparse.Namespace) -> str:
     return f'{report.text(table=True)}\nwritten: {args.dst} ({args.to})'
 
 
-def main() -> None:
+def main(args: argparse.Namespace) -> None:
     try:
-        print(convert(parse_args()))
+        print(convert(args))
     except (ValueError, OSError) as error:
         sys.exit(f'convert_videomt: {error}')
 
 
 if __name__ == '__main__':
-    main()
+    main(args)

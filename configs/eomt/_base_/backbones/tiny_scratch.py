@@ -5,4 +5,4 @@ optim_wrapper = dict(
     optimizer=dict(lr=1e-3), clip_grad=dict(max_norm=1.0), paramwise_cfg=dict(layer_decay=1.0)
 )
 param_scheduler = [dict(type='eomt_mm.TwoStagePolyLR', warmup_steps=(20, 20), by_epoch=False)]
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=4)

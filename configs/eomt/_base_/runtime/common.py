@@ -1,7 +1,7 @@
 """Runtime of every task; det.py and seg.py add the host."""
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=50, log_metric_by_epoch=False),
+    logger=dict(type='eomt_mm.RunLogHook', log_metric_by_epoch=False),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='eomt_mm.SafeCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2, save_last=True),
     sampler_seed=dict(type='DistSamplerSeedHook'),

@@ -1,0 +1,181 @@
+"""Progress of a run: what it trains at its start, and a line with losses, rate, masks and time at intervals."""
+
+import datetime
+import resource
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmdet.datasets import BaseVideoDataset
+from mmengine.dist import get_world_size
+from mmengine.hooks import LoggerHook
+from mmengine.runner import BaseLoop, Runner
+from torch import nn
+
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.datasets.sampling import SeededDataset
+from eomt_mm.engine.threads import usable_cpus
+from eomt_mm.engine.train_loop import TrainLoop
+from eomt_mm.registry import HOOKS
+
+SHORT_RUN = 10_000  # steps, up to which lines come more often
+TIMED_STEPS = 5  # after which the time of a step is reported; the first one is left out of it
+LOSSES = dict(loss='loss', loss_cls='cls', loss_mask='mask', loss_dice='dice')  # total, and those of the final layer
+KINDS = dict(thing='things', stuff='stuff')
+Scalars = Mapping[str, Any]
+
+
+@HOOKS.register_module()
+class RunLogHook(LoggerHook):
+    """mmengine's ``LoggerHook`` with a header, a line for the first and the last step, and short lines on the screen.
+
+    Log file and ``scalars.json`` get all scalars. The screen (:mod:`eomt_mm.engine.console`) gets the total loss, the
+    losses of the final layer, learning rate, probabilities of masks, peak memory, time per step and time left.
+
+    Args:
+        interval: steps between lines. None: 10 in runs of up to 10,000 steps, else 50. In runs of 10, the log
+            processor's window is no longer.
+        **kwargs: mmengine's.
+    """
+
+    def __init__(self, interval: int | None = None, **kwargs: Any) -> None:
+        super().__init__(interval=interval or 50, **kwargs)
+        self._derived = interval is None
+        self._train_interval = self.interval
+        self._first = 0
+
+    def before_run(self, runner: Runner) -> None:
+        """Log what is trained, with what, and where results go."""
+        super().before_run(runner)
+        if isinstance(runner._train_loop, BaseLoop):
+            runner.logger.info('\n'.join(header(runner)))
+
+    def before_train(self, runner: Runner) -> None:
+        """Settle the interval."""
+        self._first = runner.iter
+        if self._derived and runner.max_iters <= SHORT_RUN:
+            self._train_interval = 10
+            runner.log_processor.window_size = min(10, runner.log_processor.window_size)
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
+        """Log the first and the last step, and one of each interval; once, how long a step takes."""
+        step = runner.iter + 1
+        done = step - self._first
+        if done == TIMED_STEPS < runner.max_iters - self._first:
+            seconds = mean_time(runner, done)
+            left = runner.max_iters - step
+            text = f'{seconds:.2f} s per step: {time_text(seconds * left)} for the other {left}, without validation'
+            runner.logger.info(text)
+        if done == 1 or step == runner.max_iters or step % self._train_interval == 0:
+            scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, 'train')
+            seconds = mean_time(runner, done) if done > 1 else None
+            runner.logger.info(text, extra=dict(screen=short_line(scalars, step, runner.max_iters, seconds)))
+            runner.visualizer.add_scalars(scalars, step=step, file_path=self.json_log_path)
+
+
+def mean_time(runner: Runner, done: int) -> float:
+    """Mean seconds of a step of this run, without the first of its ``done`` steps."""
+    return runner.message_hub.get_scalar('train/time').mean(done - 1)
+
+
+def short_line(scalars: Scalars, step: int, total: int, seconds: float | None) -> str:
+    """The line of a step for the screen.
+
+    Args:
+        scalars: of the step, as the log processor collects them.
+        step: number of steps done.
+        total: length of the run.
+        seconds: per step; None: not known yet.
+    """
+    parts = [f'[{step:>{len(str(total))}}/{total}]']
+    parts += [f'{label} {scalars[name]:.3f}' for name, label in LOSSES.items() if name in scalars]
+    rate = scalars.get('base_lr', scalars.get('lr'))
+    if rate is not None:
+        parts.append(f'lr {rate:.1e}')
+    probs = [value for name, value in scalars.items() if name.startswith('mask_prob_')]
+    if probs:
+        same = {1.0: 'on', 0.0: 'off'}.get(probs[0]) if len(set(probs)) == 1 else None
+        parts.append(f'masks {same or " ".join(f"{prob:.2f}" for prob in probs)}')
+    parts.append(f'memory {peak_memory(scalars):.1f} GiB')
+    if seconds is not None:
+        parts.append(f'{seconds:.2f} s/step  ETA {time_text(seconds * (total - step))}')
+    return '  '.join(parts)
+
+
+def peak_memory(scalars: Scalars) -> float:
+    """GiB: of the accelerator where the log processor states it (in MiB), else the largest resident set."""
+    if 'memory' in scalars:
+        return scalars['memory'] / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 2**30
+
+
+def time_text(seconds: float) -> str:
+    """H:MM:SS."""
+    return str(datetime.timedelta(seconds=round(seconds)))
+
+
+def header(runner: Runner) -> list[str]:
+    """Data, model, steps, device and folder of a training, a line each."""
+    log = Path(runner.log_dir, f'{runner.timestamp}.log')
+    lines = [
+        ('data', data_text(runner)),
+        ('model', model_text(runner)),
+        ('steps', steps_text(runner)),
+        ('device', device_text()),
+        ('results', f'{runner.work_dir} (log, config and all losses: {log})'),
+    ]
+    return ['training', *(f'  {name:<8} {text}' for name, text in lines)]
+
+
+def data_text(runner: Runner) -> str:
+    """Numbers of images and classes."""
+    dataset = runner.train_dataloader.dataset
+    meta = getattr(dataset, 'metainfo', {})
+    unit = 'videos' if isinstance(unwrapped(dataset), BaseVideoDataset) else 'images'
+    parts = [f'{len(dataset)} {unit} to train']
+    if runner.val_loop is not None:
+        parts.append(f'{len(runner.val_dataloader.dataset)} to validate')
+    if 'classes' in meta:
+        kinds = [f'{len(meta[f"{kind}_classes"])} {name}' for kind, name in KINDS.items() if f'{kind}_classes' in meta]
+        parts.append(f'{len(meta["classes"])} classes' + (f' ({", ".join(kinds)})' if kinds else ''))
+    return ', '.join(parts)
+
+
+def unwrapped(dataset: Any) -> Any:
+    """The host's data set."""
+    return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
+
+
+def model_text(runner: Runner) -> str:
+    """Backbone, number of parameters, queries, joint blocks."""
+    model: nn.Module = runner.model
+    name = (runner.cfg.model.get('backbone') or {}).get('model_name') or type(model).__name__
+    parts = [f'{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters']
+    for head in [module for module in model.modules() if isinstance(module, EoMTHead)][:1]:
+        parts.append(f'{head.num_queries} queries, {head.num_blocks} joint blocks')
+    if 'img_size' in runner.cfg:
+        parts.append(f'input {runner.cfg.img_size} px')
+    return ', '.join(parts)
+
+
+def steps_text(runner: Runner) -> str:
+    """Length of the run in steps and epochs."""
+    loop, text = runner.train_loop, f'{runner.max_iters}'
+    if isinstance(loop, TrainLoop):
+        epochs = runner.max_iters * loop.samples_per_step / len(loop.dataloader.dataset)
+        text += f' of {loop.samples_per_step} images ({epochs:.1f} epochs)'
+        if runner.val_loop is not None:
+            text += f', validation every {loop.val_interval}'
+    return text
+
+
+def device_text() -> str:
+    """Accelerator, or CPU with its threads."""
+    if torch.cuda.is_available():
+        text = torch.cuda.get_device_name()
+    else:
+        cpus = usable_cpus()
+        text = f'CPU, threads: {torch.get_num_threads()} (usable CPUs: {cpus}; OMP_NUM_THREADS sets another number)'
+    return text if get_world_size() == 1 else f'{get_world_size()} processes, {text}'
