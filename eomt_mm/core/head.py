@@ -186,6 +186,7 @@ class EoMTHead(nn.Module):
         self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
         # Which of them are above 0, known on the CPU: reading the buffer would wait for the device in every step.
         self._masked = [True] * num_blocks
+        self.probs_were_set = False  # by anything but a checkpoint
         self.register_load_state_dict_pre_hook(_note_stored_probs)
 
     @property
@@ -202,6 +203,7 @@ class EoMTHead(nn.Module):
         if len(probs) != self.num_blocks or not all(0 <= prob <= 1 for prob in probs):
             raise ValueError(f'probs={probs}: one for each of the {self.num_blocks} joint blocks, each in [0, 1]')
         self.attn_mask_probs.copy_(torch.tensor(probs))
+        self.probs_were_set = True
         self.note_attn_mask_probs(probs)
 
     def note_attn_mask_probs(self, probs: list[float]) -> None:

@@ -1,7 +1,6 @@
 """Training loop: one iteration is one optimiser step, and a resumed run continues as if it were uninterrupted."""
 
 import bisect
-import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -151,7 +150,6 @@ class TrainLoop(BaseLoop):
     def run(self) -> nn.Module:
         """Train from the current step to the last one, or until a hook sets ``stop_training``; return the model."""
         self._prepare()
-        self._check_annealing()
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         batches = iter(self.dataloader)  # starts the workers, which copy position and seed
@@ -211,19 +209,6 @@ class TrainLoop(BaseLoop):
             logger='current',
         )
         return seen
-
-    def _check_annealing(self) -> None:
-        """Warn if masked attention is never annealed."""
-        from eomt_mm.engine.mask_annealing import has_annealing, trains_with_masks  # it imports this module
-
-        if trains_with_masks(self.runner.model) and not has_annealing(self.runner):
-            print_log(
-                'masks are not annealed: the model trains with masked attention, no hook is a MaskAnnealingHook, and '
-                "masks are off in evaluation. Add dict(type='eomt_mm.DefaultAnnealingHook') to default_hooks (and no "
-                'mask_annealing=None), or set masked_attention=False in the head',
-                logger='current',
-                level=logging.WARNING,
-            )
 
     @contextmanager
     def _totals_in_heads(self, micro_batches: Sequence[Batch]) -> Iterator[None]:

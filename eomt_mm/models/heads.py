@@ -1,5 +1,6 @@
 """The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import torch
 from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
+from mmengine.logging import MessageHub, print_log
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
@@ -53,6 +55,7 @@ class HostHead(StepLosses, EoMTHead):
         super().__init__(num_classes=num_classes, **head_kwargs)
         self.ignore_void = ignore_void
         self.criterion = build_criterion(num_classes, criterion)
+        self._masks_reported = False
 
     def target(self, sample: Any) -> Target:
         """Labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
@@ -69,10 +72,26 @@ class HostHead(StepLosses, EoMTHead):
 
     def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
         """Weighted losses of all prediction layers; see :meth:`~eomt_mm.core.criterion.Criterion.forward`."""
+        self._report_masks_left_on()
         targets = [self.target(sample) for sample in samples]
         if self.ignore_void:
             targets = [with_valid(target) for target in targets]
         return self.criterion(*predictions, targets, totals=self.step_totals)
+
+    def _report_masks_left_on(self) -> None:
+        """Warn in a training run in which nothing anneals the masks, whatever its loop and hooks."""
+        if self._masks_reported or self.probs_were_set or not any(map(self.masks_block, range(self.num_blocks))):
+            return
+        if MessageHub.get_current_instance().get_info('max_iters') is None:  # of a run, which states its length
+            return
+        self._masks_reported = True
+        print_log(
+            'masks are not annealed: the model trains with masked attention, no hook is a MaskAnnealingHook, and masks '
+            "are off in evaluation. Add dict(type='eomt_mm.DefaultAnnealingHook') to default_hooks (and no "
+            'mask_annealing=None), or set masked_attention=False in the head',
+            logger='current',
+            level=logging.WARNING,
+        )
 
     def predict(self, predictions: Predictions, samples: list[Any]) -> list[Any]:
         """Adds the prediction of the final layer."""

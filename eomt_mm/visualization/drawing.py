@@ -14,6 +14,10 @@ from eomt_mm.visualization.palettes import Colour, shade
 
 MIN_SIDE = 320  # smaller pictures are enlarged, so that names stay legible
 OUTLINE_SHARE = 500  # an outline is one pixel thick for each so many of the picture's short side
+# A picture is crowded with more segments than this, and as many masks over a covered pixel in the mean.
+MANY, OVERLAP = 12, 1.4
+NUM_NAMES = 15  # in a crowded picture
+Box = tuple[slice, slice]  # rows and columns
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
 
 
@@ -29,6 +33,9 @@ class DrawnSegment:
     @property
     def caption(self) -> str:
         return self.name if self.score is None else f'{self.name} {self.score:.2f}'
+
+
+Shown = tuple[DrawnSegment, Box]
 
 
 def class_segments(
@@ -63,6 +70,9 @@ def draw_segments(
 ) -> Image.Image:
     """Draws segments over an image.
 
+    Where many segments overlap, only their outlines are drawn, those of the best on top, and only the best are named;
+    without scores the best are the largest.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         segments: drawn in this order; a name is left out where the segment is too small for it, or where that of a
@@ -78,35 +88,48 @@ def draw_segments(
         ValueError: a mask has another size than the image.
     """
     h, w = image.shape[:2]
-    for segment in segments:
-        if segment.mask.shape != (h, w):
-            raise ValueError(f"mask of '{segment.name}' is {segment.mask.shape}, the image {(h, w)} (height, width)")
+    for wrong in (segment for segment in segments if segment.mask.shape != (h, w)):
+        raise ValueError(f"mask of '{wrong.name}' is {wrong.mask.shape}, the image {(h, w)} (height, width)")
     if max_side is not None and max(h, w) > max_side:
         image, segments = _shrink(image, segments, max_side / max(h, w))
-    segments = [segment for segment in segments if segment.mask.any()]
     factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
-    boxes = [box_of(segment.mask) for segment in segments]
-    picture, void = np.array(image), np.ones(image.shape[:2], bool)
-    for segment, box in zip(segments, boxes, strict=True):
-        void[box] &= ~segment.mask[box]
-        part = picture[box]
-        colour = np.full_like(part, segment.colour)
-        np.copyto(part, cv2.addWeighted(part, 1 - opacity, colour, opacity, 0), where=segment.mask[box][..., None])
-    canvas = enlarge(picture, factor)
+    shown = [(segment, box_of(segment.mask)) for segment in segments if segment.mask.any()]
+    layers = _layers(shown, image.shape[:2])
+    crowded = len(shown) > MANY and layers.sum() > OVERLAP * np.count_nonzero(layers)
+    if crowded:
+        shown.sort(key=lambda pair: (pair[0].score or 0, np.count_nonzero(pair[0].mask)))
+    canvas = enlarge(np.array(image) if crowded else _coloured(image, shown, opacity), factor)
     if hatch_void:
-        _hatch(canvas, enlarge(void, factor))
-    thickness = max(1, round(min(canvas.shape[:2]) / OUTLINE_SHARE))
-    for segment, box in zip(segments, boxes, strict=True):
+        _hatch(canvas, enlarge(layers == 0, factor))
+    thickness = max(1, round((1 + crowded) * min(canvas.shape[:2]) / OUTLINE_SHARE))
+    for segment, box in shown:
         edge = outline(enlarge(segment.mask[box], factor), thickness)
         canvas[_scaled(box, factor)][edge] = segment.colour
     drawn = Image.fromarray(canvas)
-    write_captions(
-        drawn, [(s.caption, s.colour, s.mask[box], box) for s, box in zip(segments, boxes, strict=True)], factor
-    )
+    named = shown[-NUM_NAMES:] if crowded else shown
+    write_captions(drawn, [(s.caption, s.colour, s.mask[box], box) for s, box in named], factor)
     return drawn
 
 
-def box_of(mask: np.ndarray) -> tuple[slice, slice]:
+def _layers(shown: Iterable[Shown], size: tuple[int, int]) -> np.ndarray:
+    """Number of segments (H, W) over each pixel."""
+    layers = np.zeros(size, np.uint16)
+    for segment, box in shown:
+        layers[box] += segment.mask[box]
+    return layers
+
+
+def _coloured(image: np.ndarray, shown: Iterable[Shown], opacity: float) -> np.ndarray:
+    """The image with the colours of the segments."""
+    picture = np.array(image)
+    for segment, box in shown:
+        part = picture[box]
+        blended = cv2.addWeighted(part, 1 - opacity, np.full_like(part, segment.colour), opacity, 0)
+        np.copyto(part, blended, where=segment.mask[box][..., None])
+    return picture
+
+
+def box_of(mask: np.ndarray) -> Box:
     """Rows and columns of a mask's smallest box; the mask is not empty."""
     x, y, w, h = cv2.boundingRect(np.ascontiguousarray(mask).view(np.uint8))
     return slice(y, y + h), slice(x, x + w)
@@ -126,7 +149,7 @@ def outline(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
     return mask & (inner == 0)
 
 
-def _scaled(box: tuple[slice, slice], factor: int) -> tuple[slice, slice]:
+def _scaled(box: Box, factor: int) -> Box:
     rows, cols = (slice(factor * part.start, factor * part.stop) for part in box)
     return rows, cols
 

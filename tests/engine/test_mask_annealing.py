@@ -109,6 +109,19 @@ def test_fractions() -> None:
     assert MaskAnnealingHook(starts=(0.0, 0.5), ends=(0.25, 1.0)).annealing_steps(2, 200) == [(0, 50), (100, 200)]
 
 
+def test_a_run_that_ends_early_with_masks_on_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr('eomt_mm.engine.mask_annealing.print_log', lambda text, **_: said.append(text))
+    runner = make_runner(60)
+    hook = MaskAnnealingHook()
+    hook.before_train(runner)
+    for runner.iter, spoken in ((55, False), (60, False), (30, True)):
+        said.clear()
+        hook.after_train(runner)
+        assert bool(said) == spoken
+    assert said[0].startswith('ended after step 30 of 60 with masks on') and '\n' not in said[0]
+
+
 def test_warns_where_the_run_would_end_with_masks_on(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[tuple[int, str]] = []
     monkeypatch.setattr(

@@ -113,9 +113,13 @@ def test_hooks_of_ones_own_leave_the_annealing_in_place(tool: Callable, coco_roo
     assert '(scaled from a schedule of 18)' in log(tmp_path / 'run')
 
 
-def test_the_loop_says_where_nothing_anneals(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
-    train(tool, coco_root, tmp_path / 'a', 1, resume=False, mask_annealing=None)
-    assert 'masks are not annealed' in log(tmp_path / 'a')
-    no_masks = {'mask_annealing': None, 'model__panoptic_head__masked_attention': False}
-    train(tool, coco_root, tmp_path / 'b', 1, resume=False, **no_masks)
-    assert 'masks are not annealed' not in log(tmp_path / 'b')
+@pytest.mark.parametrize('what', ['setting', 'hooks and loop', 'no masks'])
+def test_the_log_says_where_nothing_anneals(what: str, tool: Callable, coco_root: Path, tmp_path: Path) -> None:
+    """Also with hooks and loop of mmengine alone."""
+    settings: dict[str, Any] = {'mask_annealing': None}
+    if what == 'hooks and loop':
+        settings = dict(default_hooks__mask_annealing=None, train_cfg__type='IterBasedTrainLoop')
+    elif what == 'no masks':
+        settings['model__panoptic_head__masked_attention'] = False
+    train(tool, coco_root, tmp_path, 2, resume=False, **settings)
+    assert log(tmp_path).count('WARNING - masks are not annealed') == (what != 'no masks')

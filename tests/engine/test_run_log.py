@@ -13,7 +13,7 @@ from eomt_mm.engine.run_log import RunLogHook, short_line
 from eomt_mm.engine.threads import Load, free_threads, quotas, set_threads, usable_cpus
 
 SCALARS = dict(
-    base_lr=1e-3, lr=5e-4, loss=44.2109, loss_cls=3.9995, loss_mask=3.063, loss_dice=3.9945, memory=2048,
+    base_lr=1e-3, lr=5e-4, loss=44.2109, loss_cls=4.0001, loss_mask=3.063, loss_dice=3.9951, memory=2048,
     mask_prob_0=0.25, mask_prob_1=1.0,
 ) | {'d0.loss_cls': 4.0}  # fmt: skip
 

@@ -129,6 +129,25 @@ def test_names_do_not_cover_each_other() -> None:
     assert black[3] == black[2]  # centre, above, below: there is room for three
 
 
+def test_crowded_pictures_show_outlines_and_the_best_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    named: list[str] = []
+    monkeypatch.setattr(
+        'eomt_mm.visualization.drawing.write_captions',
+        lambda _, captions, __: named.extend(caption[0] for caption in captions),
+    )
+    discs = [np.roll(disc(400, 60), 8 * k, axis=1) for k in range(20)]
+    image = np.full((400, 400, 3), 99, np.uint8)
+    for scores in ([k / 100 for k in range(20)], [None] * 20):
+        segments = [DrawnSegment(mask, f'n{k}', RED, scores[k]) for k, mask in enumerate(discs)]
+        drawn = np.asarray(draw_segments(image, segments))
+        edges = np.any([outline(mask, 2) for mask in discs], axis=0)
+        assert (drawn[edges] == RED).all()
+        assert (drawn[~edges] == 99).all()
+    assert named[:15] == [f'n{k} {k / 100:.2f}' for k in range(5, 20)]
+    apart = [DrawnSegment(np.roll(disc(400, 10), (k % 8 * 40, k // 8 * 40), (0, 1)), f'n{k}', RED) for k in range(20)]
+    assert (np.asarray(draw_segments(image, apart))[200, 200] != 99).all()  # many alone are not crowded
+
+
 def test_thickest_point_lies_in_the_mask() -> None:
     ring = disc(601, 300) & ~disc(601, 200)
     assert ring[thickest_point(ring)]
