@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+RUNTIME := $(VENV)/.runtime
 INSTALLED := $(VENV)/.installed
 PYTEST := $(BIN)/python -m pytest -q --durations=10
 
@@ -14,16 +15,18 @@ MAKEFLAGS += --no-print-directory
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
 
-setup: $(INSTALLED) ## install into .venv, with pinned versions (PYTHON=python3.x chooses the interpreter)
+setup: $(INSTALLED) ## install into .venv, with pinned versions and test tools (PYTHON=python3.x chooses the interpreter)
 
-$(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
+$(INSTALLED): EXTRAS := lite,test
+$(RUNTIME): EXTRAS := lite
+$(RUNTIME) $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo 'eomt_mm needs Python >= 3.10, and "$(PYTHON)" is not that; try: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' \
 		|| { echo '"$(PYTHON)" lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c requirements/constraints.txt -e '.[lite,test]'
-	@touch $@
+	$(PIP) install -c requirements/constraints.txt -e '.[$(EXTRAS)]'
+	@touch $(RUNTIME) $@
 
 test: setup ## fast tests
 	$(PYTEST) -m 'not slow' -n 2 --dist loadfile $(ARGS)
@@ -39,10 +42,10 @@ lint: setup ## ruff and mypy
 docs: setup ## the documentation as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
-demo: setup ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
+demo: $(RUNTIME) ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py $(DEMO_ARGS)
 
-demo-video: setup ## the same with videos: train a small VidEoMT on moving shapes, draw its tracks (DEMO_ARGS)
+demo-video: $(RUNTIME) ## the same with videos: train a small VidEoMT on moving shapes, draw its tracks (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py --video $(DEMO_ARGS)
 
 clean: ## remove build products and caches; .venv and results in work_dirs stay

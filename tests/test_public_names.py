@@ -18,7 +18,10 @@ PACKAGES = sorted(
     for path in (ROOT / 'eomt_mm').glob('*/__init__.py')
     if 'PUBLIC' in path.read_text() or '__all__' in path.read_text()
 )
-REGISTRIES = {'DATASETS', 'HOOKS', 'LOOPS', 'METRICS', 'MODELS', 'RUNNERS', 'TRANSFORMS'}
+MODULES = {
+    'registry': {'DATASETS', 'HOOKS', 'LOOPS', 'METRICS', 'MODELS', 'RUNNERS', 'TRANSFORMS'},
+    'options': {'add_cfg_options', 'read_options'},
+}
 
 
 def homes(package: str) -> dict[str, tuple[str, ...]]:
@@ -59,8 +62,8 @@ def is_public(module: str, name: str) -> bool:
     if not parts:
         return name in PACKAGES
     package, home = parts[0], '.'.join(parts[1:])
-    if package == 'registry':
-        return name in REGISTRIES
+    if package in MODULES:
+        return name in MODULES[package]
     return package in PACKAGES and (name in homes(package).get(home, ()) or (not home and name in homes(package)))
 
 

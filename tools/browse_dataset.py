@@ -6,6 +6,7 @@ first frames of a video: every target with its id, in the same colour in all fra
 
 Examples:
     python tools/browse_dataset.py configs/eomt/coco/eomt_dinov2-s_24e_coco-panoptic-640.py --out-dir browsed
+    python tools/browse_dataset.py CONFIG --no-augmentation --out-dir browsed    # whole images, as validation sees them
     python tools/browse_dataset.py CONFIG --split val --num 50 --palette distinct --out-dir browsed
 """
 
@@ -26,6 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
     parser.add_argument('--num', type=int, default=20, help='images; beyond the data set, training draws them anew')
+    parser.add_argument('--no-augmentation', action='store_true', help="training images in validation's pipeline")
     parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
     parser.add_argument(
         '--palette', choices=PALETTES, default='dataset', help='distinct: safe for colour-blind readers'
@@ -65,8 +67,14 @@ from eomt_mm.visualization.figures import save_picture
 MAX_FRAMES = 8  # of a video in a picture
 
 
-def build_dataset(cfg: Config, split: str, seed: int) -> SeededDataset:
+def build_dataset(cfg: Config, split: str, seed: int, pipeline_of: str | None = None) -> SeededDataset:
     """The data set of a split, whose samples are drawn from (seed, position) as in training.
+
+    Args:
+        cfg: of a model.
+        split: train, val or test.
+        seed: of the augmentation.
+        pipeline_of: another split, whose pipeline is used.
 
     Raises:
         ValueError: the config has no such split, or the data set is empty.
@@ -75,6 +83,8 @@ def build_dataset(cfg: Config, split: str, seed: int) -> SeededDataset:
     if not loader:
         raise ValueError(f'--split {split}: the config has no {split}_dataloader')
     init_default_scope(cfg.default_scope)
+    if pipeline_of:
+        loader.dataset.pipeline = cfg[f'{pipeline_of}_dataloader'].dataset.pipeline
     dataset = SeededDataset(DATASETS.build(loader.dataset), seed)
     if not len(dataset):
         raise ValueError(f'the data set of {split}_dataloader is empty: check its data_root, ann_file, data_prefix')
@@ -148,9 +158,10 @@ def main(args: argparse.Namespace) -> None:
     if args.num < 1:
         make_parser().error(f'--num {args.num}: at least 1')
     cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
-    dataset = build_dataset(cfg, args.split, args.seed)
+    dataset = build_dataset(cfg, args.split, args.seed, 'val' if args.no_augmentation else None)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)
-    meta, training = with_palette(dataset.metainfo, args.palette), args.split == 'train'
+    meta = with_palette(dataset.metainfo, args.palette)
+    training = args.split == 'train' and not args.no_augmentation
     num = args.num if training else min(args.num, len(dataset))
     written = 0
     for position in tqdm(range(num), desc='images', unit=''):

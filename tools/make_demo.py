@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +37,19 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(*command: str | Path) -> None:
-    """Runs a Python command line and shows it; a failure ends the demo with the command's exit code."""
+    """Runs a Python command line and shows it; a failure ends the demo with the command's exit code.
+
+    On Ctrl-C, which the command gets too, the demo waits for it: a training saves its last step.
+    """
+    interrupted: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     words = [str(word) for word in command]
     print(f'\n$ python {" ".join(words)}', flush=True)
     paths = os.pathsep.join([str(VIDEO), *filter(None, [os.environ.get('PYTHONPATH')])])  # for python -m videomt...
     environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'PYTHONPATH': paths}
     code = subprocess.run([sys.executable, *words], env=environment).returncode
-    if code:
-        sys.exit(code)
+    if code or interrupted:
+        sys.exit(code or 130)
 
 
 def newest_metrics(work_dir: Path) -> dict[str, float]:

@@ -25,6 +25,7 @@ PARSED_KEYS = dict(
     train_pipeline='train_dataloader.dataset.pipeline',
     test_pipeline='test_dataloader.dataset.pipeline',
 )
+MMENGINE_HOOKS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler', 'checkpoint')
 HOST_DATASETS = tuple(f'{scope}{name}' for scope in ('', 'mmdet.') for name in ('CocoDataset', 'CocoPanopticDataset'))
 FILES_OF_METRICS = {'eomt_mm.InstanceAP': ('ann_file',), 'eomt_mm.PanopticQuality': ('ann_file', 'seg_prefix')}
 
@@ -79,6 +80,7 @@ def load_config(
     apply_metainfo(cfg, options)
     check_classes(cfg)
     _let_metrics_follow(cfg, options)
+    _drop_hooks(cfg)
     return cfg
 
 
@@ -190,6 +192,13 @@ def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
             for key, path in paths.items():
                 if path and (metric.get(key) or key in needed) and f'{split}_evaluator.{key}' not in options:
                     metric[key] = osp.join(root, path)
+
+
+def _drop_hooks(cfg: Config) -> None:
+    """Removes ``default_hooks`` that are None. Of its own defaults mmengine does so itself, others it refuses."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None and name not in MMENGINE_HOOKS]:
+        del hooks[name]
 
 
 def _check_img_size(cfg: Config) -> None:

@@ -40,6 +40,8 @@ class SemanticIoU(IoUMetric):
         ValueError: ``label_ids`` outside of [0, 255], or ``format_only`` without ``output_dir``.
     """
 
+    default_prefix = ''  # None, mmseg's, has the same names and warns
+
     def __init__(
         self,
         label_ids: Sequence[int] | None = None,

@@ -33,29 +33,19 @@ def test_pictures_of_every_task(
 
 
 def test_training_draws_again_and_validation_ends(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
-    for split, num, seed, folder in (
-        ('train', 8, 0, 'a'),
-        ('train', 8, 0, 'b'),
-        ('train', 8, 1, 'c'),
-        ('val', 9, 0, 'd'),
-    ):
-        arguments = [
-            '--data-root',
-            coco_root,
-            '--split',
-            split,
-            '--num',
-            num,
-            '--seed',
-            seed,
-            '--out-dir',
-            tmp_path / folder,
-        ]
+    whole = '--no-augmentation'
+    for folder, split, num, *more in (
+        ('a', 'train', 8), ('b', 'train', 8), ('c', 'train', 8, '--seed', 1), ('d', 'val', 9),
+        ('e', 'train', 9, whole), ('f', 'train', 9, whole, '--seed', 1),
+    ):  # fmt: skip
+        arguments = ['--data-root', coco_root, '--split', split, '--num', num, '--out-dir', tmp_path / folder, *more]
         tool('browse_dataset.py', CONFIGS['panoptic'], *arguments, '--cfg-options', *small('panoptic'))
-    a, b, c = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in 'abc')
+    a, b, c, e, f = ({p.name: p.read_bytes() for p in (tmp_path / name).iterdir()} for name in 'abcef')
     assert len(a) == 8
     assert a == b != c
     assert len(list((tmp_path / 'd').iterdir())) == 4
+    assert len(e) == 5
+    assert e == f
 
 
 def items(task: str, root: Path, split: str) -> tuple[Any, Any, dict[str, Any], dict[str, Any]]:
