@@ -23,6 +23,7 @@ from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
 
+from eomt_mm.engine.threads import Load, set_threads
 from eomt_mm.options import AMP_DTYPES, PICTURES, PREDICTIONS, TASKS, add_cfg_options, read_options
 
 
@@ -52,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
 
 # eomt_mm before the hosts: it says which of them are missing.
 from eomt_mm.apis.inferencer import Result, init_inferencer  # isort: skip
@@ -85,7 +86,8 @@ def show_table(results: Iterable[Result], kind: str) -> int:
     return count
 
 
-def main(args: argparse.Namespace) -> None:
+def main(args: argparse.Namespace, load: Load) -> None:
+    set_threads(load)
     warnings.formatwarning = lambda message, *_: f'demo: {message}\n'
     try:
         inferencer = init_inferencer(
@@ -116,4 +118,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    main(args)
+    main(args, load)

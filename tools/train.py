@@ -46,13 +46,15 @@ if __name__ == '__main__':
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 from mmengine.device import get_device
 from mmengine.runner import Runner
 
 from eomt_mm.checkpoints.files import read_names
 from eomt_mm.engine.console import build_runner
 from eomt_mm.engine.processes import start_processes
-from eomt_mm.engine.resuming import check_whole, latest_whole_checkpoint
+from eomt_mm.engine.resuming import POINTER, check_whole, latest_whole_checkpoint
+from eomt_mm.engine.run_log import unwrapped
 from eomt_mm.engine.work_dir_lock import work_dir_lock
 
 
@@ -83,12 +85,17 @@ def holds_backbone(checkpoint: str) -> bool:
 
 
 def next_commands(runner: Runner) -> list[str]:
-    """Commands that test and use the last checkpoint, for the config that the run left beside it."""
-    tools, python = Path(os.path.relpath(__file__)).parent, sys.executable
-    if Path(shutil.which('python') or '').resolve() == Path(python).resolve():
-        python = 'python'
+    """Commands that test and use the last checkpoint, if there is one, for the config that the run left beside it."""
+    pointer = Path(runner.work_dir) / POINTER
+    if not pointer.is_file():
+        return []
+    tools, python = Path(os.path.relpath(__file__)).parent, Path(sys.executable)
+    if shutil.which('python') == str(python):
+        python = Path('python')  # of an active environment
+    elif python.is_relative_to(Path.cwd()):
+        python = python.relative_to(Path.cwd())
     config = Path(runner.work_dir) / Path(runner.cfg.filename).name
-    checkpoint = (Path(runner.work_dir) / 'last_checkpoint').read_text().strip()
+    checkpoint = pointer.read_text().strip()
     commands = {
         'test': [tools / 'test.py', config, checkpoint],
         'predict': [tools / 'demo.py', example_image(runner), config, checkpoint, '--out-dir', config.parent / 'found'],
@@ -99,7 +106,8 @@ def next_commands(runner: Runner) -> list[str]:
 def example_image(runner: Runner) -> str:
     """An image file of the data, or a word for one."""
     loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
-    file = loader.dataset.get_data_info(0).get('img_path', '')
+    dataset = unwrapped(loader.dataset)
+    file = dataset.get_data_info(0).get('img_path', '') if isinstance(dataset, BaseDataset) else ''
     return file if os.path.isfile(file) else 'IMAGES_OR_VIDEO'
 
 

@@ -151,7 +151,7 @@ def unwrapped(dataset: Any) -> Any:
 def model_text(runner: Runner) -> str:
     """Backbone, number of parameters, queries, joint blocks."""
     model: nn.Module = runner.model
-    name = (runner.cfg.model.get('backbone') or {}).get('model_name') or type(model).__name__
+    name = runner.cfg.get('model', {}).get('backbone', {}).get('model_name') or type(model).__name__
     parts = [f'{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters']
     for head in [module for module in model.modules() if isinstance(module, EoMTHead)][:1]:
         parts.append(f'{head.num_queries} queries, {head.num_blocks} joint blocks')
