@@ -76,7 +76,8 @@ class MaskAnnealingHook(Hook):
         self.first_block = first_block
         self.total_steps = total_steps
         self.power = power
-        self._steps: list[tuple[int, int]] = []
+        self._steps: list[tuple[int, int]] = []  # empty outside of training
+        self._explained = False
         self._most: list[float] = []  # probabilities of a resumed checkpoint, which no later one exceeds
 
     def before_train(self, runner: Any) -> None:
@@ -110,6 +111,15 @@ class MaskAnnealingHook(Hook):
     ) -> None:
         """Probabilities for the next step; mmengine counts ``iter`` up only after the hooks."""
         self._set(runner, find_head(runner.model), done=1)
+
+    def after_val(self, runner: Any) -> None:
+        """Explain, after the first validation of a training, why its numbers are low while masks are on."""
+        if not self._explained and max(self.keep_probs(runner.iter), default=0) > 0:
+            self._explained, last = True, max(end for _, end in self._steps)
+            print_log(
+                f'masks are on in training until step {last}, and off in validation: expect low numbers until then',
+                logger='current',
+            )
 
     def after_train(self, runner: Any) -> None:
         """Warns where the run ended before the annealing: evaluation runs without the masks it was trained with."""

@@ -115,6 +115,9 @@ def test_a_run_that_ends_early_with_masks_on_says_so(monkeypatch: pytest.MonkeyP
     runner = make_runner(60)
     hook = MaskAnnealingHook()
     hook.before_train(runner)
+    hook.after_val(runner)
+    assert said.pop() == 'masks are on in training until step 50, and off in validation: expect low numbers until then'
+    hook.after_val(runner)
     for runner.iter, spoken in ((55, False), (60, False), (30, True)):
         said.clear()
         hook.after_train(runner)
