@@ -139,7 +139,8 @@ def test_tool_writes_a_half_program_with_results(tmp_path: Path, monkeypatch: An
     monkeypatch.setattr(
         'sys.argv', ['export.py', str(config('semantic', 2)), str(path), *words, '--cfg-options', *overrides]
     )
-    tool('export').main()
+    module = tool('export')
+    module.main(module.parse_args())
     assert 'label_map, int32' in capsys.readouterr().out
     images = pixels(1, 3, SIZE, SIZE)
     (found,) = run_program(tmp_path / 'x.pt2', images)

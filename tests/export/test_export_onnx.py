@@ -33,7 +33,8 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
         weights = weights or checkpoint(task, family, tmp_path)
         arguments = [config(task, family), weights, *words, '--cfg-options', *overrides]
         monkeypatch.setattr('sys.argv', ['export.py', *map(str, arguments)])
-        tool('export').main()
+        module = tool('export')
+        module.main(module.parse_args())
         return capsys.readouterr().out
 
     return call

@@ -47,7 +47,7 @@ def tool() -> ModuleType:
 def run(tool: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
     def call(*args: Any) -> str:
         monkeypatch.setattr(sys, 'argv', ['convert_checkpoint.py', *map(str, args)])
-        tool.main()
+        tool.main(tool.parse_args())
         shown = capsys.readouterr()
         call.progress = shown.err  # type: ignore[attr-defined]
         return shown.out

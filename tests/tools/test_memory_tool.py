@@ -97,7 +97,7 @@ def rows(memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFix
     """Cells of the table that the tool prints for the tiny model."""
     overrides = [f'{key}={value}' for key, value in TINY.items()]
     monkeypatch.setattr(sys, 'argv', ['memory.py', str(CONFIG), *flags, '--cfg-options', *overrides])
-    memory.main()
+    memory.main(memory.make_parser().parse_args())
     return [[cell.strip() for cell in line.split('|')[1:-1]] for line in capsys.readouterr().out.strip().splitlines()]
 
 
