@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from mmdet.datasets import BaseVideoDataset
+from mmengine.device import get_device
 from mmengine.dist import get_world_size
 from mmengine.hooks import LoggerHook
 from mmengine.runner import BaseLoop, Runner
@@ -173,9 +174,10 @@ def steps_text(runner: Runner) -> str:
 
 def device_text() -> str:
     """Accelerator, or CPU with its threads."""
-    if torch.cuda.is_available():
+    text = get_device()
+    if text == 'cuda':
         text = torch.cuda.get_device_name()
-    else:
+    elif text == 'cpu':
         cpus = usable_cpus()
         text = f'CPU, threads: {torch.get_num_threads()} (usable CPUs: {cpus}; OMP_NUM_THREADS sets another number)'
     return text if get_world_size() == 1 else f'{get_world_size()} processes, {text}'
