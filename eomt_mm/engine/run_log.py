@@ -65,9 +65,8 @@ class RunLogHook(LoggerHook):
         step = runner.iter + 1
         done = step - self._first
         if done == TIMED_STEPS < runner.max_iters - self._first:
-            seconds = mean_time(runner, done)
-            left = runner.max_iters - step
-            text = f'{seconds:.2f} s per step: {time_text(seconds * left)} for the other {left}, without validation'
+            mean, left = mean_time(runner, done), runner.max_iters - step
+            text = f'{mean:.2f} s per step: {time_text(mean * left)} for the other {left}, without validation'
             runner.logger.info(text)
         if done == 1 or step == runner.max_iters or step % self._train_interval == 0:
             scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, 'train')
