@@ -145,7 +145,7 @@ def import_checkpoint(
         state = _own_head(state, report, class_head, class_order)
     tell(STAGES[3])
     if expected_state is not None:
-        state = _fitted(state, expected_state, report, class_head, mapped.unexpected, readable)
+        state = _fit_to_model(state, expected_state, report, class_head, mapped.unexpected, readable)
     else:
         check_complete(state, found.depth, known.whole, read.path)
     return {_named(name, head): v.float() if v.is_floating_point() else v for name, v in state.items()}, report
@@ -218,11 +218,20 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
     return state
 
 
-def _fitted(
+def _fit_to_model(
     state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str],
     readable: Readable,
 ) -> State:  # fmt: skip
-    """Fit the weights to the model: afterwards, names and shapes are those of the model."""
+    """Give weights the names and shapes of the model: resample, add or drop biases; ValueError if they do not fit.
+
+    Args:
+        state: the file's weights; the head's names begin with ``head.``, as in the result.
+        expected: the model's ``state_dict()``.
+        report: its notes and ``missing`` are extended.
+        class_head: whether class rows are needed.
+        unexpected: names in the file that its format does not have.
+        readable: names the parts of the model that a file may lack.
+    """
     head = report.head
     wanted_state = {_generic(name, head): value for name, value in expected.items()}
     found, wanted = report.description, describe(expected)
@@ -231,19 +240,21 @@ def _fitted(
         report.notes += notes
     state, notes = resample(state, wanted_state, report.whole)
     report.notes += notes
-    lacking = [part for part in readable.optional if not any(name.startswith(part) for name in state)]
-    may_miss = ['head.'] if not report.whole else lacking if class_head else [*lacking, CLASS_HEAD]
-    report.notes += [readable.optional[part] for part in lacking if report.whole]
     if not class_head:
         found = replace(found, num_classes=None)
-    if not report.whole:
+    if report.whole:
+        may_miss = [part for part in readable.optional if not any(name.startswith(part) for name in state)]
+        report.notes += [readable.optional[part] for part in may_miss]
+        may_miss += [] if class_head else [CLASS_HEAD]
+        if wanted.num_blocks is not None and found.num_blocks is None and PROBS in state:
+            state[PROBS] = torch.zeros(wanted.num_blocks)
+            report.notes = [note for note in report.notes if 'joint blocks, as published' not in note]
+            report.notes.append(f'joint blocks: {wanted.num_blocks} as in the model; the file does not say')
+    else:
+        may_miss = ['head.']
         found = replace(found, patch_size=wanted.patch_size)  # resampled
-    if not report.whole and found.width == wanted.width and found.depth == wanted.depth:
-        found = replace(found, family=wanted.family)  # backbone file: names and shapes are checked instead
-    if report.whole and wanted.num_blocks is not None and found.num_blocks is None and PROBS in state:
-        state[PROBS] = torch.zeros(wanted.num_blocks)
-        report.notes = [note for note in report.notes if 'joint blocks, as published' not in note]
-        report.notes.append(f'joint blocks: {wanted.num_blocks} as in the model; the file does not say')
+        if found.width == wanted.width and found.depth == wanted.depth:
+            found = replace(found, family=wanted.family)  # names and shapes are checked instead
     try:
         missing = check_model(state, wanted_state, found, wanted, may_miss, head, unexpected)
     except ValueError as error:

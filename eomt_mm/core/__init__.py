@@ -17,15 +17,15 @@ PUBLIC = {
     'postprocess': (
         'MAPS_AT_ONCE',
         'areas',
+        'assign_pixels',
+        'assign_segment_ids',
         'best_pairs',
         'choose_queries',
         'class_probs',
         'instance_prediction',
         'max_of_parts',
-        'number_segments',
         'panoptic_prediction',
         'semantic_scores',
-        'win_pixels',
     ),
     'schedules': ('annealed_keep_prob', 'lr_factor', 'published_steps', 'two_stage_factor'),
 }

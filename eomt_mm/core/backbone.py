@@ -184,16 +184,25 @@ class PlainViT(nn.Module):
         return block(x, attn_mask=attn_mask, **positions)
 
     def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
-        """Rotary positions of all tokens but the first P, which timm's attention never rotates (P prefix tokens).
+        """Rotary positions in the form that timm's attention needs, so that only patches are rotated.
 
-        With Q queries in front, these first P tokens are queries. The next Q tokens (other queries, class token,
-        registers) are rotated by zero (sine 0, cosine 1), so that only patches are rotated.
+        Without queries, the sequence is P prefix tokens (class token, registers) and the patches: timm rotates all
+        tokens but the first P. Q queries at the front shift the sequence, so the first P tokens are no longer all that
+        must not be rotated. The Q tokens after them, queries or prefix tokens, get the identity rotation.
+
+        Args:
+            num_tokens: length of the sequence.
+            rope: (patches, 2 d), sines and cosines.
+
+        Returns:
+            (Q + patches, 2 d).
         """
-        num_unrotated = num_tokens - self.vit.num_prefix_tokens - len(rope)
-        if num_unrotated == 0:
+        num_queries = num_tokens - self.vit.num_prefix_tokens - len(rope)
+        if num_queries == 0:
             return rope
-        zero = rope.new_zeros(num_unrotated, rope.shape[1] // 2)
-        return torch.cat([torch.cat([zero, zero + 1], dim=1), rope])
+        zeros = rope.new_zeros(num_queries, rope.shape[1] // 2)
+        identity = torch.cat([zeros, zeros + 1], dim=1)  # sine 0, cosine 1
+        return torch.cat([identity, rope])
 
     def final_norm(self, tokens: Tokens) -> Tokens:
         """Apply the ViT's last LayerNorm, which all prediction layers share."""

@@ -88,8 +88,9 @@ class Criterion(nn.Module):
         no_object_weight: weight of "no object" in the class loss; above 0, so that images without targets have a loss.
         num_points: points per mask.
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
-        sync_class_norm: average the normaliser of the class loss over processes. False as published: each process
-            divides by its own.
+        sync_class_norm: divide the class loss by its normaliser's mean over processes, so that the loss does not depend
+            on how images are distributed over processes. False: each process divides by its own normaliser, as in the
+            published training. Without effect in one process.
         make_matcher: function of ``class_weight``, ``mask_weight``, ``dice_weight`` and ``num_points`` that returns
             the matcher, a module with the interface of :class:`~eomt_mm.core.matcher.HungarianMatcher`.
     """
@@ -210,25 +211,25 @@ class Criterion(nn.Module):
         totals: StepTotals,
     ) -> tuple[Tensor, Tensor]:
         """Binary cross-entropy (L,) and dice (L,) of matched pairs, divided by the mean number of pairs per process."""
-        layers = len(mask_logits)
+        num_layers = len(mask_logits)
         logits = torch.cat(
-            [layer.flatten(0, 1)[index] for layer, index in zip(mask_logits, pairs.queries, strict=True)]
+            [layer.flatten(0, 1)[queries] for layer, queries in zip(mask_logits, pairs.queries, strict=True)]
         )
         logits = logits.to(compute_dtype(logits))  # (LM, h, w); part of the autograd graph even if empty
-        counts_at = valid_points(targets, pairs)
+        is_valid = valid_points(targets, pairs)
         if points is None:
-            at = uncertain_points(
-                logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio, counts_at
+            coords = uncertain_points(
+                logits.detach(), self.num_points, self.oversample_ratio, self.importance_ratio, is_valid
             )
         else:
-            at = torch.cat(list(points)).to(logits.dtype)  # (LM, P, 2)
-        nums = layers * pairs.nums
-        parts = zip(layers * targets, at.split(nums), pairs.targets.flatten().split(nums), strict=True)
-        masks = torch.cat([sample_at_points(target['masks'], part, index) for target, part, index in parts])
-        counts = None if counts_at is None else counts_at(at, slice(None))
-        losses = pair_losses(sample_at_points(logits, at), masks, counts)
+            coords = torch.cat(list(points)).to(logits.dtype)  # (LM, P, 2)
+        nums = num_layers * pairs.nums  # a list: pairs of each image, layer after layer
+        per_image = zip(num_layers * targets, coords.split(nums), pairs.targets.flatten().split(nums), strict=True)
+        masks = torch.cat([sample_at_points(target['masks'], at, index) for target, at, index in per_image])  # (LM, P)
+        counts = None if is_valid is None else is_valid(coords, slice(None))
+        losses = pair_losses(sample_at_points(logits, coords), masks, counts)
         norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
-        bce, dice = (loss.view(layers, -1).sum(1) / norm for loss in losses)
+        bce, dice = (loss.view(num_layers, -1).sum(1) / norm for loss in losses)
         return bce, dice
 
 

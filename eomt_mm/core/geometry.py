@@ -24,15 +24,21 @@ def resize(maps: Tensor, size: Size) -> Tensor:
     return F.interpolate(flat, size, mode='bilinear', align_corners=False).reshape(*maps.shape[:-2], *size)
 
 
-def _reaching(wanted: int, length: int, resized_length: int) -> tuple[int, int]:
-    """Shortest prefix that suffices for the first ``wanted`` values, when ``length`` values become ``resized_length``.
+def _prefix_to_resize(wanted: int, length: int, resized_length: int) -> tuple[int, int]:
+    """Part of a side that is enough to resize if only the first pixels of the resized side are wanted.
 
-    Returns the length of the prefix and the length to resize it to. Their ratio is exactly that of ``length`` and
-    ``resized_length``, so that the resized values are identical.
+    Args:
+        wanted: number of wanted pixels, at most ``resized_length``.
+        length: length of the whole side.
+        resized_length: length that the whole side would be resized to.
+
+    Returns:
+        number of leading pixels to resize, and the length to resize them to. Both lengths have exactly the ratio of
+        ``length`` to ``resized_length``, so the wanted pixels equal those of the resized whole side.
     """
     divisor = math.gcd(length, resized_length)
     period, resized_period = length // divisor, resized_length // divisor
-    # Bilinear weights reach at most half a value beyond the position of the last pixel; add a whole one to be safe.
+    # Bilinear weights reach at most half a pixel beyond the last wanted position; add a whole one to be safe.
     periods = min(math.ceil((wanted / resized_period * period + 1) / period), divisor)
     return periods * period, periods * resized_period
 
@@ -78,8 +84,8 @@ class Padding:
     def invert(self, maps: Tensor) -> Tensor:
         """Bring maps (N, h, w) of the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
         (h, w), (rows, columns) = self.resized_size, maps.shape[-2:]
-        rows, padded_h = _reaching(h, rows, self.input_size[0])
-        columns, padded_w = _reaching(w, columns, self.input_size[1])
+        rows, padded_h = _prefix_to_resize(h, rows, self.input_size[0])
+        columns, padded_w = _prefix_to_resize(w, columns, self.input_size[1])
         image = resize(maps[..., :rows, :columns], (padded_h, padded_w))[..., :h, :w]
         return resize(image, self.ori_size)
 

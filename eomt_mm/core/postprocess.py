@@ -161,8 +161,8 @@ def panoptic_prediction(
     if len(mask_logits) == 0:
         return torch.zeros_like(to_image(mask_logits).sum(0), dtype=torch.int32), []
     parts = (to_image(logits).sigmoid()[None] for logits in mask_logits.split(MAPS_AT_ONCE))
-    codes, pixels = win_pixels(scores, parts)
-    opened, ids = number_segments(labels, pixels, num_things, overlap_thr)
+    codes, pixels = assign_pixels(scores, parts)
+    opened, ids = assign_segment_ids(labels, pixels, num_things, overlap_thr)
     of_queries = zip(*torch.cat([opened, labels]).tolist(), scores[0].tolist(), strict=True)
     segments = [Segment(id_, label, score) for id_, label, score in of_queries if id_]
     return segment_map(codes, ids)[0], segments
@@ -177,7 +177,7 @@ def choose_queries(class_logits: Tensor, score_thr: float) -> tuple[Tensor, Tens
     return scores, labels, (labels != class_logits.shape[-1] - 1) & (scores > score_thr)
 
 
-def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def assign_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Assign each pixel to the query of largest p(class) * p(mask); the first query wins ties.
 
     Args:
@@ -210,22 +210,22 @@ def win_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None = No
     return codes.unflatten(1, size), torch.stack([won, torch.cat(inside_areas, 1), final], dim=1)
 
 
-def number_segments(
+def assign_segment_ids(
     labels: Tensor, pixels: Tensor, num_things: int, overlap_thr: float, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Choose the queries that become segments and number the segments from 1, in query order.
+    """Ids of the segments: the queries that fulfil the rules of :func:`panoptic_prediction`, numbered from 1.
 
-    Stuff of one class is one segment.
+    Ids follow the order of queries. All stuff queries of one class share one segment.
 
     Args:
         labels: (N, Q), class indices.
-        pixels: (N, 3, Q), see :func:`win_pixels`.
+        pixels: (N, 3, Q), see :func:`assign_pixels`.
         num_things, overlap_thr: see :func:`panoptic_prediction`.
         kept: (N, Q) bool, the queries that take part; None: all.
 
     Returns:
-        two tensors (N, Q) int64, 0 for none: for each query, the id of the segment whose first query it is, and the
-        id of the segment that it belongs to.
+        ``opened`` (N, Q) int64, the id of the segment whose first query this is, 0 for all other queries; and ``ids``
+        (N, Q) int64, the id of the segment that the query belongs to, 0 for none.
     """
     won, inside, final = pixels.unbind(1)
     found = (won > 0) & (inside > 0) & (final > 0) & (won.double() / inside.clamp(min=1) >= overlap_thr)
@@ -242,7 +242,7 @@ def number_segments(
 
 
 def segment_map(codes: Tensor, ids: Tensor) -> Tensor:
-    """Maps (N, H, W) int32 of segment ids, 0 = void, from codes of :func:`win_pixels` and ids (N, Q)."""
+    """Maps (N, H, W) int32 of segment ids, 0 = void, from codes of :func:`assign_pixels` and ids (N, Q)."""
     ids = torch.cat([torch.zeros_like(ids[:, :1]), ids], dim=1).int()  # void stays 0
     return ids.gather(1, codes.flatten(1)).unflatten(1, codes.shape[1:])
 

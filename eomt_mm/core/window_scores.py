@@ -30,13 +30,13 @@ class WindowScores:
 
     def add(self, class_logits: Tensor, mask_logits: Tensor) -> None:
         """Add the next window: class logits (1, Q, K + 1) and mask logits (1, Q, h, w)."""
-        scores = semantic_scores(class_logits, mask_logits, self._geometry.input_size)
+        scores = semantic_scores(class_logits, mask_logits, self._geometry.input_size)  # (1, K, *input_size)
         if self._geometry.num_inputs == 1:
-            self._sums = scores[0]
-        elif self._num_added == 0:
-            self._sums = self._geometry.empty_sums(scores)
-        if self._geometry.num_inputs > 1:
-            self._geometry.add(self._sums, scores, self._num_added)
+            self._sums = scores[0]  # the sum of one window: no copy
+        else:
+            if self._num_added == 0:
+                self._sums = self._geometry.empty_sums(scores)
+            self._geometry.add(self._sums, scores, first=self._num_added)
         self._num_added += 1
 
     def labels(self, keep_scores: bool) -> tuple[Tensor, Tensor | None]:

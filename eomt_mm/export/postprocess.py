@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from eomt_mm.core.geometry import Size, resize
 from eomt_mm.core.postprocess import (
+    assign_pixels,
+    assign_segment_ids,
     best_pairs,
     choose_queries,
     class_probs,
     masks_and_quality,
-    number_segments,
     segment_map,
     sum_of_masks,
-    win_pixels,
 )
 
 # Query maps resized together; more would only take more memory (16 maps of 640 x 640 are 26 MB per image).
@@ -105,6 +105,6 @@ class PanopticMap(Postprocess):
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
         scores, labels, kept = choose_queries(class_logits, self.score_thr)
         parts = (resize(part, size).sigmoid() for part in mask_logits.split(MAPS_AT_ONCE, dim=1))
-        codes, pixels = win_pixels(scores, parts, kept)
-        opened, ids = number_segments(labels, pixels, self.num_things, self.overlap_thr, kept)
+        codes, pixels = assign_pixels(scores, parts, kept)
+        opened, ids = assign_segment_ids(labels, pixels, self.num_things, self.overlap_thr, kept)
         return segment_map(codes, ids), opened.int(), labels, scores

@@ -25,13 +25,15 @@ HEAD = """# Model zoo
 
 Pick a config; run the command of its row. `python tools/analysis/model_zoo.py` writes this page.
 
-**No number was reproduced here**: this project has neither the data sets nor the GPU time. "EoMT" is the authors' model
-zoo; "LightlyTrain" is its documentation, for its own recipes on the same model and size. A dash means that nobody
-published the combination; the config's docstring then names the rule that its numbers follow. All train with 16 images
-per step (4 processes with 4). Weights are the authors' files; see [checkpoints](checkpoints.md).
+**No number was reproduced here**: this project has neither the data sets nor the GPU time. Numbers marked "EoMT" are
+from the authors' model zoo. Those marked "LightlyTrain" are from its documentation (January 2026): it trained the same
+model at the same input size with recipes of its own, so a training with our config may give another number. A dash
+means that nobody published the combination; the config's docstring names the rule that its schedule follows. All
+configs train with 16 images per step (4 processes with 4). Weights are the authors' files; see
+[checkpoints](checkpoints.md).
 
-Millions of parameters: S 23 to 25, B 92 to 95, L 315 to 322, g 1,164 to 1,171. With DINOv2 the number grows with the
-input, because positions are learned.
+Parameters in millions: S 23 to 25, B 92 to 95, L 315 to 322, g 1,164 to 1,171. DINOv2 learns one position embedding
+per patch, so its models have more parameters at larger inputs.
 """
 
 

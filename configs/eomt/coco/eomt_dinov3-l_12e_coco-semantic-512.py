@@ -1,4 +1,4 @@
-"""EoMT-L DINOv3, COCO-Stuff 164k semantic, 512 px: mIoU 54.4 (LightlyTrain, its own recipe of 88k steps).
+"""EoMT-L DINOv3, COCO-Stuff 164k semantic, 512 px: mIoU 52.5 (LightlyTrain, its own recipe of 88k steps).
 
 Not published by EoMT's authors; here schedule and annealing of COCO panoptic, augmentation of ADE20K semantic
 without colour jitter, as for COCO panoptic.

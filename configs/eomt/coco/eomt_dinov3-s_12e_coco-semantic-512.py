@@ -1,4 +1,4 @@
-"""EoMT-S DINOv3, COCO-Stuff 164k semantic, 512 px: mIoU 46.5 (LightlyTrain, its own recipe of 88k steps).
+"""EoMT-S DINOv3, COCO-Stuff 164k semantic, 512 px: mIoU 45.0 (LightlyTrain, its own recipe of 88k steps).
 
 Not published by EoMT's authors; here schedule and annealing of COCO panoptic, augmentation of ADE20K semantic
 without colour jitter, as for COCO panoptic.

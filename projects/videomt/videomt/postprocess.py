@@ -18,11 +18,11 @@ from torch import Tensor
 from eomt_mm.core.geometry import Padding, resize
 from eomt_mm.core.postprocess import (
     MAPS_AT_ONCE,
+    assign_pixels,
+    assign_segment_ids,
     best_pairs,
     choose_queries,
     class_probs,
-    number_segments,
-    win_pixels,
 )
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
@@ -123,10 +123,10 @@ def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules
     pixels = torch.zeros(1, 3, len(queries), dtype=torch.long, device=scores.device)
     kept = []
     for frame in range(len(masks)):
-        codes, of_frame = win_pixels(scores[None], _mask_probs(masks, frame, queries, geometry))
+        codes, of_frame = assign_pixels(scores[None], _mask_probs(masks, frame, queries, geometry))
         pixels += of_frame
         kept.append(RunMap.of(codes[0].to(torch.int16).cpu().numpy()))  # until the areas of the whole video are known
-    _, ids = number_segments(labels[None], pixels, rules.num_things, rules.overlap_thr)
+    _, ids = assign_segment_ids(labels[None], pixels, rules.num_things, rules.overlap_thr)
     values = [
         num_classes if not id_ else label + INSTANCE_OFFSET * (query + 1) * (label < rules.num_things)
         for id_, label, query in zip(*torch.stack([ids[0], labels, queries]).tolist(), strict=True)
