@@ -1,4 +1,4 @@
-"""Classes and the numbers by which data sets store them; data sets, metrics, checkpoints and generators read these."""
+"""Tables of classes and of the values that stand for them in files, for data sets, metrics, checkpoints, generators."""
 
 # ADE20K, scene parsing: which of the 150 classes (indices in ADE20K's order) are stuff; the list of the official
 # configs. The others are things.
@@ -42,8 +42,8 @@ CITYSCAPES_THINGS = tuple(CITYSCAPES_LABEL_IDS)[11:]
 # caravan, trailer.
 CITYSCAPES_VOID_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
-# COCO-Stuff 164k: values in 0 .. 181 of the raw label maps without a class, ids of COCO, less one, that its images
-# never show; 255 is void. As in mmseg's tools/dataset_converters/coco_stuff164k.py.
+# COCO-Stuff 164k: values from 0 to 181 that stand for no class in raw label maps, because COCO never used their ids
+# (value + 1); 255 is void. As in mmseg's tools/dataset_converters/coco_stuff164k.py.
 COCO_STUFF_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 # Values of the 171 classes, in mmseg's order.
 COCO_STUFF_LABEL_IDS = tuple(value for value in range(182) if value not in COCO_STUFF_UNUSED)

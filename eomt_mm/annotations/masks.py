@@ -1,13 +1,13 @@
 """Masks of annotation and result files, checked before pycocotools sees them: its C code trusts every value.
 
-A NaN or a coordinate of 1e9 ends the process there, a faulty string of run lengths never returns. The rules:
+There, a NaN or a coordinate of 1e9 crashes the process, and a faulty string of run lengths never returns. The rules:
 
 - Polygons are a ring or a list of rings. A ring is a flat list [x, y, x, y, ...] or a list of [x, y] pairs (pixels).
 - Coordinates are finite and at most one image side outside the image; their count is even.
 - Rings of fewer than 3 points enclose nothing and are dropped. A mask without any other ring has no outline.
-- An empty list is no mask at all: exports of boxes have it.
-- The outline of a mask is at most as long as that of a chessboard of the image's size, every pixel a field: pycocotools
-  walks along it with five steps per pixel and takes memory for each.
+- An empty list, as in exports of boxes, means "no mask".
+- The outlines of a mask are together at most as long as the edges of all pixels of the image: pycocotools takes memory
+  for five steps per pixel of outline.
 - Run lengths, compressed or not, have the image's size, are not negative, and add up to its pixels.
 """
 
@@ -30,8 +30,8 @@ Size = tuple[int, int]
 
 # Counts of run lengths and pycocotools' own arithmetic have 32 bits.
 MAX_SIDE = 65535
-# Numbers of compressed run lengths: characters from MORE on say that another one follows. A run has 33 bits with its
-# sign, five per character.
+# In compressed run lengths, a character of at least MORE is followed by another one of the same number. A run has 33
+# bits with its sign, five per character.
 MORE = 80
 COMPRESSED = re.compile(rb'(?:[P-o]{0,6}[0-O])+')
 # pycocotools (2.0.11) returns areas through an array whose length it stores in a byte; numpy 2 refuses more.
@@ -86,7 +86,7 @@ def to_rle(mask: Rings | RLE, size: Size) -> RLE:
 
 
 def as_text(rle: RLE) -> RLE:
-    """Run lengths as files hold them, with text for bytes."""
+    """Run lengths in the form of json files: counts as text, not bytes."""
     counts = rle['counts']
     return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}
 
@@ -110,7 +110,7 @@ def box(mask: Rings | RLE, size: Size) -> list[float]:
 
 
 def _flat_rings(mask: list[Any], whose: str) -> Rings:
-    """Rings as flat lists, of a mask in any of the forms that occur."""
+    """Rings of a mask as flat lists, from any of the accepted forms."""
     if not mask or not isinstance(mask[0], list):
         return [mask]
     if not all(isinstance(ring, list) for ring in mask):
@@ -129,7 +129,7 @@ def _joined(points: list[list[float]]) -> list[float]:
 
 
 def _check_ring(ring: list[float], size: Size, whose: str) -> None:
-    """Refuse what pycocotools must not see. Plain Python: arrays of lists of this length cost more."""
+    """Refuse rings that pycocotools cannot handle. Plain Python is faster than arrays for lists of this length."""
     height, width = size
     try:
         # NaN compares as false with everything, but reaches the sum.
@@ -154,7 +154,7 @@ def _check_ring(ring: list[float], size: Size, whose: str) -> None:
 def _check_length(rings: Rings, size: Size, whose: str) -> None:
     height, width = size
     longest = 4 * (height + 4) * (width + 4)
-    # Points that cannot make up this length, however far apart, need no look.
+    # So few points cannot reach this length, however far apart they are.
     if sum(map(len, rings)) * 3 * max(size) <= 2 * longest:
         return
     length = 0.0
@@ -191,10 +191,11 @@ def _normalise_runs(mask: dict[str, Any], size: Size, whose: str) -> RLE:
 
 
 def parse_runs(counts: str | bytes, whose: str) -> np.ndarray:
-    """Run lengths of COCO's compressed form, without pycocotools, which reads on past the end of a faulty string.
+    """Run lengths of COCO's compressed form, without pycocotools, which reads past the end of a faulty string.
 
-    A number is 5 bits per character (less 48), lowest first; bit 6 says that more follow, the highest bit of the last
-    is the sign. From the fourth number on each is the difference to that before the last.
+    Each character, less 48, holds 5 bits of a number, lowest first. Bit 6 is set if more characters of the number
+    follow; the highest bit of the last character is the sign. From the fourth number on, numbers are differences to
+    the run two places before.
 
     Args:
         counts: the string.
@@ -237,7 +238,7 @@ def _as_runs(counts: Any, whose: str) -> np.ndarray:
 
 
 def _without_empty(runs: np.ndarray) -> np.ndarray:
-    """Joins runs around empty ones, which end pycocotools' comparison of two masks too early."""
+    """Join runs around empty ones, which end pycocotools' comparison of two masks too early."""
     edges, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
     total = int(runs.sum())
     edges = edges[(times % 2 == 1) & (edges < total)]

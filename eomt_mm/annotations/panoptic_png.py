@@ -21,11 +21,11 @@ COLOUR_TYPES = {0: 'grey', 2: 'RGB', 3: 'palette', 4: 'grey with alpha', 6: 'RGB
 
 
 def read_panoptic_png(path: str | Path, read: Callable[[str], bytes] | None = None) -> np.ndarray:
-    """Reads the segment ids of a panoptic PNG.
+    """Read the segment ids of a panoptic PNG.
 
     Args:
         path: of the file.
-        read: gets the content of a path, for files that are not on a local disk.
+        read: function that returns the content of a path, for files that are not on a local disk.
 
     Returns:
         (H, W), int32, in [0, 2**24 - 1].
@@ -45,7 +45,7 @@ def read_panoptic_png(path: str | Path, read: Callable[[str], bytes] | None = No
 
 
 def decode_panoptic_png(content: bytes, path: str | Path) -> np.ndarray:
-    """Decodes the content of a panoptic PNG; ``path`` is for messages. Returns and raises as `read_panoptic_png`."""
+    """Decode the content of a panoptic PNG; ``path`` is for messages. Returns and raises as `read_panoptic_png`."""
     _check_png(content, path)
     image = decode_image(content, f'panoptic PNG {path}', as_stored, fix='download or convert it again')
     # Four bytes R, G, B, A are one little-endian integer: 10 times faster than widening and adding three channels.
@@ -70,7 +70,7 @@ def _check_png(content: bytes, path: str | Path) -> None:
 
 
 def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
-    """Writes segment ids as a panoptic PNG; the file appears under its name only when it is complete.
+    """Write segment ids as a panoptic PNG; the file appears under its name only when it is complete.
 
     Args:
         path: of the file; missing folders are made.
@@ -113,7 +113,7 @@ def run_starts(*maps: np.ndarray) -> np.ndarray:
 
 
 def index_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """1-based position of each value in ``ids``, and 0 where it is not in there.
+    """1-based position of each value in ``ids``; 0 if it is not in ``ids``.
 
     Args:
         values: (R,), integers.
@@ -131,7 +131,7 @@ def index_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def relabel_segments(ids: np.ndarray, segment_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers the segments of an id map from 1 on, leaving out those without a pixel.
+    """Renumber the segments of an id map from 1, leaving out those without a pixel.
 
     Args:
         ids: (H, W), segment ids.

@@ -1,4 +1,4 @@
-"""Class names of a config: from the data sets, or stated once as ``metainfo``; class counts of the head follow."""
+"""Class names of a config, from its data sets or its top-level ``metainfo``, and class counts derived from them."""
 
 import colorsys
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ FIRST_COLOURS = (
 
 
 def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
-    """Brings the top-level ``metainfo`` into every data set, and class counts into the head.
+    """Bring the top-level ``metainfo`` into every data set, and class counts into the head.
 
     ``metainfo`` states the class names once: ``classes`` or, for panoptic segmentation, ``thing_classes`` and
     ``stuff_classes`` (classes are things, then stuff). A ``palette`` is made where none is given. Counts that the head
@@ -158,7 +158,7 @@ def _plain(values: Any) -> Any:
 
 
 def check_classes(cfg: Config) -> None:
-    """Checks the head's class counts against the data sets'.
+    """Check the head's class counts against the data sets'.
 
     Raises:
         ValueError: with both numbers and the class names.

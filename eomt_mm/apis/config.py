@@ -1,4 +1,4 @@
-"""Loading a configuration so that one override changes one thing and everything derived from it follows."""
+"""Load configs: one override changes one setting and everything that is derived from it."""
 
 import difflib
 import os.path as osp
@@ -33,7 +33,7 @@ FILES_OF_METRICS = {'eomt_mm.InstanceAP': ('ann_file',), 'eomt_mm.PanopticQualit
 def load_config(
     path: str | Path, cfg_options: dict[str, Any] | None = None, data_root: str | Path | None = None
 ) -> Config:
-    """Reads a config file, applies overrides, lets derived values follow, and checks that the parts fit.
+    """Read a config file, apply overrides, update everything derived from them, and check that the parts fit.
 
     Args:
         path: of the config.
@@ -115,7 +115,7 @@ def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
 
 
 def _stated_root(cfg: Config) -> str | None:
-    """Root that the data sets of a config are below: its own or, where it only restates that of its bases, theirs."""
+    """Root of the data sets' paths: the config's ``data_root``, or that of its bases if paths still begin with it."""
     root = cfg.get('data_root')
     if root is None:
         return None
@@ -127,7 +127,7 @@ def _stated_root(cfg: Config) -> str | None:
 
 
 def _settle_root(cfg: Config, old: str | None) -> None:
-    """Moves what is below the root ``old`` to the config's own, or the user's."""
+    """Move paths below the root ``old`` to the root that the config or the user states."""
     root = cfg.get('data_root')
     if root is not None:
         cfg.data_root = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
@@ -135,7 +135,7 @@ def _settle_root(cfg: Config, old: str | None) -> None:
 
 
 def _import_modules(cfg: Config) -> None:
-    """Imports ``custom_imports``, also those of projects that are not installed.
+    """Import ``custom_imports``, also those of projects that are not installed.
 
     They are found beside the config files of ``projects/NAME/`` that the config is or is based on or, where it is
     elsewhere (such as the one that a training left in its folder), by their names.
@@ -165,7 +165,7 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
-    """Replaces the root ``old`` of every path; in a config without one, the data sets' roots."""
+    """Replace the root ``old`` of every path; in a config without one, the data sets' roots."""
     for _, part in _walk(cfg):
         for key, value in part.items():
             if not isinstance(value, str):
@@ -214,7 +214,7 @@ def _check_img_size(cfg: Config) -> None:
 
 
 def _warn_unread(cfg: Config, options: dict[str, Any]) -> None:
-    """Warns for overrides that nothing reads: unknown keys, and those read while the file was parsed."""
+    """Warn for overrides that nothing reads: unknown keys, and those read while the file was parsed."""
     for option in options:
         top, *rest = option.split('.')
         if top in PARSED_KEYS:

@@ -1,4 +1,4 @@
-"""A model as exporters take it: its network, and what a runtime must know beside it (classes, geometry, thresholds)."""
+"""A model in the form that exporters need: its network, and metadata (classes, geometry, thresholds)."""
 
 from collections.abc import Sequence
 from pathlib import Path

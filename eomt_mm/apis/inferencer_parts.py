@@ -52,7 +52,7 @@ def inferencer_class(cfg: Config) -> type:
 
 
 def check_inferencer(cfg: Config, kind: type) -> None:
-    """Checks that an inferencer runs a config's model.
+    """Check that an inferencer runs a config's model.
 
     Raises:
         ValueError: naming what does.
@@ -203,7 +203,7 @@ def head_settings(task: str, score_thr: float | None, overlap_thr: float | None,
 
 @contextmanager
 def changed(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """Gives attributes of a module other values for a while."""
+    """Give attributes of a module other values for a while."""
     before = {name: getattr(module, name) for name in values}
     try:
         for name, value in values.items():

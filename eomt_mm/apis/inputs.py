@@ -1,4 +1,4 @@
-"""What a user gives for inference, as images one after the other: files, folders, arrays, PIL images, videos."""
+"""Inputs of an inference, as a sequence of images: files, folders, arrays, PIL images, videos."""
 
 import glob
 import os
@@ -42,7 +42,7 @@ class Video:
 
     @classmethod
     def open(cls, name: str, path: Path) -> 'Video':
-        """Reads what the file says of itself.
+        """Open a video file and read its frame rate and number of frames.
 
         Raises:
             ValueError: OpenCV cannot read it, or its frames have too many pixels.
@@ -55,7 +55,7 @@ class Video:
             width, height = capture.get(cv2.CAP_PROP_FRAME_WIDTH), capture.get(cv2.CAP_PROP_FRAME_HEIGHT)
         finally:
             capture.release()
-        check_pixels(max(1, int(width)), max(1, int(height)), f'video {path}')  # below 1: the file does not tell
+        check_pixels(max(1, int(width)), max(1, int(height)), f'video {path}')  # below 1: not stated in the file
         return cls(name, path, fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(count)))
 
     def frames(self) -> Iterator['ImageInput']:
@@ -100,7 +100,7 @@ Source: TypeAlias = ImageInput | Video
 
 
 class Names:
-    """Gives every image of a call a name of its own, also where letters differ only in case.
+    """Unique names for the images of a call; names that differ only in upper and lower case count as equal.
 
     Args:
         first: number of the first image without a file.
@@ -111,7 +111,7 @@ class Names:
         self._taken: set[str] = set()
 
     def unique(self, name: str) -> str:
-        """``name``, or with ``_2``, ``_3``, ... where it is taken."""
+        """``name``; if it is taken, with ``_2``, ``_3``, ... appended."""
         candidate, count = name, 1
         while candidate.casefold() in self._taken:
             count += 1
@@ -133,7 +133,7 @@ def find_sources(
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
     unreadable: list[Path] | None = None,
 ) -> list[Source]:
-    """Lists what was given, checked as far as it goes without reading images.
+    """List the images and videos of the inputs, checked as far as possible without reading images.
 
     Args:
         inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, folder by folder
@@ -176,7 +176,7 @@ def images_of(sources: Iterable[Source]) -> Iterator[ImageInput]:
 
 
 def count_images(sources: Iterable[Source]) -> int | None:
-    """How many images there are; None where a video does not tell."""
+    """Number of images; None if a video does not state its number of frames."""
     counts = [source.num_frames if isinstance(source, Video) else 1 for source in sources]
     return sum(counts) if all(counts) else None
 
@@ -241,7 +241,7 @@ def _in_order(path: Path) -> tuple[Any, ...]:
 
 
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
-    """What gives the pixels of an array or a PIL image as BGR; converts only when called."""
+    """Function that returns the pixels of an array or a PIL image as BGR; nothing is converted before it is called."""
     if isinstance(image, Image.Image):
         check_pixels(image.width, image.height, 'PIL image')
         return partial(_pixels_of, image)

@@ -23,7 +23,7 @@ from eomt_mm.hosts.install import install
 
 
 def init_model(config: str | Path | Config, checkpoint: str | Path | None = None, device: str = 'cpu') -> nn.Module:
-    """Builds a model in eval mode.
+    """Build a model in eval mode.
 
     Args:
         config: path, or what :func:`~eomt_mm.apis.config.load_config` returned.
@@ -93,7 +93,7 @@ def _readable(cfg: Config) -> Readable:
 
 
 def _base_of(cfg: Config) -> str | None:
-    """Where the pretrained weights of the config's backbone are, if it may use them."""
+    """Address of the pretrained weights of the config's backbone, if it may use them."""
     backbone = cfg.model.get('backbone', {})
     if backbone.get('weights') or not backbone.get('pretrained'):
         return backbone.get('weights')
@@ -102,7 +102,7 @@ def _base_of(cfg: Config) -> str | None:
 
 
 def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = True) -> str:
-    """A checkpoint as mmengine's runner reads it: what is not, is converted.
+    """Path of a checkpoint that mmengine's runner can read; other formats are converted first.
 
     Args:
         cfg: of the model; the converted file goes to ``cfg.work_dir``.

@@ -1,4 +1,4 @@
-"""What an inference leaves in a folder: predictions in formats that other programs read, pictures and videos."""
+"""Result files of an inference: predictions in formats that other programs read, pictures and videos."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,18 +20,18 @@ Append = Callable[[dict[str, Any]], None]
 
 
 class PredictionFiles:
-    """Writes predictions image by image; NAME is that of :class:`~eomt_mm.apis.inputs.ImageInput`.
+    """Write predictions image by image; NAME is that of :class:`~eomt_mm.apis.inputs.ImageInput`.
 
     - panoptic: ``panoptic_results.json`` and ``panoptic_results/NAME.png`` in COCO's panoptic format, with images and
       categories, so that they can serve as annotations too.
     - instance: ``instance_results.json`` in COCO's result format.
     - semantic: ``semantic_results/NAME.png``, class indices in 8 bits, or in 16 for more than 256 classes.
     - instance and semantic: ``image_info.json``, images and categories as COCO states them.
-    - beside images and categories: ``info``, where something is to be told of all results.
+    - all of these json files contain ``info`` if it is given.
 
     An image's id is its name, as a number where it is one. A category's id is the class index, and one more for
-    instance and panoptic, where 0 is nothing. Every file appears under its name when it is complete; where the work
-    was broken off, there is no json.
+    instance and panoptic, where 0 is void. A file gets its name when it is complete; after an interruption there is
+    no json.
 
     Args:
         folder: made where missing.
@@ -79,7 +79,7 @@ class PredictionFiles:
         write_whole(info, self.info_text().encode())
 
     def add(self, image: ImageInput, prediction: Prediction) -> None:
-        """Writes a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
+        """Write a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
 
         Raises:
             OSError: naming the file.
@@ -128,7 +128,7 @@ def _nothing(entry: dict[str, Any]) -> None:
 
 @contextmanager
 def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Iterator[Append]:
-    """Appends entries to a list in a json, none of which stays in memory.
+    """Append entries to a list in a json, none of which stays in memory.
 
     Args:
         path: of the json.
@@ -149,7 +149,7 @@ def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Ite
 
 
 class PictureFiles(ExitStack):
-    """Writes ``NAME.png``, and of a video ``NAME.mp4`` frame by frame; use it as a context manager.
+    """Write ``NAME.png``, and of a video ``NAME.mp4`` frame by frame; use it as a context manager.
 
     Every file appears under its name when it is complete: a video when its last frame was written, never where the work
     was broken off before.
@@ -166,7 +166,7 @@ class PictureFiles(ExitStack):
         self._video_stack = self.enter_context(ExitStack())
 
     def add(self, image: ImageInput, picture: np.ndarray) -> None:
-        """Writes the picture of an image, (H, W, 3) uint8 RGB; frames of a video have one size.
+        """Write the picture of an image, (H, W, 3) uint8 RGB; frames of a video have one size.
 
         Raises:
             OSError: naming the file.

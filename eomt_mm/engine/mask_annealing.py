@@ -19,7 +19,7 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class MaskAnnealingHook(Hook):
-    """Sets the keep probability of each joint block's masks after every iteration, and logs it.
+    """Set the keep probability of each joint block's masks after every iteration, and log it.
 
     Without ``starts`` and ``ends`` the steps follow from the rule of the published recipes, from 1/6..4/6 to 2/6..5/6
     of the schedule for any number of joint blocks (:func:`published_steps`).
@@ -27,11 +27,12 @@ class MaskAnnealingHook(Hook):
     Args:
         starts, ends: per joint block, where its annealing starts and ends: fractions of ``max_iters`` in [0, 1] or,
             with ``total_steps``, optimiser steps.
-        unit: optimiser steps that each block takes, where the rule's sixth of the schedule is not what was published.
+        unit: optimiser steps that the annealing of each block takes, if the published value is not a sixth of the
+            schedule, as in the rule.
         first_block: (start, end) of the first joint block in optimiser steps, in place of the rule's (published with
             DINOv3: (0, 3000)).
-        total_steps: length of the schedule that all of these are steps of. Where ``max_iters`` differs, they are
-            scaled to it.
+        total_steps: length of the schedule that the steps above refer to. If ``max_iters`` differs, they are scaled to
+            it.
         power: exponent of the fall.
 
     Raises:
@@ -78,10 +79,10 @@ class MaskAnnealingHook(Hook):
         self.power = power
         self._steps: list[tuple[int, int]] = []  # empty outside of training
         self._explained = False
-        self._most: list[float] = []  # probabilities of a resumed checkpoint, which no later one exceeds
+        self._most: list[float] = []  # probabilities of a resumed checkpoint: upper limits of all later ones
 
     def before_train(self, runner: Any) -> None:
-        """Works out the steps for this schedule and model, and sets the probabilities (of a resumed run, too).
+        """Compute the steps for this schedule and model, and set the probabilities, also in a resumed run.
 
         Raises:
             ValueError: where the loop counts micro-batches, not steps.
@@ -109,7 +110,7 @@ class MaskAnnealingHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Probabilities for the next step; mmengine counts ``iter`` up only after the hooks."""
+        """Set the probabilities for the next step; mmengine increments ``iter`` only after the hooks."""
         self._set(runner, find_head(runner.model), done=1)
 
     def after_val(self, runner: Any) -> None:
@@ -122,7 +123,7 @@ class MaskAnnealingHook(Hook):
             )
 
     def after_train(self, runner: Any) -> None:
-        """Warns where the run ended before the annealing: evaluation runs without the masks it was trained with."""
+        """Warn if the run ends before the annealing: evaluation runs without the masks that it was trained with."""
         probs = self.keep_probs(runner.iter)
         if runner.iter < runner.max_iters and max(probs) > 0:
             print_log(
@@ -154,7 +155,7 @@ class MaskAnnealingHook(Hook):
     def keep_probs(self, step: int) -> list[float]:
         """Keep probability of each joint block after ``step`` steps."""
         probs = [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
-        # the saved probabilities are float32: where they are the schedule's own, it counts to its last bit
+        # The saved probabilities are float32: small differences to the schedule's own are rounding.
         most = self._most or [1.0] * len(probs)
         return [prob if prob <= limit + 1e-6 else limit for prob, limit in zip(probs, most, strict=True)]
 
@@ -181,21 +182,21 @@ class MaskAnnealingHook(Hook):
 
 @HOOKS.register_module()
 class DefaultAnnealingHook(Hook):
-    """Adds a `MaskAnnealingHook` to models that train with masks, in ``default_hooks``, which no list replaces.
+    """Add a `MaskAnnealingHook` to models that train with masks, in ``default_hooks``, which no list replaces.
 
-    Its arguments are the config's top-level ``mask_annealing``, a dict; where it is not stated, the published rule
-    holds; None leaves masks on. A `MaskAnnealingHook` among ``custom_hooks`` comes first.
+    Its arguments are the config's top-level ``mask_annealing``, a dict. Without that key the published rule applies;
+    None leaves masks on. A `MaskAnnealingHook` among ``custom_hooks`` takes precedence.
     """
 
     def before_run(self, runner: Runner) -> None:
-        """Adds the hook."""
+        """Add the hook."""
         settings = stated_annealing(runner.cfg)
         if settings is not None and trains_with_masks(runner.model) and not has_annealing(runner):
             runner.register_hook(MaskAnnealingHook(**settings))
 
 
 def stated_annealing(cfg: Config) -> dict[str, Any] | None:
-    """Arguments of `MaskAnnealingHook` that a config states at its top; None where it wants no annealing."""
+    """Arguments of `MaskAnnealingHook` at the top level of a config; None if it turns annealing off."""
     settings = cfg.get('mask_annealing', {})
     return settings if settings is None else dict(settings)
 

@@ -1,4 +1,4 @@
-"""Where an exported file keeps what a runtime must know beside the graph: one JSON text."""
+"""Metadata of an exported file: one JSON text with everything that a runtime must know besides the graph."""
 
 import json
 from typing import Any
@@ -10,5 +10,5 @@ INPUT = 'images'
 
 
 def as_text(metadata: dict[str, Any]) -> str:
-    """As it is stored."""
+    """The metadata as the JSON text that is stored."""
     return json.dumps(metadata, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The network as exporters take it: one input of one size, masks off, only the final prediction."""
+"""The network in the form that exporters need: inputs of one size, masks off, only the final prediction."""
 
 import copy
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ class ExportNetwork(nn.Module):
         backbone, head: of a model.
         size: (height, width) of the input in pixels, multiples of the patch size.
         mean, std: per RGB channel, in [0, 255].
-        postprocess: what is done with the logits in the graph; None: nothing.
+        postprocess: post-processing inside the graph; None: logits are returned.
         half: weights and activations in float16. Normalisation before and logits after are float32.
 
     Raises:
@@ -63,13 +63,13 @@ class ExportNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalises, runs :func:`~eomt_mm.core.network.eomt_forward`, and post-processes its final prediction.
+        """Normalise, run :func:`~eomt_mm.core.network.eomt_forward`, and post-process its final prediction.
 
         Args:
             images: uint8 (N, 3, *size), RGB.
 
         Returns:
-            what ``postprocess`` makes of class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
+            result of ``postprocess`` for class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
         """
         inputs = (images.float() - self.mean) / self.std
         class_logits, mask_logits = eomt_forward(self.backbone, self.head, inputs.to(self.dtype))
@@ -82,7 +82,7 @@ class ExportNetwork(nn.Module):
 
 
 class FixedRope(nn.Module):
-    """Stands in for timm's rotary positions and gives those of one grid."""
+    """Replacement of timm's module of rotary positions that returns those of one grid."""
 
     embed: Tensor
 
@@ -98,8 +98,8 @@ class FixedRope(nn.Module):
 def with_fixed_positions(backbone: PlainViT, size: Size) -> PlainViT:
     """A copy whose positions are constants for inputs of ``size``.
 
-    timm resamples them in every forward, and when exporting also where nothing changes: bicubic and antialiased, which
-    not every runtime has.
+    timm resamples positions in every forward pass (bicubic, antialiased); while exporting, even if the size is the
+    same. Not every runtime has this operation.
     """
     backbone = copy.deepcopy(backbone)
     vit: Any = backbone.vit

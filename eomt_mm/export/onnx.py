@@ -1,4 +1,4 @@
-"""ONNX through torch's exporter, checked before it is put in place, with the metadata inside."""
+"""Export to ONNX with torch's exporter: the file contains the metadata, and is checked before it gets its name."""
 
 import os
 import warnings
@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 
 def check_packages() -> None:
-    """Raises ImportError, naming the extra, where a package is missing."""
+    """Raises ImportError, naming the extra, if a package is missing."""
     missing = [name for name in PACKAGES if find_spec(name) is None]
     if missing:
         raise ImportError(f"ONNX needs {', '.join(missing)}, of the extra [export]: pip install -e '.[export]'")
@@ -31,13 +31,13 @@ def check_packages() -> None:
 def save_onnx(
     program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
 ) -> dict[str, float]:
-    """Writes a file that onnx' checker accepts and onnxruntime runs as PyTorch does, or none.
+    """Write an ONNX file if onnx' checker accepts it and onnxruntime gives the same results as PyTorch.
 
-    Weights beyond 1.5 GB go to ``<path>.data`` beside it, since an ONNX file ends at 2 GB; move both together.
+    Weights beyond 1.5 GB go to ``<path>.data`` beside it, because an ONNX file is limited to 2 GB; move both together.
 
     Args:
         program: what :func:`~eomt_mm.export.program.export_program` made.
-        network: it was made from.
+        network: the network that it was made from.
         path: of the file, which is replaced.
         metadata: see :func:`~eomt_mm.apis.exporting.metadata_of`.
 
@@ -85,10 +85,11 @@ def run_onnx(path: str | Path, images: torch.Tensor) -> list[torch.Tensor]:
 
 
 def differences(network: ExportNetwork, path: str | Path, num_images: int) -> dict[str, float]:
-    """How far onnxruntime is from PyTorch on random images.
+    """Differences between onnxruntime and PyTorch on random images.
 
     Returns:
-        for each output the largest difference relative to the largest value; of labels and maps the share that differs.
+        for each output, the largest difference relative to the largest value; for labels and maps, the fraction of
+        values that differ.
     """
     images = network.example(num_images)
     with torch.no_grad():
@@ -103,7 +104,7 @@ def differences(network: ExportNetwork, path: str | Path, num_images: int) -> di
 
 
 def check_differences(found: dict[str, float]) -> None:
-    """Raises ValueError where a difference is not below ``TOLERANCE`` (NaN is not)."""
+    """Raises ValueError if a difference is above ``TOLERANCE`` or NaN."""
     if not all(value <= TOLERANCE for value in found.values()):
         raise ValueError(
             f'onnxruntime differs from PyTorch by {found}, relative to the largest value; allowed is {TOLERANCE}. No '

@@ -1,7 +1,7 @@
-"""Results in the graph: the rules of :mod:`eomt_mm.core.postprocess` for whole batches, with fixed shapes.
+"""Post-processing inside the graph: the rules of :mod:`eomt_mm.core.postprocess` for whole batches, with fixed shapes.
 
-Results are over the input, padding included; bringing them to the image is the caller's. Nothing depends on how many
-queries are kept: where those functions choose queries, these carry all of them and mark the kept ones.
+Results cover the whole input, padding included; the caller crops and resizes them to the image. Shapes do not depend on
+the number of kept queries: all queries are processed, and the kept ones are marked.
 """
 
 import torch

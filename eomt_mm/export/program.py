@@ -14,21 +14,21 @@ from eomt_mm.fileio.writing import written_aside
 
 
 def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> ExportedProgram:
-    """Traces the network; no Python is left in it.
+    """Trace the network into a program that needs no Python code of this package.
 
     Args:
         network: to trace.
         dynamic_batch: let the program take any number of images; otherwise it takes one.
     """
     shapes = ({0: Dim('batch', min=1)},) if dynamic_batch else None
-    example = network.example(2 if dynamic_batch else 1)  # torch takes a dynamic size of 1 for a constant
+    example = network.example(2 if dynamic_batch else 1)  # torch treats a dynamic size of 1 as a constant
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch, about its own internals
         return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
 
 
 def save_program(program: ExportedProgram, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Writes a ``.pt2`` file, whole or not at all; the metadata is its extra file ``eomt_mm.json``."""
+    """Write a ``.pt2`` file, whole or not at all; the metadata is its extra file ``eomt_mm.json``."""
     with written_aside(path) as aside:
         torch.export.save(program, aside, extra_files={KEY: as_text(metadata)})
 

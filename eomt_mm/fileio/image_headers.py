@@ -26,10 +26,10 @@ TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
 
 
 def image_size(content: bytes) -> Size:
-    """Reads the size that a file states.
+    """Read the size that a file states.
 
     Args:
-        content: of the whole file. Of a PNG every checksum is compared, of a JPEG the end is looked for.
+        content: of the whole file. All checksums of a PNG are verified; a JPEG must have an end marker.
 
     Returns:
         (width, height) in pixels.
@@ -81,7 +81,8 @@ def _jpeg_size(content: bytes) -> Size:
             height, width = struct.unpack_from('>HH', content, place + 3)
             size = size or (width, height)
         place += struct.unpack_from('>H', content, place)[0]
-        # Data follow the header of a scan. Cameras append bytes: only then the end is searched through them.
+        # Image data follow the header of a scan. The end marker is usually in the last bytes; if a camera has appended
+        # others, the search goes through all data.
         if marker == JPEG_SCAN and content.find(b'\xff\xd9', max(place, len(content) - 64)) >= 0:
             break
     else:

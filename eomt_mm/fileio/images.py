@@ -1,4 +1,4 @@
-"""The one way from the content of an image file to its pixels: a limit of their number, then checks, then decoding.
+"""Decode image files safely: limit the number of pixels, check the file, then decode it.
 
 A file of 100 KB can decode to gigabytes, so the size is read from the header first. OpenCV ignores the checksums of PNG
 files and fills truncated JPEG files with grey in some versions; here such files are errors that name them.
@@ -15,8 +15,8 @@ from PIL import Image, ImageFile
 
 from eomt_mm.fileio.image_headers import image_size
 
-# An image of the largest common cameras (108 million pixels) passes. It takes 360 MB decoded, and up to 80 bytes a
-# pixel, 10 GB, until its panoptic prediction is drawn.
+# Allows images of the largest common cameras (108 million pixels). Such an image takes 360 MB decoded, and up to 80
+# bytes per pixel, 10 GB, until its panoptic prediction is drawn.
 MAX_PIXELS = 120_000_000
 VARIABLE = 'EOMT_MM_MAX_PIXELS'
 
@@ -36,11 +36,11 @@ def pixel_limit() -> int:
 
 
 def check_pixels(width: int, height: int, name: str, limit: int | None = None) -> None:
-    """Compares the size of an image with the limit.
+    """Compare the size of an image with the limit.
 
     Args:
         width, height: in pixels.
-        name: of the image, for the message: 'image a/b.jpg'.
+        name: of the image, for the message, such as 'image a/b.jpg'.
         limit: number of pixels; None: `pixel_limit()`.
 
     Raises:
@@ -58,7 +58,7 @@ def check_pixels(width: int, height: int, name: str, limit: int | None = None) -
 
 
 def check_image(content: bytes, name: str, limit: int | None = None, fix: str = 'replace the file') -> tuple[int, int]:
-    """Checks an image file without decoding it: size, completeness and, where the format has them, checksums.
+    """Check an image file without decoding it: size, completeness and, where the format has them, checksums.
 
     Args:
         content: of the whole file.
@@ -88,11 +88,11 @@ def decode_image(
     limit: int | None = None,
     fix: str = 'replace the file',
 ) -> np.ndarray:
-    """Checks an image file as `check_image` does, then decodes it.
+    """Check an image file as `check_image` does, then decode it.
 
     Args:
         content, name, limit, fix: as of `check_image`.
-        decode: gives the pixels of a file's content; may raise anything, or return None as OpenCV does.
+        decode: function from a file's content to its pixels; may raise anything, or return None as OpenCV does.
 
     Returns:
         what ``decode`` returns.
@@ -113,13 +113,13 @@ def decode_image(
 
 
 def as_stored(content: bytes) -> np.ndarray | None:
-    """Decodes by OpenCV without converting: (H, W) or (H, W, channels), colours in BGR order; None where it cannot."""
+    """Decode with OpenCV without conversion: (H, W) or (H, W, channels), colours in BGR order; None if that fails."""
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
 @contextmanager
 def _checking_pillow() -> Iterator[None]:
-    """Pillow without its own limit, which `check_pixels` replaces, and without passing truncated files."""
+    """Turn off Pillow's own limit, which `check_pixels` replaces, and its tolerance for truncated files."""
     global _num_checking, _settings
     with _lock:
         if _num_checking == 0:

@@ -9,27 +9,27 @@ import uuid
 from pathlib import Path
 
 HOST = re.sub(r'[^\w-]', '_', platform.node())[:40]
-# What is being written to NAME is in .NAME.HOST-PROCESS-RANDOM.part beside it; of a long NAME only the end, since file
+# A file NAME is written as .NAME.HOST-PROCESS-RANDOM.part beside it. Only the end of a long NAME is used, because file
 # systems allow 255 bytes. Earlier versions left HOST out.
 NAME_LENGTH = 40
 PART = re.compile(r'\..+\.(?:(?P<host>[\w-]+)-)?(?P<pid>\d+)-\w{8}\.part')
-# Another host's processes cannot be asked; nothing takes this long to write, in seconds.
+# Seconds; no file takes longer to write. For files of other hosts, whose processes cannot be checked.
 LONGEST_WRITE = 3600.0
-# Of the times that the kernel gives, in seconds.
+# Of the kernel's times, in seconds.
 ACCURACY = 2.0
 
 
 def part_of(target: Path) -> Path:
-    """A new path beside ``target`` for what will become it."""
+    """A new temporary path beside ``target``, to be renamed to it."""
     name = f'.{target.name[-NAME_LENGTH:]}.{HOST}-{os.getpid()}-{uuid.uuid4().hex[:8]}.part'
     return target.with_name(name)
 
 
 def remove_unfinished(folder: str | Path, depth: int = 0) -> list[Path]:
-    """Removes the files and folders in ``folder`` that killed processes left unfinished.
+    """Remove the files and folders in ``folder`` that killed processes left unfinished.
 
-    Of this host's, those whose process is gone, or is the present one, which must not be writing there; of other
-    hosts', those that were not written to for an hour.
+    Files of this host are removed if their process has ended or is the calling one, which must not be writing to
+    ``folder``. Files of other hosts are removed if nothing was written to them for an hour.
 
     Args:
         folder: may be missing.
@@ -49,7 +49,7 @@ def remove_unfinished(folder: str | Path, depth: int = 0) -> list[Path]:
 
 
 def is_left_over(path: Path) -> bool:
-    """Whether a path has the name of an unfinished file, and nobody writes it any more."""
+    """Whether a path has the name of an unfinished file and its process has ended."""
     named = PART.fullmatch(path.name)
     if named is None:
         return False
@@ -65,10 +65,10 @@ def is_left_over(path: Path) -> bool:
 
 
 def started_at(pid: int) -> float | None:
-    """When a process of this host started, in seconds since 1970; None where it is gone.
+    """When a process of this host started, in seconds since 1970; None if it has ended.
 
-    Identifies a process together with its number, which is used again. Systems without ``/proc`` do not say, and 0
-    stands for any time.
+    Process numbers are reused, so number and start together identify a process. On systems without ``/proc`` the
+    start is unknown: 0 for a running process.
     """
     try:
         # The name of the program, in parentheses, may hold spaces.
@@ -76,7 +76,7 @@ def started_at(pid: int) -> float | None:
         boot = re.search(r'^btime (\d+)', Path('/proc/stat').read_text(), re.MULTILINE)
     except OSError:
         return 0.0 if not Path('/proc/stat').exists() and _is_running(pid) else None
-    if state in 'ZX' or boot is None:  # it has ended, and its parent has not asked
+    if state in 'ZX' or boot is None:  # a zombie: it has ended
         return None
     return int(boot[1]) + int(fields[18]) / os.sysconf('SC_CLK_TCK')
 

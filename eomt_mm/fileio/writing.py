@@ -1,4 +1,4 @@
-"""Files and folders that are written whole or not at all: aside, then renamed."""
+"""Write files and folders completely or not at all: under a temporary name first, then renamed."""
 
 import os
 import shutil
@@ -13,13 +13,13 @@ def write_whole(path: str | Path, content: bytes, sync: bool = False) -> None:
     """Write a file so that a reader finds the old content or the new one, never a part.
 
     Args:
-        path: of the file; missing folders are made. Links stay links. What is no regular file (``/dev/stdout``, a pipe)
-            is written to, not replaced.
+        path: of the file; missing folders are made. Links are followed. Anything but a regular file (``/dev/stdout``, a
+            pipe) is written to, not replaced.
         content: of the file.
-        sync: flush to the disk before the file gets its name, so that a crash of the machine loses neither content.
+        sync: flush to the disk before the rename, so that either content survives a crash of the machine.
 
     Raises:
-        OSError: naming ``path``. The old file is unchanged, and nothing else is left.
+        OSError: naming ``path``. The old file is unchanged, and the temporary file is removed.
     """
     target = Path(os.path.realpath(path))
     if target.exists() and not target.is_file():

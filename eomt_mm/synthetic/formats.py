@@ -1,4 +1,4 @@
-"""Files of generated data sets: writes the scenes of one split in the format of a data set; see ``generate``."""
+"""Write the generated scenes of one split in the format of a data set; see ``generate``."""
 
 import json
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def write_coco_split(folder: Path, split: str, scenes: Scenes) -> None:
 
 
 def _coco_stem(index: int, split: str) -> str:
-    """Returns 12 digits: not the index, and others in each split."""
+    """12 digits that differ from the index and between splits."""
     return f'{100 * (index + 1) + SPLITS.index(split):012d}'
 
 
@@ -91,7 +91,7 @@ def _coco_categories() -> list[dict[str, Any]]:
 
 
 def _coco_segments(scene: Scene, rng: np.random.Generator) -> tuple[Array, list[dict[str, Any]]]:
-    """Returns the panoptic picture (H, W, 3) uint8 and its ``segments_info``.
+    """Return the panoptic picture (H, W, 3) uint8 and its ``segments_info``.
 
     Colours, and so ids, scatter about the colour of the class, as in COCO: the pictures can be looked at, and ids use
     all three bytes.
@@ -115,7 +115,7 @@ def _coco_segments(scene: Scene, rng: np.random.Generator) -> tuple[Array, list[
 
 
 def _coco_outline(mask: Array, is_crowd: bool) -> list[list[float]] | dict[str, Any]:
-    """Encodes a mask (H, W) as polygons [[x, y, x, y, ...], ...] or, if they cannot tell it, as run lengths."""
+    """Encode a mask (H, W) as polygons [[x, y, x, y, ...], ...] or, if they cannot represent it, as run lengths."""
     height, width = mask.shape
     if not is_crowd:
         # OpenCV's contours run through pixel centres. On the mask at twice its size they run a quarter of a pixel
@@ -158,7 +158,7 @@ def write_ade20k_split(folder: Path, split: str, scenes: Scenes) -> None:
 
 
 def _ade20k_instances(scene: Scene) -> Array:
-    """Returns (H, W, 3) uint8: R is the rank of the thing, G 2, 5, 8, ... for its instances, 0 for crowds."""
+    """Return (H, W, 3) uint8: R is the rank of the thing, G 2, 5, 8, ... for its instances, 0 for crowds."""
     pixels = np.zeros_like(scene.image)
     things = [segment for segment in scene.segments if segment.is_thing]
     for place, thing in enumerate(things):
@@ -191,7 +191,7 @@ def write_cityscapes_split(folder: Path, split: str, scenes: Scenes) -> None:
 
 
 def _labels(scene: Scene, values: tuple[int, ...], void: int) -> Array:
-    """Returns the semantic map (H, W) uint8 with one of ``values`` per class."""
+    """Return the semantic map (H, W) uint8 with one of ``values`` per class."""
     labels = np.full(scene.ids.shape, void, np.uint8)
     for segment in scene.segments:
         labels[scene.ids == segment.id] = values[segment.label]

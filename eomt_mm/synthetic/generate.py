@@ -1,9 +1,12 @@
 """Small generated data sets in the formats of COCO, COCO-Stuff, ADE20K and Cityscapes, for tests and the demo.
 
-What is written are the scenes of ``eomt_mm.synthetic.shapes``. An image depends on the seed, its split and its index
-alone: more images do not change the first ones. Four images of a split show every special case: the first has lines of
-void between segments, the second shows none of the classes and has no annotation (in splits of four images or more),
-the third has a crowd (and so has every tenth from there), the fourth a patch of void (lines and patches: every fifth).
+The images are scenes of ``eomt_mm.synthetic.shapes``. An image depends only on the seed, its split and its index, so
+generating more images does not change the first ones. The first four images of a split show every special case:
+
+- 0: lines of void between segments; so do 5, 10, 15, ...
+- 1: none of the classes, no annotation (in splits of four images or more).
+- 2: a crowd; so do 12, 22, 32, ...
+- 3: a patch of void; so do 8, 13, 18, ...
 
     python -m eomt_mm.synthetic.generate coco data/shapes --num-train 64 --num-val 16
 """
@@ -45,12 +48,12 @@ def write_coco(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes a tree like COCO 2017 with instance and panoptic annotations.
+    """Write a tree like COCO 2017 with instance and panoptic annotations.
 
     Below ``root``: ``{train,val}2017/*.jpg``, ``annotations/{instances,panoptic}_{train,val}2017.json`` and
     ``annotations/panoptic_{train,val}2017/*.png`` (R + 256 G + 65536 B is the segment's id, 0 is void). Instance
-    masks are polygons whose rasterisation by pycocotools is the segment to the pixel, or run lengths where polygons
-    cannot say it (holes) and for crowds; annotation ids count from 1. Format: cocodataset.org/#format-data.
+    masks are polygons that pycocotools rasterises to exactly the segment's pixels, or run lengths for crowds and for
+    segments that polygons cannot represent (holes); annotation ids start at 1. Format: cocodataset.org/#format-data.
 
     Args:
         root: The folder to write; missing or empty, unless ``overwrite``.
@@ -80,7 +83,7 @@ def write_coco_stuff(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes a tree like COCO-Stuff 164k as mmseg lays it out, with raw label maps.
+    """Write a tree like COCO-Stuff 164k as mmseg lays it out, with raw label maps.
 
     Below ``root``: ``images/{train,val}2017/*.jpg`` and, of the same names, ``annotations/{train,val}2017/*.png``: grey
     values, 255 is void, others stand in ``COCO_STUFF_LABELS``. Format: nightrome/cocostuff.
@@ -99,7 +102,7 @@ def write_ade20k(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes a tree like ``ADEChallengeData2016`` with semantic and instance annotations.
+    """Write a tree like ``ADEChallengeData2016`` with semantic and instance annotations.
 
     Below ``root``: ``images/{training,validation}/ADE_{train,val}_<8 digits, from 1>.jpg`` and, of the same names,
     ``annotations/{training,validation}/*.png``: grey values, 0 is unlabelled, others stand in ``ADE20K_LABELS``; and
@@ -120,14 +123,14 @@ def write_cityscapes(
     overwrite: bool = False,
     progress: bool = True,
 ) -> Path:
-    """Writes a tree like Cityscapes with fine annotations, images in turn from two cities per split.
+    """Write a tree like Cityscapes with fine annotations, images in turn from two cities per split.
 
     Below ``root``: ``leftImg8bit/{train,val}/<city>/<city>_<6 digits>_000019_leftImg8bit.png`` and, in ``gtFine``,
     ``..._gtFine_labelIds.png`` (uint8, ``CITYSCAPES_LABELS``; void is 0 or, in every other image, 4),
     ``..._gtFine_instanceIds.png`` (uint16; things 1000 label + number from 0, stuff and crowds the bare label) and
     ``..._gtFine_labelTrainIds.png`` (uint8, ``CITYSCAPES_TRAIN_IDS``, void is 255), as cityscapesScripts makes them.
 
-    Arguments, return value and errors: as for ``write_coco``, but that all images have ``size``, as in Cityscapes.
+    Arguments, return value and errors: as for ``write_coco``, except that all images have ``size``, as in Cityscapes.
     """
     return _write(
         'cityscapes', write_cityscapes_split, root, num_train, num_val, size, seed, overwrite, progress, (1.0,)
@@ -162,7 +165,7 @@ def _write(
 
 @contextmanager
 def _fresh_tree(root: Path, overwrite: bool) -> Iterator[Path]:
-    """Yields an empty folder that takes the place of ``root`` when all went well and is removed when not."""
+    """Yield an empty folder that replaces ``root`` on success and is removed on failure."""
     target = root.resolve()
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         if not overwrite:
@@ -176,7 +179,7 @@ def _fresh_tree(root: Path, overwrite: bool) -> Iterator[Path]:
                 'folder, or remove it yourself.'
             )
     target.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)  # two runs at a time do not meet
+    token = secrets.token_hex(4)  # names differ between runs at the same time
     partial, old = (target.with_name(f'.{target.name}.{what}-{token}') for what in ('partial', 'old'))
     partial.mkdir()
     try:
@@ -192,7 +195,7 @@ def _fresh_tree(root: Path, overwrite: bool) -> Iterator[Path]:
 def _scenes(
     split: str, count: int, size: tuple[int, int], seed: int, width_factors: tuple[float, ...], progress: bool
 ) -> Scenes:
-    """Draws a split: (index, scene, generator for whatever else the format draws at random)."""
+    """Draw a split: (index, scene, generator for whatever else the format draws at random)."""
     for index in tqdm(range(count), desc=f'draw {split}', unit='image', disable=not progress):
         rng = np.random.default_rng((seed, SPLITS.index(split), index))
         height, width = size[0], round(size[1] * rng.choice(width_factors))

@@ -2,7 +2,7 @@
 
 Four things (circle, square, triangle, star) lie over four kinds of stuff (sky, grass, brick, tiles). Every class has a
 colour family of its own beside its shape or texture, and no class has one constant colour, so that a small ViT learns
-the classes in minutes and still has to look. Void is nearly black and belongs to no class.
+the classes in minutes, but not from a single colour. Void is nearly black and belongs to no class.
 """
 
 import colorsys
@@ -91,7 +91,7 @@ def draw_scene(
     border: bool = False,
     patch: bool = False,
 ) -> Scene:
-    """Draws two kinds of stuff on either side of a curve and one to four things over them.
+    """Draw two kinds of stuff on either side of a curve and one to four things over them.
 
     Things overlap: later ones hide earlier ones, none is hidden for more than 60 % of its area.
 
@@ -124,12 +124,12 @@ def draw_scene(
 
 
 def draw_blank(rng: np.random.Generator, height: int, width: int) -> Scene:
-    """Draws a scene that shows none of the classes: all void, no segments."""
+    """Draw a scene that shows none of the classes: all void, no segments."""
     return _finish(rng, _paint_void(rng, height, width), np.zeros((height, width), np.int32), [])
 
 
 def _finish(rng: np.random.Generator, image: Array, ids: Array, segments: list[Segment]) -> Scene:
-    """Adds sensor noise and turns segments of too few pixels into void."""
+    """Add sensor noise and turn segments of too few pixels into void."""
     kept = []
     for segment in segments:
         mask = ids == segment.id
@@ -142,7 +142,7 @@ def _finish(rng: np.random.Generator, image: Array, ids: Array, segments: list[S
 
 
 def _part(ids: Array) -> Array:
-    """Sets every pixel to void that has a pixel of another id to its left, right, top or bottom."""
+    """Set every pixel to void that has a pixel of another id to its left, right, top or bottom."""
     cross = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
     # Dilation takes no int32; scenes have far fewer ids than int16 holds.
     small = ids.astype(np.int16)
@@ -153,7 +153,7 @@ def _part(ids: Array) -> Array:
 def _draw_background(
     rng: np.random.Generator, height: int, width: int, first: int
 ) -> tuple[Array, Array, list[Segment]]:
-    """Returns the image (H, W, 3) float, the ids (H, W) and the segments of two kinds of stuff."""
+    """Return the image (H, W, 3) float, the ids (H, W) and the segments of two kinds of stuff."""
     stuff = list(range(NUM_THINGS, len(CLASSES)))
     one = stuff.pop(first % len(stuff))
     # The sky has the lowest label of all stuff, so sorting puts it above whatever it meets.
@@ -170,7 +170,7 @@ def _draw_background(
 def _place_things(
     rng: np.random.Generator, height: int, width: int, first: int, crowd: bool
 ) -> list[tuple[int, bool, Array]]:
-    """Returns (label, is_crowd, alpha (H, W) in [0, 1]) of each thing, from back to front."""
+    """Return (label, is_crowd, alpha (H, W) in [0, 1]) of each thing, from back to front."""
     candidates: list[tuple[int, bool, Array]] = []
     if crowd:
         label = int(rng.integers(NUM_THINGS))
@@ -193,7 +193,7 @@ def _place_things(
 
 
 def _crowd_alpha(rng: np.random.Generator, name: str, height: int, width: int) -> Array:
-    """Draws a cluster of tiny shapes, scattered about one place: alpha (H, W) in [0, 1]."""
+    """Draw a cluster of tiny shapes, scattered about one place: alpha (H, W) in [0, 1]."""
     short = min(height, width)
     middle = rng.uniform(0.25, 0.75, 2) * (width, height)
     alpha = np.zeros((height, width))
@@ -205,7 +205,7 @@ def _crowd_alpha(rng: np.random.Generator, name: str, height: int, width: int) -
 
 
 def _corners(name: str, radius: float, angle: float) -> Array:
-    """Returns the corners (N, 2) of a shape about the origin, (x, y) in pixels; ``angle`` in radians."""
+    """Return the corners (N, 2) of a shape about the origin, (x, y) in pixels; ``angle`` in radians."""
     count = _NUM_CORNERS[name]
     turn = angle + 2 * np.pi * np.arange(count) / count
     reach = np.where(np.arange(count) % 2, _STAR_WAIST, 1.0) if name == 'star' else np.ones(count)
@@ -214,7 +214,7 @@ def _corners(name: str, radius: float, angle: float) -> Array:
 
 
 def _fill(height: int, width: int, corners: Array) -> Array:
-    """Fills a polygon (N, 2) with smooth edges: alpha (H, W) in [0, 1]."""
+    """Fill a polygon (N, 2) with smooth edges: alpha (H, W) in [0, 1]."""
     canvas = np.zeros((height, width), np.uint8)
     bits = 4  # fractional bits of the fixed-point coordinates that OpenCV takes
     cv2.fillPoly(canvas, [np.round(corners * 2**bits).astype(np.int32)], (255,), cv2.LINE_AA, bits)
@@ -233,7 +233,7 @@ def _noise(rng: np.random.Generator, height: int, width: int, cell: float) -> Ar
 
 
 def _paint(rng: np.random.Generator, tint: tuple[float, float, float], shade: Array, pale: Array) -> Array:
-    """Returns (H, W, 3) in [0, 255]: a colour near ``tint`` times ``shade``, mixed with white by ``pale`` (0 to 1)."""
+    """Return (H, W, 3) in [0, 255]: a colour near ``tint`` times ``shade``, mixed with white by ``pale`` (0 to 1)."""
     hue, saturation, value = tint
     rgb = colorsys.hsv_to_rgb(
         (hue + rng.uniform(-7, 7)) % 360 / 360,
@@ -249,7 +249,7 @@ def _paint_void(rng: np.random.Generator, height: int, width: int) -> Array:
 
 
 def _paint_thing(rng: np.random.Generator, label: int, alpha: Array) -> Array:
-    """Paints one thing: light falls on it from a random side, its rim is darker. Returns (H, W, 3)."""
+    """Paint one thing: light falls on it from a random side, its rim is darker. Returns (H, W, 3)."""
     height, width = alpha.shape
     mask = alpha > 0.5
     y, x = np.nonzero(mask)

@@ -1,4 +1,4 @@
-"""Where names go: inside their segments, as large as fits, the largest segments first, and never over each other."""
+"""Place names inside their segments: as large as fits, largest segments first, never over each other."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,7 +11,7 @@ Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
 Caption = tuple[str, tuple[int, int, int], np.ndarray, tuple[slice, slice]]  # text, colour, mask in its box, box
 
 MIN_FONT = 12  # pixels
-FONT_SHARE = 36  # the largest font is this part of the picture's short side
+FONT_SHARE = 36  # short side of the picture, in heights of the largest font
 OVERHANG = 1.5  # a name may be wider and higher than its segment by this factor
 BORDER = 3
 
@@ -23,7 +23,7 @@ def font_of(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 
 def write_captions(picture: Image.Image, captions: Sequence[Caption], factor: int) -> None:
-    """Writes names on dark boxes into a picture that is ``factor`` times as large as the masks; none is empty."""
+    """Write names on dark boxes into a picture that is ``factor`` times as large as the masks; none is empty."""
     pen = ImageDraw.Draw(picture)
     largest = max(MIN_FONT, min(picture.size) // FONT_SHARE)
     taken: list[Box] = []
@@ -40,7 +40,7 @@ def write_captions(picture: Image.Image, captions: Sequence[Caption], factor: in
 
 
 def thickest_point(mask: np.ndarray) -> tuple[int, int]:
-    """Row and column in a mask (H, W) bool, not empty, that lie about deepest inside it."""
+    """Row and column of about the deepest point inside a mask (H, W) bool that is not empty."""
     stride = -(-max(mask.shape) // 256)  # precise enough for a name
     if not mask[::stride, ::stride].any():
         stride = 1
@@ -57,7 +57,7 @@ def _place(
     limits: tuple[float, float],
     taken: Sequence[Box],
 ) -> Box | None:
-    """A free box around the centre or, within ``limits`` (width, height), above or below it; None without any."""
+    """A free box around the centre or, within ``limits`` (width, height), above or below it; None if there is none."""
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font_of(size))
     width, height = right - left + 2 * BORDER, bottom - top + 2 * BORDER
     if width > limits[0] or height > limits[1]:

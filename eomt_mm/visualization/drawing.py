@@ -13,8 +13,8 @@ from eomt_mm.visualization.captions import write_captions
 from eomt_mm.visualization.palettes import Colour, shade
 
 MIN_SIDE = 320  # smaller pictures are enlarged, so that names stay legible
-OUTLINE_SHARE = 500  # an outline is one pixel thick for each so many of the picture's short side
-# A picture is crowded with more segments than this, and as many masks over a covered pixel in the mean.
+OUTLINE_SHARE = 500  # short side of the picture, in thicknesses of an outline
+# A picture is crowded if it has more segments than MANY and, on average, OVERLAP masks per covered pixel.
 MANY, OVERLAP = 12, 1.4
 NUM_NAMES = 15  # in a crowded picture
 Box = tuple[slice, slice]  # rows and columns
@@ -44,7 +44,7 @@ def class_segments(
     meta: Mapping[str, Any],
     scores: Sequence[float | None] | None = None,
 ) -> list[DrawnSegment]:
-    """Segments in the colours of their classes; the second of a class, the third and so on in shades of it.
+    """Segments in the colours of their classes; further segments of a class get shades of its colour.
 
     Args:
         masks: N masks (H, W), bool.
@@ -68,21 +68,21 @@ def draw_segments(
     hatch_void: bool = False,
     max_side: int | None = None,
 ) -> Image.Image:
-    """Draws segments over an image.
+    """Draw segments over an image.
 
     Where many segments overlap, only their outlines are drawn, those of the best on top, and only the best are named;
     without scores the best are the largest.
 
     Args:
         image: (H, W, 3) uint8 RGB.
-        segments: drawn in this order; a name is left out where the segment is too small for it, or where that of a
-            larger segment stands.
+        segments: drawn in this order; a name is left out if its segment is too small for it, or if the name of a
+            larger segment is in its place.
         opacity: of the colours, in [0, 1].
-        hatch_void: hatch the pixels of no segment; otherwise they are left as they are.
+        hatch_void: hatch the pixels of no segment; otherwise they show the image.
         max_side: pictures with a longer side than this are shrunk first.
 
     Returns:
-        picture, enlarged by a whole factor where its short side is below 320 pixels.
+        picture, enlarged by a whole factor if its short side is below 320 pixels.
 
     Raises:
         ValueError: a mask has another size than the image.
@@ -136,12 +136,12 @@ def box_of(mask: np.ndarray) -> Box:
 
 
 def enlarge(array: np.ndarray, factor: int) -> np.ndarray:
-    """Repeats pixels: (H, W, ...) to (factor * H, factor * W, ...)."""
+    """Repeat pixels: (H, W, ...) to (factor * H, factor * W, ...)."""
     return array if factor == 1 else array.repeat(factor, axis=0).repeat(factor, axis=1)
 
 
 def outline(mask: np.ndarray, thickness: int = 1) -> np.ndarray:
-    """Pixels of a mask (H, W) bool with a pixel outside it within ``thickness`` steps to a 4-neighbour."""
+    """Pixels of a mask (H, W) bool from which at most ``thickness`` steps to a 4-neighbour lead out of it."""
     inner = cv2.erode(
         np.ascontiguousarray(mask).view(np.uint8), CROSS, iterations=thickness,
         borderType=cv2.BORDER_CONSTANT, borderValue=0,
@@ -165,7 +165,7 @@ def _shrink(image: np.ndarray, segments: Sequence[DrawnSegment], scale: float) -
 
 
 def _hatch(canvas: np.ndarray, where: np.ndarray) -> None:
-    """Draws diagonal lines, half white and half black to show on any image."""
+    """Draw diagonal lines, half white and half black to show on any image."""
     h, w = canvas.shape[:2]
     step = max(3, min(h, w) // 160)
     lines = (np.arange(h)[:, None] + np.arange(w)) // step % 6

@@ -13,12 +13,12 @@ LINE_COLOURS = ('#0072B2', '#D55E00', '#009E73', '#CC79A7', '#E69F00', '#56B4E9'
 
 
 def new_figure(width: float, height: float) -> Figure:
-    """A figure of so many inches whose parts make room for each other."""
+    """An empty figure of ``width`` x ``height`` inches, with constrained layout."""
     return Figure(figsize=(width, height), layout='constrained')
 
 
 def save_picture(picture: Figure | Image.Image, path: str | Path, dpi: int = 110) -> None:
-    """Writes a figure or a picture as PNG, whole or not at all; makes missing folders.
+    """Write a figure or a picture as PNG, completely or not at all; missing folders are made.
 
     Args:
         picture: what to write.

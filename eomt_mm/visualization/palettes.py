@@ -14,7 +14,7 @@ PALETTES = ('dataset', 'distinct')
 OKABE_ITO: tuple[Colour, ...] = (
     (213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0),
 )  # fmt: skip
-# How dichromats see linear RGB: protanopia, deuteranopia, tritanopia (Machado, Oliveira and Fernandes, "A
+# Linear RGB as seen with protanopia, deuteranopia and tritanopia (Machado, Oliveira and Fernandes, "A
 # Physiologically-based Model for Simulation of Color Vision Deficiency", 2009, severity 1).
 DICHROMATS = np.array(
     [
@@ -54,10 +54,10 @@ def with_palette(meta: Mapping[str, Any], palette: str = 'dataset') -> dict[str,
 
 @lru_cache
 def distinct_palette(count: int) -> tuple[Colour, ...]:
-    """Colours that readers of normal and of dichromatic vision tell apart: Okabe and Ito's seven, then more.
+    """Colours that differ for readers with normal and with dichromatic vision: Okabe and Ito's seven, then more.
 
-    Each further colour is the one farthest from those before it, in CIE Lab and in the vision that separates them
-    least. Seven classes are safe; of 150 neighbours in the palette are close, and names and outlines must help.
+    Each further colour is the one with the largest distance to all before it, in CIE Lab, in the kind of vision that
+    separates them least. Seven classes are easy to distinguish. Of 150 colours some are similar: read the names, too.
     """
     chosen = list(OKABE_ITO)
     levels = np.linspace(0, 255, LEVELS).round().astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The browser page of tools/web_demo.py: what it shows, what it refuses, and gradio around both (extra [web])."""
+"""The browser page of tools/web_demo.py: layout (page), results, and the checks of requests (guard); extra [web]."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
-"""What the page of tools/web_demo.py refuses before gradio sees it: foreign hosts and origins, other addresses, files.
+"""Refuse requests to the page of tools/web_demo.py before gradio sees them: other hosts, origins, addresses, files.
 
-gradio serves far more than one page needs (proxies, streams, component functions, deep links), and opens what a request
-names. Here only the addresses of the page pass, and only files of its upload folder.
+gradio serves far more than one page needs (proxies, streams, component functions, deep links), and opens files that a
+request names. Here only the addresses of the page are allowed, and only files of its upload folder.
 """
 
 import os
@@ -27,7 +27,7 @@ def file_within(folder: str | Path, path: str | Path) -> Path:
     """Resolve a path that a request names. Nothing outside the folder is looked at, and nothing is opened.
 
     Args:
-        folder: the only one whose files, also below it, are allowed.
+        folder: only files in it or below it are allowed.
         path: as the request names it.
 
     Returns:
@@ -38,7 +38,7 @@ def file_within(folder: str | Path, path: str | Path) -> Path:
     """
     roots = os.path.abspath(folder), os.path.realpath(folder)
     try:
-        # First by its text alone: a look at a path outside would tell by its time whether it exists.
+        # The text of the path is checked first: the time of a lookup would reveal whether a path outside exists.
         if any(_is_below(os.path.abspath(path), root) for root in roots):
             real = os.path.realpath(path)
             if _is_below(real, roots[1]) and stat.S_ISREG(os.lstat(real).st_mode):
@@ -68,7 +68,7 @@ def check_payload(value: Any, folder: str | Path) -> None:
 
 
 class Guard:
-    """ASGI middleware: answers what is not for the page itself, with one line.
+    """ASGI middleware that answers all requests but those of the page itself with one line of text.
 
     Args:
         app: gradio's.
@@ -126,7 +126,7 @@ class Guard:
         return path == '/' or path.split('/')[1] in STATIC
 
     def _too_large(self, path: str, headers: Headers) -> tuple[int, str] | None:
-        """Whether the stated length of a body is too large, or none is stated; the server holds bodies to it."""
+        """Refusal of a body without a stated length or with too large a one; the server enforces the stated length."""
         upload = path.startswith(f'{API}upload')
         limit = self.max_upload + MAX_BODY if upload else MAX_BODY
         length = headers.get('content-length', '')

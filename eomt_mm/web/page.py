@@ -1,4 +1,4 @@
-"""The page of tools/web_demo.py, made with gradio (extra [web]). Everything that it loads comes from its own server."""
+"""The page of tools/web_demo.py, made with gradio (extra [web]). It loads nothing from other servers."""
 
 from collections.abc import Collection, Mapping, Sequence
 from html import escape
@@ -40,7 +40,7 @@ CSS = """
 
 
 class Page:
-    """What the page does; every answer is (result to keep, picture, line, table).
+    """Actions of the page; each returns (result to keep, picture, status line, table).
 
     Args:
         models: by the names that the page offers.
@@ -64,7 +64,7 @@ class Page:
     def segment(
         self, path: str | None, model: str, score_thr: float, overlap_thr: float, opacity: float
     ) -> tuple[Found | None, Image.Image | None, str, str]:
-        """Segments the chosen image; what hinders it is said in the line."""
+        """Segment the chosen image; errors are shown in the status line."""
         if path is None:
             return self.cleared()
         try:
@@ -77,15 +77,15 @@ class Page:
         return found, picture(found, opacity), line(found), table(found)
 
     def cleared(self) -> tuple[None, None, str, str]:
-        """For another image or model, of which nothing is known yet."""
+        """Empty answer, after another image or model was chosen."""
         return None, None, HINT, ''
 
     def redrawn(self, found: Found | None, opacity: float) -> Image.Image | None:
-        """The picture of what was found before, with another opacity."""
+        """Draw the last result again with another opacity."""
         return None if found is None else picture(found, opacity)
 
     def sliders(self, model: str) -> tuple[dict[str, Any], dict[str, Any]]:
-        """How the sliders of score and overlap change with the model: as its config says; hidden where it has none."""
+        """Updates of the sliders of score and overlap for a model: its config's values; hidden if it has none."""
         score, overlap = (
             gr.update(visible=False) if value is None else gr.update(visible=True, value=value)
             for value in thresholds(self.models[model])
@@ -94,7 +94,7 @@ class Page:
 
 
 class GuardedBlocks(gr.Blocks):
-    """Blocks that check the paths of every request, by whichever address it came, before gradio looks at them.
+    """Blocks that check the paths in every request, whatever its address, before gradio uses them.
 
     gradio downloads addresses and hashes files of inputs of every kind, sliders too.
     """
@@ -163,7 +163,7 @@ def build_page(
 def launch(
     page: gr.Blocks, port: int | None = None, allowed_hosts: Collection[str] = (), max_upload: int = MAX_UPLOAD
 ) -> str:
-    """Serves the page on this computer only, in the background, and returns its address.
+    """Serve the page on this computer only, in the background, and return its address.
 
     Args:
         page: what :func:`build_page` made.

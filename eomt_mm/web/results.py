@@ -1,4 +1,4 @@
-"""What the page of tools/web_demo.py shows of an image: picture, table and a line on them. Knows no browser."""
+"""Results for the page of tools/web_demo.py: picture, table and status line of an image. Independent of gradio."""
 
 import math
 import sys
@@ -60,7 +60,7 @@ def load_models(pairs: list[tuple[str, str]], device: str | None = None) -> dict
 
 
 def thresholds(inferencer: EoMTInferencer) -> tuple[float | None, float | None]:
-    """The score and overlap thresholds that hold unless others are asked for; None where the task has none."""
+    """Default thresholds of score and overlap; None if the task has none."""
     if inferencer.task == 'panoptic':
         head: Any = inferencer.head
         return head.score_thr, head.overlap_thr
@@ -75,15 +75,15 @@ def find_segments(
     max_pixels: int = MAX_PIXELS,
     time_limit: float = TIME_LIMIT,
 ) -> Found:
-    """Segments an image file.
+    """Segment an image file.
 
     Args:
         inferencer: model.
-        path: of the image; grey, with transparency, or turned by its EXIF entry is fine.
-        score_thr, overlap_thr: see :meth:`EoMTInferencer.stream`; left aside where the task has none.
+        path: of the image; grey images, transparency and rotation by EXIF are supported.
+        score_thr, overlap_thr: see :meth:`EoMTInferencer.stream`; ignored if the task has none.
         max_pixels: of the image; more are refused before decoding.
-        time_limit: seconds; looked at before every module of the model and after every step. A step that has begun,
-            such as the post-processing, ends first.
+        time_limit: seconds; checked before every module of the model and after every step. A step that has begun, such
+            as post-processing, is finished.
 
     Raises:
         TimeoutError: it took longer.
@@ -185,7 +185,7 @@ def _load(inferencer: EoMTInferencer, path: Path, max_pixels: int) -> tuple[np.n
 
 @contextmanager
 def _deadline(model: nn.Module, seconds: float) -> Iterator[Callable[..., None]]:
-    """Ends the model's forward pass once the time is over; yields what looks at the clock."""
+    """Abort the model's forward pass after ``seconds``; yields a function that raises TimeoutError after that time."""
     end = time.monotonic() + seconds
 
     def check(*_: object) -> None:
