@@ -1,4 +1,4 @@
-"""Draws what a model is fed: images after the config's pipeline and padding, with their targets and class names.
+"""Draw the inputs of a model: images after the config's pipeline and padding, with their targets and class names.
 
 Training images show crop, flip, jitter and padding as the loss will see them; those of validation what the model sees
 of each image: the padded image or, in semantic segmentation, its windows. Of a video model, a picture is a clip, or the
@@ -39,7 +39,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == '__main__':
     args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
 import cv2
 import numpy as np

@@ -1,4 +1,4 @@
-"""Turns checkpoints into ours, or ours into those of other programs. The format is found from the file itself.
+"""Convert checkpoints of other programs to ours, or ours to theirs. The format of a file is detected.
 
 Examples:
     python tools/convert_checkpoint.py pytorch_model.bin eomt.pth --config CONFIG
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     args = parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.classes import config_meta, dataset_meta, plain_meta  # isort: skip
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import init_model  # isort: skip
@@ -59,7 +59,7 @@ from eomt_mm.fileio.writing import check_free, written_aside
 from eomt_mm.hosts.install import install
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
-# Data sets of the published models, to name classes where there is no config.
+# Data sets of the published models: source of class names if there is no config.
 DATASET_OF = {
     'coco-panoptic': ('mmdet', 'CocoPanopticDataset'),
     'coco-instance': ('mmdet', 'CocoDataset'),
@@ -106,7 +106,7 @@ def write(
     args: argparse.Namespace, state: dict[str, Tensor], report: ImportReport, meta: dict[str, Any], size: int | None,
     num_heads: int | None,
 ) -> None:  # fmt: skip
-    """Writes DST in the format asked for."""
+    """Write DST in the requested format."""
     classes = meta.get('classes')
     ade20k = is_ade20k_panoptic(classes, num_things(meta)) if classes else report.reordered
     ade20k = ade20k and report.head == 'panoptic_head'
@@ -125,7 +125,7 @@ def write(
 
 
 def check_target(args: argparse.Namespace) -> None:
-    """Refuses what can only fail after a long work."""
+    """Refuse arguments that would only fail after long work."""
     dst = Path(args.dst)
     if Path(args.src).exists() and dst.exists() and dst.samefile(args.src):
         raise ValueError(f'DST {dst} is SRC: name another one')
@@ -135,7 +135,7 @@ def check_target(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> ImportReport:
-    """Does it all; ``progress`` is told each of ``STAGES`` as it begins."""
+    """Convert; ``progress`` is called with each of ``STAGES`` when it begins."""
     install()  # files of our trainings hold mmengine's log
     check_target(args)
     progress(STAGES[0])

@@ -1,4 +1,4 @@
-"""Segments images, folders of images and videos: pictures, result files, and a table of what was found.
+"""Segment images, folders of images and videos: write pictures and result files, and print a table of segments.
 
 Examples:
     python tools/demo.py photo.jpg eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --out-dir results
@@ -55,7 +55,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.inferencer import Result, init_inferencer  # isort: skip
 
 from eomt_mm.apis.results import summary
@@ -64,7 +64,7 @@ ROWS = 20  # of the table
 
 
 def show_table(results: Iterable[Result], kind: str) -> int:
-    """Prints what was found in the first images, and in all together, when all are done; returns their number.
+    """Print the segments of the first images, and at the end a summary of all; return the number of images.
 
     A row of a video (of video models) counts what has an id of its own in it.
     """

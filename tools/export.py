@@ -1,4 +1,4 @@
-"""Writes a model as one file for other runtimes: ONNX, or a program of torch.export; see docs/export.md.
+"""Write a model as one file for other runtimes: ONNX, or a program of torch.export; see docs/export.md.
 
 Examples:
     python tools/export.py CONFIG CHECKPOINT --out eomt.onnx
@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     args = parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis import init_model, load_config  # isort: skip
 from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
 from torch import nn

@@ -100,7 +100,7 @@ def video_demo(args: argparse.Namespace) -> None:
 
 def main() -> None:
     args = parse_args()
-    for name in ('train', 'test', 'pictures', 'found'):  # a former demo's
+    for name in ('train', 'test', 'pictures', 'found'):  # of an earlier demo
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
     video_demo(args) if args.video else image_demo(args)
 

@@ -1,4 +1,4 @@
-"""Segments an image with a file of tools/export.py. Needs numpy, onnxruntime and pillow, nothing else of this project.
+"""Segment an image with a file of tools/export.py. Needs numpy, onnxruntime and pillow, nothing else of this project.
 
     python run_onnx.py eomt.onnx street.jpg --out street.png
 
@@ -278,7 +278,7 @@ def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> 
 
 
 def write(path: Path, content: bytes) -> None:
-    """Writes a file whole or not at all."""
+    """Write a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:

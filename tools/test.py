@@ -1,4 +1,4 @@
-"""Evaluates a checkpoint.
+"""Evaluate a checkpoint.
 
 Examples:
     python tools/test.py CONFIG CHECKPOINT --data-root data/coco
@@ -42,7 +42,7 @@ def parse_args() -> argparse.Namespace:
 if __name__ == '__main__':
     args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import image_folder, load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config
@@ -58,7 +58,7 @@ def evaluators(cfg: Config) -> list[dict[str, Any]]:
 
 
 def write_results(cfg: Config, folder: str, format_only: bool) -> None:
-    """Lets the metrics write the benchmark server's files below ``folder``, and with ``format_only`` nothing else.
+    """Let the metrics write files for benchmark servers below ``folder``, and with ``format_only`` do nothing else.
 
     Raises:
         ValueError: no metric writes files, or with ``format_only`` none that can leave the evaluation out.
@@ -82,7 +82,7 @@ def write_results(cfg: Config, folder: str, format_only: bool) -> None:
 
 
 def place_of_results(cfg: Config, metric: dict[str, Any], folder: str) -> dict[str, str]:
-    """The argument by which a metric takes the folder of its result files; none where it writes none."""
+    """The metric's argument for the place of its result files, as {name: path}; empty if it writes none."""
     places = dict(out_dir=folder, output_dir=folder, outfile_prefix=str(Path(folder) / 'results'))
     return {name: value for name, value in places.items() if name in arguments_of(cfg, metric)}
 
@@ -95,7 +95,7 @@ def arguments_of(cfg: Config, metric: dict[str, Any]) -> set[str]:
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
-    """Adds the host's metric that pickles predictions (masks of instances run-length encoded)."""
+    """Add the host's metric that pickles predictions (masks of instances run-length encoded)."""
     kind = 'DumpResults' if cfg.default_scope == 'mmseg' else 'DumpDetResults'
     cfg.test_evaluator = [*evaluators(cfg), dict(type=kind, out_file_path=path)]
     if 'decode_head' in cfg.model:

@@ -42,7 +42,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == '__main__':
     args, load = make_parser().parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config

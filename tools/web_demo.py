@@ -1,4 +1,4 @@
-"""Segments images in the browser: choose an image, a model and thresholds; see picture, table of segments and times.
+"""Segment images in the browser: choose an image, a model and thresholds; see picture, table of segments and times.
 
 Examples:
     python tools/web_demo.py eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --device cuda
@@ -60,7 +60,7 @@ def positive(text: str) -> int:
 if __name__ == '__main__':
     args = parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.inputs import find_sources  # isort: skip
 from eomt_mm.web.results import load_models
 

@@ -31,7 +31,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == '__main__':
     args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import image_folder, load_config  # isort: skip
 import numpy as np
 from matplotlib.figure import Figure

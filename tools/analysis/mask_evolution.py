@@ -1,4 +1,4 @@
-"""Shows how masks form: the mask and the class of some queries before each joint block and after the last one.
+"""Show how masks form: the mask and the class of some queries before each joint block and after the last one.
 
 One row per query, the best of the final prediction or those asked for; one column per prediction. Masks are off, as in
 every evaluation.
@@ -32,7 +32,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == '__main__':
     args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis import init_model, load_config  # isort: skip
 import numpy as np
 import torch

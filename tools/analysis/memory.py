@@ -92,7 +92,7 @@ OPTIONS = {
 
 
 class LiveBytes(TorchDispatchMode):
-    """Counts the bytes of the storages that operations make, as long as they are alive.
+    """Count the bytes of live storages that operations allocate.
 
     Attributes:
         now: bytes alive.
@@ -125,7 +125,7 @@ class LiveBytes(TorchDispatchMode):
 
 
 class FirstQueries(HungarianMatcher):
-    """Makes the cost matrices, for their memory, and then matches the first queries: there is nothing to solve."""
+    """Compute the cost matrices, for their memory, then match the first queries without solving the assignment."""
 
     def assign(self, costs: Tensor) -> tuple[Tensor, Tensor]:
         return (torch.arange(min(costs.shape)),) * 2
@@ -148,7 +148,7 @@ def head_of(model: nn.Module) -> Any:
 
 
 def give_memory(model: nn.Module) -> None:
-    """Moves a model from the meta device to the CPU, without content but for the probabilities of its masks."""
+    """Move a model from the meta device to the CPU, with the keep probabilities of its masks as the only values."""
     head = head_of(model.to_empty(device='cpu'))
     head.set_attn_mask_probs([1.0] * head.num_blocks)
 
@@ -198,7 +198,7 @@ def norms_in_float32() -> Iterator[None]:
 
 @contextmanager
 def sizes_only() -> Iterator[None]:
-    """Makes tensors without content, on a pretended CPU: there, too, attention keeps no matrix of its weights."""
+    """Create tensors without content on a fake CPU device, where attention stores no weight matrix either."""
     with FakeTensorMode(allow_non_fake_inputs=True), norms_in_float32():
         yield
 
@@ -259,7 +259,7 @@ def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets
 
 
 def note_part(module: nn.Module, name: str, parts: list[str]) -> None:
-    """Keeps ``name`` at the end of ``parts`` while ``module`` runs."""
+    """Keep ``name`` at the end of ``parts`` while ``module`` runs."""
     module.register_forward_pre_hook(lambda *_: parts.append(name))
     module.register_forward_hook(lambda *_: parts.remove(name))
 

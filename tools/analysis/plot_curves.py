@@ -1,4 +1,4 @@
-"""Plots losses, validation, learning rate and annealing: of a run, of several to compare, or as a config plans them.
+"""Plot losses, validation, learning rate and annealing of one run, of several to compare, or as planned by a config.
 
 Examples:
     python tools/analysis/plot_curves.py work_dirs/NAME --out curves.png
@@ -27,7 +27,7 @@ def make_parser() -> argparse.ArgumentParser:
 if __name__ == '__main__':
     args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
 
-# eomt_mm before the hosts: it says which of them are missing.
+# eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
 import numpy as np
 import torch
@@ -138,7 +138,7 @@ def plot(runs: Mapping[str, Scalars], out: Path) -> None:
 
 
 def draw_panel(axes: Any, runs: Mapping[str, Scalars], names: Mapping[str, str]) -> None:
-    """Draws the curves of some names, of which a run need not have all."""
+    """Draw the curves of ``names``, as far as the run has them."""
     present = [name for name in names if any(name in scalars for scalars in runs.values())]
     for r, (run, scalars) in enumerate(runs.items()):
         for n, name in enumerate(present):
