@@ -11,15 +11,17 @@ first of these counts:
    (data/coco, where only some of data/coco/annotations is unpacked).
 
 A single top folder named like its zip (or, in 3, like the folder that the zip lies in) may be left out: with
-ADEChallengeData2016.zip in data/ade there is zip://data/ade/images/training too.
+ADEChallengeData2016.zip in data/ade there is zip://data/ade/images/training too. Where nothing is found otherwise, the
+only top folder may be left out whatever its name. Backslashes in names of members count as slashes.
 """
 
 import io
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,9 @@ NUM_FOLDERS = 3
 SETTLED = 2 * 10**9
 
 PathLike = str | Path
+Kind = Callable[[Archive], Container[str]]
+FILES: Kind = attrgetter('members')
+FOLDERS: Kind = attrgetter('folders')
 
 
 def zip_root(root: str) -> str:
@@ -91,17 +96,17 @@ class ZipBackend(BaseStorageBackend):
     def exists(self, filepath: PathLike) -> bool:
         """Whether there is such a file or folder."""
         path = _local(filepath)
-        return os.path.exists(path) or any(_search(path, _is_either))
+        return os.path.exists(path) or any(_search(path, FILES, FOLDERS))
 
     def isfile(self, filepath: PathLike) -> bool:
         """Whether there is such a file."""
         path = _local(filepath)
-        return os.path.isfile(path) or any(_search(path, _is_file))
+        return os.path.isfile(path) or any(_search(path, FILES))
 
     def isdir(self, filepath: PathLike) -> bool:
         """Whether there is such a folder; a zip file is a file and, with what is in it, a folder."""
         path = _local(filepath)
-        return os.path.isdir(path) or any(_search(path, _is_folder))
+        return os.path.isdir(path) or any(_search(path, FOLDERS))
 
     def join_path(self, filepath: PathLike, *filepaths: PathLike) -> str:
         """Joins parts of a path; an absolute or ``zip://`` one drops those before it."""
@@ -121,8 +126,7 @@ class ZipBackend(BaseStorageBackend):
         with tempfile.TemporaryDirectory(prefix='eomt_mm_zip_') as folder:
             copy = os.path.join(folder, os.path.basename(name))
             with open(copy, 'wb') as file:
-                for content in archive.chunks(name):
-                    file.write(content)
+                file.writelines(archive.chunks(name))
             yield copy
 
     def list_dir_or_file(
@@ -133,14 +137,14 @@ class ZipBackend(BaseStorageBackend):
         suffix: str | tuple[str, ...] | None = None,
         recursive: bool = False,
     ) -> Iterator[str]:
-        """Lists a folder, sorted; several zips that hold a part of it are listed together.
+        """List a folder, sorted; several zips that hold a part of it are listed together.
 
         Args:
             dir_path: the folder.
             list_dir: whether to list folders.
             list_file: whether to list files; those whose name starts with '.' never are.
             suffix: ending or endings of the files to list; not together with ``list_dir``.
-            recursive: whether to go into folders (not into zips nested in zips).
+            recursive: whether to list folders in it, too (not zips nested in zips).
 
         Returns:
             paths relative to ``dir_path``.
@@ -156,15 +160,13 @@ class ZipBackend(BaseStorageBackend):
         path = _local(dir_path)
         if os.path.isdir(path):
             return iter(sorted(LocalBackend().list_dir_or_file(path, list_dir, list_file, suffix, recursive)))
-        places = list(_search(path, _is_folder))
+        places = list(_search(path, FOLDERS))
         if not places:
             raise FileNotFoundError(f'folder {_not_found(path)}')
-        found: set[str] = set()
-        for archive, name in places:
-            for entry, is_folder in _walk(archive, name, recursive):
-                if list_dir if is_folder else list_file and (suffix is None or entry.endswith(suffix)):
-                    found.add(entry)
-        return iter(sorted(found))
+        entries = (entry for archive, name in places for entry in _entries(archive, name, recursive))
+        ends = '' if suffix is None else suffix
+        wanted = (name for name, is_dir in entries if (list_dir if is_dir else list_file and name.endswith(ends)))
+        return iter(sorted(set(wanted)))
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise io.UnsupportedOperation(
@@ -182,49 +184,40 @@ def _local(path: PathLike) -> str:
     return os.path.abspath(str(path).removeprefix(PREFIX))
 
 
-def _is_file(archive: Archive, name: str) -> bool:
-    return name in archive.members
-
-
-def _is_folder(archive: Archive, name: str) -> bool:
-    return name in archive.folders
-
-
-def _is_either(archive: Archive, name: str) -> bool:
-    return _is_file(archive, name) or _is_folder(archive, name)
-
-
 def _member(path: str) -> tuple[Archive, str]:
     """The file of a path that does not really exist."""
-    found = next(_search(path, _is_file), None)
+    found = next(_search(path, FILES), None)
     if found:
         return found
-    if os.path.isdir(path) or any(_search(path, _is_folder)):
+    if os.path.isdir(path) or any(_search(path, FOLDERS)):
         raise IsADirectoryError(f'{PREFIX}{path} is a folder, not a file')
     raise FileNotFoundError(_not_found(path))
 
 
-def _search(path: str, is_it: Callable[[Archive, str], bool]) -> Iterator[tuple[Archive, str]]:
+def _search(path: str, *kinds: Kind) -> Iterator[tuple[Archive, str]]:
     """Finds a path in zips: at most one place in each of them, and in the zips nested there.
 
     A zip that cannot be read counts only where nothing is found in others: it may be of another data set.
     """
     broken = None
-    found = False
-    for zip_path, names in _candidates(path):
-        try:
-            archive = open_archive(zip_path, _report)
-            places = (place for name in names for place in archive.places(name))
-            place = next((place for place in places if is_it(*place)), None)
-        except FileNotFoundError:  # removed since its folder was listed
-            continue
-        except (ValueError, PermissionError) as error:
-            broken = broken or error
-            continue
-        if place:
-            found = True
-            yield place
-    if broken and not found:
+    for any_top in (False, True):  # a top folder of another name may be left out only where nothing else fits
+        found = False
+        for zip_path, names in _candidates(path):
+            try:
+                archive = open_archive(zip_path, _report)
+                places = (place for name in names for place in archive.places(name, any_top))
+                place = next((place for place in places if any(place[1] in kind(place[0]) for kind in kinds)), None)
+            except FileNotFoundError:  # removed since its folder was listed
+                continue
+            except (ValueError, PermissionError) as error:
+                broken = broken or error
+                continue
+            if place:
+                found = True
+                yield place
+        if found:
+            return
+    if broken:
         raise ValueError(f'{PREFIX}{path} was not found, and not every zip could be searched: {broken}') from broken
 
 
@@ -269,20 +262,18 @@ def _zips_in(folder: str) -> list[str]:
 
 
 def _not_found(path: str) -> str:
-    searched = ', '.join(zip_path for zip_path, _ in _candidates(path)) or 'none there'
-    return f'{PREFIX}{path} does not exist, neither unpacked nor in a zip file (searched: {searched})'
+    zips = '; '.join(open_archive(zip_path, _report).summary() for zip_path, _ in _candidates(path)) or 'no zip there'
+    return f'{PREFIX}{path} does not exist, neither unpacked nor in a zip file: check the path ({zips})'
 
 
-def _walk(archive: Archive, folder: str, recursive: bool, above: str = '') -> Iterator[tuple[str, bool]]:
+def _entries(archive: Archive, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
     """Paths below a folder of a zip and whether each is a folder, as mmengine's `LocalBackend` lists real ones."""
-    children = archive.folders[folder]
-    for name in children.files:
-        if not name.startswith('.'):
-            yield above + name, False
-    for name in children.folders:
-        yield above + name, True
-        if recursive:
-            yield from _walk(archive, f'{folder}/{name}' if folder else name, True, f'{above}{name}/')
+    start = f'{folder}/' if folder else ''
+    for names, is_folder in ((archive.members, False), (archive.folders, True)):
+        for name in (name[len(start) :] for name in names if name.startswith(start)):
+            last = name.rpartition('/')[2]
+            if (recursive or last == name) and last and (is_folder or not last.startswith('.')):
+                yield name, is_folder
 
 
 def register_zip_backend() -> None:

@@ -8,6 +8,7 @@ import struct
 import tempfile
 import threading
 import zipfile
+import zlib
 from functools import partial
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def test_members_beyond_four_gigabytes(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, 'a') as file:
         file.writestr('b', CONTENT)
     archive = open_archive(str(path))
-    assert archive.members['b'].offset == 5 << 30
+    assert archive.members['b'].header_offset == 5 << 30
     assert archive.read('b') == CONTENT
 
 
@@ -150,7 +151,7 @@ def test_other_compression_is_named(tmp_path: Path, method: int, name: str) -> N
 
 
 def declare(path: Path, field: int, value: int) -> None:
-    """Sets a 32-bit field of the first entry of the directory: 20 packed size, 24 size."""
+    """Sets a 32-bit field of the first entry of the directory: 16 checksum, 20 packed size, 24 size."""
     content = bytearray(path.read_bytes())
     start = content.index(b'PK\1\2') + field
     content[start : start + 4] = struct.pack('<I', value)
@@ -169,6 +170,16 @@ def test_inflating_stops_at_the_declared_size(tmp_path: Path) -> None:
     write_zip(path, {'b.bin': bytes(1 << 26)})
     assert max(map(len, open_archive(str(path)).chunks('b.bin'))) <= zip_archive.CHUNK
     assert open_archive(str(path)).read('b.bin') == bytes(1 << 26)
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_content_beyond_the_declared_size_whose_beginning_has_the_checksum(tmp_path: Path, method: int) -> None:
+    path = tmp_path / 'a.zip'
+    write_zip(path, {'b.bin': CONTENT}, method)
+    declare(path, 24, 100)
+    declare(path, 16, zlib.crc32(CONTENT[:100]))
+    with pytest.raises(ValueError, match='a.zip: member b.bin is damaged .it holds more than the 100 bytes'):
+        open_archive(str(path)).read('b.bin')
 
 
 @pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
@@ -191,6 +202,10 @@ def test_declared_sizes_beyond_the_file(tmp_path: Path, method: int) -> None:
         ('a/../../x.jpg', 'leads out of the zip'),
         ('a/' * 9000 + 'x.jpg', 'lies 9000 folders deep'),
         ('a\0.jpg', 'holds a NUL'),
+        ('.', 'is absolute or has an empty folder'),
+        ('\\\\host\\x.jpg', 'is absolute'),
+        ('a\\..\\..\\x.jpg', 'leads out of the zip'),
+        ('a/./' * 100 + 'x.jpg', 'lies 100 folders deep'),
     ],
 )
 def test_dangerous_names_of_members_are_refused(tmp_path: Path, name: str, reason: str) -> None:
@@ -218,13 +233,44 @@ def test_damaged_name_does_not_give_another_files_content(tmp_path: Path) -> Non
 
 def test_folders_of_a_zip(tmp_path: Path) -> None:
     write_zip(tmp_path / 'a.zip', {'b/c/d.txt': b'1', 'b/e.txt': b'2', 'f.txt': b'3', 'b/empty/': b''})
-    folders = open_archive(str(tmp_path / 'a.zip')).folders
-    assert {name: (sorted(children.folders), children.files) for name, children in folders.items()} == {
-        '': (['b'], ['f.txt']),
-        'b': (['c', 'empty'], ['e.txt']),
-        'b/c': ([], ['d.txt']),
-        'b/empty': ([], []),
-    }
+    assert open_archive(str(tmp_path / 'a.zip')).folders == {'', 'b', 'b/c', 'b/empty'}
+
+
+@pytest.mark.parametrize(
+    ('written', 'name'),
+    [
+        ('./b/c.bin', 'b/c.bin'),
+        ('b/./c.bin', 'b/c.bin'),
+        ('b\\c.bin', 'b/c.bin'),
+        ('.\\b\\c.bin', 'b/c.bin'),
+        ("b/ä ✓ #%?*:'[1].bin", "b/ä ✓ #%?*:'[1].bin"),
+        ('C:/c.bin', 'C:/c.bin'),
+        ('...', '...'),
+    ],
+)
+def test_names_as_other_tools_write_them(tmp_path: Path, written: str, name: str) -> None:
+    write_zip(tmp_path / 'a.zip', {'./': b'', written: CONTENT})
+    archive = open_archive(str(tmp_path / 'a.zip'))
+    assert list(archive.members) == [name]
+    assert archive.read(name) == CONTENT
+    assert all(next(archive.places(asked)) == (archive, name) for asked in (name, name.replace('/', '\\')))
+
+
+def test_names_that_are_one_and_the_same_are_refused(tmp_path: Path) -> None:
+    write_zip(tmp_path / 'a.zip', {'b/c.bin': b'1', 'b\\c.bin': b'2'})
+    with pytest.raises(ValueError, match="a.zip: two members are named 'b/c.bin'"):
+        open_archive(str(tmp_path / 'a.zip'))
+
+
+def test_summary_names_top_folders_and_the_first_file(tmp_path: Path) -> None:
+    path = tmp_path / 'a.zip'
+    for members, summary in (
+        ([], 'is empty'),
+        (['b/', 'b/c/', 'b/c/1.png', 'd.txt'], 'holds b/, d.txt, first file: b/c/1.png'),
+        ([f'{i}.png' for i in range(8)], 'holds 0.png, 1.png, 2.png, 3.png, 4.png and 3 more, first file: 0.png'),
+    ):
+        write_zip(path, dict.fromkeys(members, b''))
+        assert open_archive(str(path)).summary() == f'{path} {summary}'
 
 
 def test_index_is_parsed_once_and_again_when_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -305,6 +351,20 @@ def test_fork_while_another_thread_opens_a_zip(tmp_path: Path) -> None:
         os._exit(0 if open_archive(str(tmp_path / 'a.zip')).read('b') == b'content' else 1)
     done.set()
     thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize('method', [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_parent_and_child_of_a_fork_each_continue_a_member(tmp_path: Path, method: int) -> None:
+    content = os.urandom(3 * zip_archive.CHUNK)
+    write_zip(tmp_path / 'a.zip', {'b': content}, method)
+    pieces = open_archive(str(tmp_path / 'a.zip')).chunks('b')
+    first = next(pieces)
+    child = os.fork()
+    rest = b''.join(pieces)
+    if child == 0:
+        os._exit(0 if first + rest == content else 1)
+    assert first + rest == content
     assert os.waitpid(child, 0)[1] == 0
 
 

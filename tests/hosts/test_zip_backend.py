@@ -83,6 +83,51 @@ def test_other_names_are_not_found(tmp_path: Path, path: str) -> None:
         list(fileio.list_dir_or_file(url))
 
 
+@pytest.mark.parametrize(
+    ('member', 'path'),
+    [
+        ('other/b/1.txt', 'b/1.txt'),
+        ('other/b/1.txt', 'a.zip/b/1.txt'),
+        ('other/1.txt', 'a/1.txt'),  # 'a' is what the folder should have been named
+        ('./other/./b/1.txt', 'b/1.txt'),
+        ('other\\b\\1.txt', 'b/1.txt'),
+    ],
+)
+@pytest.mark.parametrize('beside', [(), ('README',)])
+def test_top_folder_of_another_name(tmp_path: Path, member: str, path: str, beside: tuple[str, ...]) -> None:
+    write_zip(tmp_path / 'root/a.zip', member, *beside)
+    url = f'zip://{tmp_path / "root"}/{path}'
+    assert fileio.get_text(url) == 'content'
+    assert fileio.isfile(url) and fileio.isdir(os.path.dirname(url))
+
+
+def test_top_folder_of_another_name_comes_last(tmp_path: Path) -> None:
+    write_zip(tmp_path / 'a.zip', 'other/b/1.txt', 'other/b/2.txt', content='guessed')
+    write_zip(tmp_path / 'c.zip', 'b/1.txt', content='exact')
+    assert [fileio.get_text(f'zip://{tmp_path}/b/{i}.txt') for i in (1, 2)] == ['exact', 'guessed']
+    assert list(fileio.list_dir_or_file(f'zip://{tmp_path}/b')) == ['1.txt']
+
+
+def test_nested_zip_below_a_top_folder_of_another_name(tmp_path: Path) -> None:
+    inner = write_zip(tmp_path / 'masks.zip', 'inside\\1.txt')
+    with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as file:
+        file.write(inner, 'other/masks.zip')
+    inner.unlink()
+    assert fileio.get_text(f'zip://{tmp_path}/masks/1.txt') == 'content'
+
+
+def test_message_lists_what_the_zips_hold(tmp_path: Path) -> None:
+    write_zip(tmp_path / 'a.zip', 'images/1.jpg', 'labels/1.png', 'README')
+    write_zip(tmp_path / 'b.zip')
+    with pytest.raises(FileNotFoundError) as error:
+        fileio.get(f'zip://{tmp_path}/train/1.jpg')
+    held = f'{tmp_path}/a.zip holds README, images/, labels/, first file: images/1.jpg; {tmp_path}/b.zip is empty'
+    missing = f'zip://{tmp_path}/train/1.jpg does not exist, neither unpacked nor in a zip file'
+    assert str(error.value) == f'{missing}: check the path ({held})'
+    with pytest.raises(FileNotFoundError, match='no zip there'):
+        fileio.get(f'zip://{tmp_path}/a.zip.d/none'.replace(str(tmp_path), '/proc/self'))
+
+
 def test_relative_paths_follow_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ('first', 'second'):
         write_zip(tmp_path / name / 'data/a.zip', 'a/1.txt', content=name)
