@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from itertools import tee
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -200,9 +201,10 @@ def _search(path: str, *kinds: Kind) -> Iterator[tuple[Archive, str]]:
     A zip that cannot be read counts only where nothing is found in others: it may be of another data set.
     """
     broken = None
-    for any_top in (False, True):  # a top folder of another name may be left out only where nothing else fits
+    # A top folder of another name may be left out only where nothing else fits.
+    for any_top, candidates in zip((False, True), tee(_candidates(path)), strict=True):
         found = False
-        for zip_path, names in _candidates(path):
+        for zip_path, names in candidates:
             try:
                 archive = open_archive(zip_path, _report)
                 places = (place for name in names for place in archive.places(name, any_top))
@@ -238,7 +240,7 @@ def _candidates(path: str) -> Iterator[tuple[str, list[str]]]:
         last = os.path.basename(folder)
         named = rest.split('/')
         # First those named like a folder on the path: the index of others is then not needed.
-        for zip_path in sorted(_zips_in(folder), key=lambda zip_path: Path(zip_path).stem not in named):
+        for zip_path in sorted(_zips_in(folder), key=lambda zip_path: os.path.basename(zip_path)[:-4] not in named):
             yield zip_path, [rest, f'{last}/{rest}']
         if not last:  # the root of the file system
             return

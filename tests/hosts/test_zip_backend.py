@@ -108,10 +108,12 @@ def test_top_folder_of_another_name_comes_last(tmp_path: Path) -> None:
     assert list(fileio.list_dir_or_file(f'zip://{tmp_path}/b')) == ['1.txt']
 
 
-def test_nested_zip_below_a_top_folder_of_another_name(tmp_path: Path) -> None:
-    inner = write_zip(tmp_path / 'masks.zip', 'inside\\1.txt')
+@pytest.mark.parametrize('member', ['1.txt', 'masks/1.txt', 'inside\\1.txt'])
+@pytest.mark.parametrize('folder', ['', 'other/'])
+def test_nested_zip_with_top_folders_of_other_names(tmp_path: Path, folder: str, member: str) -> None:
+    inner = write_zip(tmp_path / 'masks.zip', member)
     with zipfile.ZipFile(tmp_path / 'a.zip', 'w') as file:
-        file.write(inner, 'other/masks.zip')
+        file.write(inner, f'{folder}masks.zip')
     inner.unlink()
     assert fileio.get_text(f'zip://{tmp_path}/masks/1.txt') == 'content'
 
