@@ -1,5 +1,8 @@
 """Draw the inputs of a model: images after the config's pipeline and padding, with their targets and class names.
 
+Ground truth is checked as in training: labels that are no class end it with an error. Classes that never occur are
+named at the end.
+
 Training images show crop, flip, jitter and padding as the loss will see them; those of validation what the model sees
 of each image: the padded image or, in semantic segmentation, its windows. Of a video model, a picture is a clip, or the
 first frames of a video: every target with its id, in the same colour in all frames.
@@ -11,7 +14,7 @@ Examples:
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import cycle
 from pathlib import Path
 from typing import Any
@@ -52,8 +55,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from eomt_mm.core.geometry import Padding, pad_bottom_right
+from eomt_mm.core.targets import check_labels
 from eomt_mm.datasets.sampling import SeededDataset
 from eomt_mm.models.predictions import drawn_ground_truth, has_void
+from eomt_mm.models.sample_targets import source_of
 from eomt_mm.visualization import (
     DrawnSegment,
     distinct_palette,
@@ -64,6 +69,7 @@ from eomt_mm.visualization import (
 )
 from eomt_mm.visualization.figures import save_picture
 
+VOID = 255  # of label maps
 MAX_FRAMES = 8  # of a video in a picture
 
 
@@ -117,6 +123,7 @@ def resized(masks: list[np.ndarray], size: tuple[int, int]) -> Tensor:
 def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], training: bool) -> Iterator[Image.Image]:
     """A picture per input: what the model sees, and the same with its targets."""
     sample = item['data_samples']
+    check_classes(sample, meta)
     truth = drawn_ground_truth(sample, meta)
     segments = truth or []
     for image, masks in fed(preprocessor, item, [segment.mask for segment in segments], training):
@@ -129,6 +136,32 @@ def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], trai
         yield side_by_side(panels, legend_of((segment.name for segment in drawn), meta))
 
 
+def labels_of(sample: Any) -> Tensor:
+    """Labels of the ground truth of an image or a frame, without void; none where it has no ground truth."""
+    if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
+        labels = sample.gt_sem_seg.data.unique()
+        return labels[labels != VOID].long()
+    labels = sample.gt_instances.get('labels') if 'gt_instances' in sample else None
+    return torch.zeros(0, dtype=torch.long) if labels is None else torch.as_tensor(labels).long()
+
+
+def check_classes(sample: Any, meta: dict[str, Any]) -> None:
+    """Raise the ValueError of training where ground truth has labels beyond the classes."""
+    check_labels(labels_of(sample), len(meta['classes']), source_of(sample))
+
+
+def absent_classes(seen: set[int], names: Sequence[str], num: int) -> str:
+    """What to say of classes that none of ``num`` images shows; '' where every class occurs."""
+    absent = [name for label, name in enumerate(names) if label not in seen]
+    if not absent:
+        return ''
+    shown = ', '.join(absent[:10]) + (', ...' if len(absent) > 10 else '')
+    return (
+        f'{len(absent)} of {len(names)} classes do not occur in these {num} images: {shown}. If they should, check '
+        'metainfo.classes and, of label maps, label_ids (masks of 0 and 255 need label_ids=(0, 255): 255 is void)'
+    )
+
+
 def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) -> Image.Image:
     """The frames of a clip as the model sees them, and below them the same with their targets."""
     frames, samples = item['inputs'][:MAX_FRAMES], item['data_samples'].video_data_samples[:MAX_FRAMES]
@@ -138,6 +171,7 @@ def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) 
     colours = dict(zip(ids, cycle(distinct_palette(min(max(len(ids), 1), 24))), strict=False))
     rows: list[list[tuple[str, Image.Image]]] = [[], []]
     for image, sample in zip(images, samples, strict=True):
+        check_classes(sample, meta)
         segments = []
         truth = sample.gt_instances
         masks = resized(list(truth.masks.to_ndarray()), (int(frames.shape[-2]), int(frames.shape[-1])))
@@ -163,17 +197,20 @@ def main(args: argparse.Namespace) -> None:
     meta = with_palette(dataset.metainfo, args.palette)
     training = args.split == 'train' and not args.no_augmentation
     num = args.num if training else min(args.num, len(dataset))
-    written = 0
+    written, seen = 0, set()
     for position in tqdm(range(num), desc='images', unit=''):
         item = dataset[position, position % len(dataset)]
         sample = item['data_samples']
         is_clip = isinstance(sample, TrackDataSample)
+        seen |= {int(label) for one in (sample if is_clip else [sample]) for label in labels_of(one)}
         stem = f'video_{sample[0].video_id}' if is_clip else Path(sample.img_path).stem
         drawn = [clip_picture(preprocessor, item, meta)] if is_clip else pictures(preprocessor, item, meta, training)
         for window, picture in enumerate(drawn):
             save_picture(picture, args.out_dir / f'{position:05d}_{stem}{f"_{window}" if window else ""}.png')
             written += 1
     print(f'wrote {written} pictures to {args.out_dir}')
+    if seen and (text := absent_classes(seen, meta['classes'], num)):  # test sets have no ground truth
+        print(text)
 
 
 if __name__ == '__main__':

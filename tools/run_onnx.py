@@ -15,6 +15,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +34,7 @@ KEY = 'eomt_mm.json'
 FORMAT = 1
 # As in eomt_mm, whose docs/inference.md gives the reasons.
 MAX_PIXELS, VARIABLE, MAX_ASPECT = 120_000_000, 'EOMT_MM_MAX_PIXELS', 20
+BITS_VARIABLE = 'EOMT_MM_IMAGE_BITS'
 PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
 # Okabe and Ito, "Color Universal Design", 2008: for things, one after the other.
 COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0))
@@ -65,11 +67,37 @@ def read_image(path: Path) -> Image.Image:
         with Image.open(path) as image:
             if image.width * image.height > limit:
                 raise ValueError(f'{image.width} x {image.height} pixels; the limit is {limit}, {VARIABLE} raises it')
-            return ImageOps.exif_transpose(image).convert('RGB')
+            return to_8_bits(ImageOps.exif_transpose(image), bits_of(image, path)).convert('RGB')
     except FileNotFoundError as error:
         raise ValueError(f'image {path} does not exist') from error
     except Exception as error:  # Pillow raises whatever its codecs do
         raise ValueError(f'image {path} cannot be read ({error})') from error
+
+
+def bits_of(image: Image.Image, path: Path) -> int:
+    """Bits per channel of a file, which Pillow's modes do not tell of colours."""
+    head = path.read_bytes()[:1000]
+    if image.format == 'PNG':
+        return head[24]
+    if image.format == 'TIFF':
+        return int(np.max(image.tag_v2.get(258, 1)))  # type: ignore[attr-defined]
+    found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', head)
+    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow changes their values
+
+
+def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Images of more than 8 bits per channel are refused, unless it is stated how many bits hold the picture."""
+    if bits <= 8:
+        return image
+    used, values = int(os.environ.get(BITS_VARIABLE) or 0), np.asarray(image)
+    if bits > 16 or not 8 < used <= 16 or values.dtype.kind not in 'iu' or (image.mode == 'RGB' and used < 16):
+        raise ValueError(
+            f'it has {bits} bits per channel, and images have 8: convert it, or state how many bits its pixels use '
+            f'in the environment variable {BITS_VARIABLE} (9 to 16; of colours only 16)'
+        )
+    if image.mode == 'RGB':  # Pillow keeps the upper 8 of 16
+        return image
+    return Image.fromarray(np.minimum(values >> (used - 8), 255).astype(np.uint8))
 
 
 def inputs(image: Image.Image, meta: dict[str, Any]) -> tuple[Array, Size]:

@@ -7,6 +7,7 @@ from eomt_mm.public import load, names_of
 PUBLIC = {
     'documents': (
         'Category',
+        'DefectiveMasks',
         'Flag',
         'Id',
         'Image',
@@ -21,8 +22,8 @@ PUBLIC = {
         'read_panoptic',
         'unknown_id',
     ),
-    'masks': ('RLE', 'areas', 'as_text', 'check_runs', 'decode', 'normalise'),
-    'panoptic_png': ('read_panoptic_png', 'run_starts', 'write_panoptic_png'),
+    'masks': ('RLE', 'areas', 'as_text', 'check_runs', 'decode', 'examine', 'normalise'),
+    'panoptic_png': ('check_present', 'read_panoptic_png', 'run_starts', 'write_panoptic_png'),
 }
 __all__ = names_of(PUBLIC)
 

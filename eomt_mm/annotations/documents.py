@@ -12,7 +12,7 @@ from typing import Any, TypedDict, TypeVar
 
 import msgspec
 
-from eomt_mm.annotations.masks import MAX_SIDE, box, normalise
+from eomt_mm.annotations.masks import MAX_SIDE, NORMALISED, Defect, box, examine
 
 BOM = b'\xef\xbb\xbf'
 # Segment ids have three bytes.
@@ -337,13 +337,15 @@ def _normalise_masks(
     path: str,
     warn: Callable[[str], None] | None,
 ) -> None:
-    kept, left_out = [], []
+    kept, left_out, defects = [], [], DefectiveMasks(path)
     for annotation in data['annotations']:
         given, image = annotation.get('segmentation'), annotation['image_id']
         if given in (None, []):
             annotation.pop('segmentation', None)
         else:
-            mask = normalise(given, sizes[image], f'{path}: annotation {annotation.get("id")} of {names[image]}')
+            whose = f'annotation {annotation.get("id")} of {names[image]}'
+            mask, defect = examine(given, sizes[image], f'{path}: {whose}')
+            defects.add(defect, whose)
             if mask is None:
                 left_out.append(annotation)
                 continue
@@ -362,3 +364,41 @@ def _normalise_masks(
         if warn is not None:
             warn(f'{text}: they are left out')
     data['annotations'] = kept
+    defects.report(warn)
+
+
+class DefectiveMasks:
+    """Counts masks without a pixel in their image, and those whose coordinates seem to be normalised.
+
+    Args:
+        path: of the annotation file.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self._num_masks = 0
+        self._found: dict[Defect, list[str]] = {}
+
+    def add(self, defect: Defect, whose: str) -> None:
+        """Count a mask; ``whose`` is its annotation, for the message."""
+        self._num_masks += 1
+        if defect:
+            self._found.setdefault(defect, []).append(whose)
+
+    def report(self, warn: Callable[[str], None] | None) -> None:
+        """Warn of defective masks.
+
+        Raises:
+            ValueError: they are more than half of all.
+        """
+        for defect, found in self._found.items():
+            what = 'no pixel in their image'
+            hint = 'training does not see them, and evaluation counts them as missed: correct or remove them'
+            if defect == NORMALISED:
+                what = 'all coordinates between 0 and 1'
+                hint = 'where they are normalised, multiply x by the width and y by the height of the image'
+            text = f'{self.path}: {len(found)} of {self._num_masks} masks have {what}, such as {found[0]}: {hint}'
+            if 2 * len(found) > self._num_masks:
+                raise ValueError(text)
+            if warn is not None:
+                warn(text)

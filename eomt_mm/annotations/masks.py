@@ -14,7 +14,7 @@ There, a NaN or a coordinate of 1e9 crashes the process, and a faulty string of 
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pycocotools import mask as mask_api
@@ -28,11 +28,17 @@ RLE = dict[str, Any]
 Rings = list[list[float]]
 Size = tuple[int, int]
 
+# What is wrong with a mask that breaks no rule: nothing is drawn, or a pixel in the corner.
+NO_PIXEL, NORMALISED = 'no pixel', 'normalised'
+Defect = Literal['', 'no pixel', 'normalised']
+# Sides of an image in which a polygon within the first pixel is a mistake.
+MIN_SIDE = 8
 # Counts of run lengths and pycocotools' own arithmetic have 32 bits.
 MAX_SIDE = 65535
 # In compressed run lengths, a character of at least MORE is followed by another one of the same number. A run has 33
 # bits with its sign, five per character.
 MORE = 80
+MAX_DIGITS = 7
 COMPRESSED = re.compile(rb'(?:[P-o]{0,6}[0-O])+')
 # pycocotools (2.0.11) returns areas through an array whose length it stores in a byte; numpy 2 refuses more.
 MAX_AREAS = 255
@@ -52,16 +58,26 @@ def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
     Raises:
         ValueError: the mask breaks one of the rules of this module.
     """
+    return examine(mask, size, whose)[0]
+
+
+def examine(mask: Any, size: Size, whose: str) -> tuple[Rings | RLE | None, Defect]:
+    """What `normalise` returns, and what is wrong with it: no pixel in the image, or coordinates in [0, 1] only."""
     if isinstance(mask, dict):
-        return _normalise_runs(mask, size, whose)
+        rle = _normalise_runs(mask, size, whose)
+        # A single run is at most this long.
+        return rle, NO_PIXEL if len(rle['counts']) <= MAX_DIGITS and not areas([rle])[0] else ''
     if not isinstance(mask, list):
         raise ValueError(f'{whose}: its mask is {_short(mask)}: give polygons or run lengths')
     rings = _flat_rings(mask, whose)
-    for ring in rings:
-        _check_ring(ring, size, whose)
+    are_small = [_check_ring(ring, size, whose) for ring in rings]
     rings = [ring for ring in rings if len(ring) >= 6]
     _check_length(rings, size, whose)
-    return rings or None
+    if not rings or not all(are_small):
+        return rings or None, ''
+    if min(size) >= MIN_SIDE and all(min(ring) >= 0 and max(ring) <= 1 for ring in rings):
+        return rings, NORMALISED
+    return rings, '' if areas([to_rle(rings, size)])[0] else NO_PIXEL
 
 
 def check_runs(mask: Any, whose: str) -> RLE:
@@ -128,8 +144,12 @@ def _joined(points: list[list[float]]) -> list[float]:
     return [value for point in points for value in point]
 
 
-def _check_ring(ring: list[float], size: Size, whose: str) -> None:
-    """Refuse rings that pycocotools cannot handle. Plain Python is faster than arrays for lists of this length."""
+def _check_ring(ring: list[float], size: Size, whose: str) -> bool:
+    """Refuse rings that pycocotools cannot handle. Plain Python is faster than arrays for lists of this length.
+
+    Returns:
+        whether the ring may have no pixel, being small or outside of the image.
+    """
     height, width = size
     try:
         # NaN compares as false with everything, but reaches the sum.
@@ -139,9 +159,10 @@ def _check_ring(ring: list[float], size: Size, whose: str) -> None:
     if len(ring) % 2:
         raise ValueError(f'{whose}: a polygon has {len(ring)} numbers, each point needs two: correct {_short(ring)}')
     if not ring:
-        return
+        return True
     xs, ys = ring[::2], ring[1::2]
-    within = -width <= min(xs) and max(xs) <= 2 * width and -height <= min(ys) and max(ys) <= 2 * height
+    left, right, top, bottom = min(xs), max(xs), min(ys), max(ys)
+    within = -width <= left and right <= 2 * width and -height <= top and bottom <= 2 * height
     if not (is_finite and within):
         sides = (width, height) * len(xs)
         bad = next((v for v, side in zip(ring, sides, strict=True) if not -side <= v <= 2 * side), 'an infinite sum')
@@ -149,6 +170,7 @@ def _check_ring(ring: list[float], size: Size, whose: str) -> None:
             f'{whose}: a polygon has the coordinate {_short(bad)}, which is not a number within one side of the image '
             f'{size} (height, width): correct it'
         )
+    return right - left <= 1 or bottom - top <= 1 or right <= 0 or bottom <= 0 or left >= width or top >= height
 
 
 def _check_length(rings: Rings, size: Size, whose: str) -> None:

@@ -4,7 +4,8 @@ Format: https://cocodataset.org/#format-data, section "Panoptic Segmentation". A
 R + 256 G + 65536 B; id 0 is void.
 """
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,8 @@ from eomt_mm.fileio.image_headers import PNG_SIGNATURE
 from eomt_mm.fileio.images import as_stored, decode_image
 from eomt_mm.fileio.writing import write_whole
 
+# PNGs that lack segments of their json, in warnings.
+MAX_NAMED = 5
 # Ids have three bytes.
 NUM_IDS = 1 << 24
 # Colour types of the PNG specification (section 11.2.1).
@@ -52,6 +55,37 @@ def decode_panoptic_png(content: bytes, path: str | Path) -> np.ndarray:
     ids = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view('<i4')[..., 0]
     ids &= NUM_IDS - 1
     return ids.astype(np.int32, copy=False)
+
+
+def check_present(path: str | Path, ids: Sequence[int], present: Sequence[bool]) -> None:
+    """Check that the segments which a json lists have pixels in their PNG; some without any are warned of.
+
+    A process names at most `MAX_NAMED` files; data loaders and metrics may run in several.
+
+    Args:
+        path: of the PNG.
+        ids: (N,), of the segments.
+        present: (N,), whether a segment has a pixel.
+
+    Raises:
+        ValueError: no segment has one.
+    """
+    missing = [id_ for id_, is_there in zip(ids, present, strict=True) if not is_there]
+    if not missing:
+        return
+    text = f'panoptic PNG {path}: {len(missing)} of the {len(ids)} segments that the json lists have no pixel in it'
+    if len(missing) == len(ids):
+        raise ValueError(
+            f'{text}, such as id {missing[0]}: check that json and folder of PNGs belong together, and that the PNG '
+            'stores ids as R + 256 G + 65536 B'
+        )
+    if len(_named) < MAX_NAMED and str(path) not in _named:
+        _named.add(str(path))
+        last = ' (further files are not named in this process)' if len(_named) == MAX_NAMED else ''
+        warnings.warn(f'{text}, such as id {missing[0]}: they are left out{last}', stacklevel=2)
+
+
+_named: set[str] = set()
 
 
 def _check_png(content: bytes, path: str | Path) -> None:

@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from eomt_mm.fileio.images import check_pixels
+from eomt_mm.fileio.images import IMAGE_SUFFIXES, check_pixels, to_8_bits
 from eomt_mm.fileio.result_names import name_below
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+DEEP_MODES = ('F', 'I', 'I;16', 'I;16B', 'I;16L')  # of Pillow, with more than 8 bits; colours never have more there
 CHANNEL_ORDERS = ('bgr', 'rgb')
 DEFAULT_FPS = 25.0  # of files that do not tell
 
@@ -247,8 +247,7 @@ def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
         return partial(_pixels_of, image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3) or PIL images')
-    if image.dtype != np.uint8:
-        raise ValueError(f'image array of type {image.dtype}: give uint8 in [0, 255]')
+    image = to_8_bits(image, 'image array')
     if image.ndim == 4:
         raise ValueError(f'image array of shape {image.shape}: give a list of images, list(array)')
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or image.size == 0:
@@ -262,7 +261,11 @@ def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
 def _pixels_of(image: Image.Image) -> np.ndarray:
     """(H, W, 3), uint8, BGR, of a PIL image, which is turned as its EXIF entry says."""
     try:
-        return np.asarray(ImageOps.exif_transpose(image).convert('RGB'))[..., ::-1].copy()
+        turned = ImageOps.exif_transpose(image)
+        values = np.asarray(turned if turned.mode in DEEP_MODES else turned.convert('RGB'))
     # PIL decodes only now, and raises whatever its codecs do.
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'PIL image {getattr(image, "filename", "")} cannot be decoded ({error})') from error
+    if values.ndim == 2:
+        return np.repeat(to_8_bits(values, f'PIL image of mode {image.mode}')[..., None], 3, axis=2)
+    return values[..., ::-1].copy()

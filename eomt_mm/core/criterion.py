@@ -1,5 +1,6 @@
 """Losses of EoMT: class, mask and dice, on every prediction layer (Mask2Former, section 3.3)."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from eomt_mm.core.matcher import HungarianMatcher, Matches, compute_dtype
 from eomt_mm.core.point_sampling import pixels_at_points, sample_at_points, uncertain_points
 
+CLASS_WEIGHT = 2.0  # published (EoMT paper, section 4; Mask2Former's)
 # A logit whose sigmoid and softplus are exactly 0.
 CERTAIN_NO = -1e4
 
@@ -84,7 +86,9 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: number K of classes, without "no object".
-        class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs.
+        class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs. A list as
+            ``class_weight`` has K factors of the class loss of matched queries, one per class, and leaves the weight
+            at `CLASS_WEIGHT`; the normaliser stays as it is, so that micro-batches and processes add up.
         no_object_weight: weight of "no object" in the class loss; above 0, so that images without targets have a loss.
         num_points: points per mask.
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
@@ -98,7 +102,7 @@ class Criterion(nn.Module):
     def __init__(
         self,
         num_classes: int,
-        class_weight: float = 2.0,
+        class_weight: float | Sequence[float] = CLASS_WEIGHT,
         mask_weight: float = 5.0,
         dice_weight: float = 5.0,
         no_object_weight: float = 0.1,
@@ -116,6 +120,9 @@ class Criterion(nn.Module):
         if not 0 <= importance_ratio <= 1:
             raise ValueError(f'importance_ratio={importance_ratio}: between 0 and 1; published is 0.75')
         self.num_classes = num_classes
+        self.per_class = None
+        if isinstance(class_weight, Sequence):
+            self.per_class, class_weight = _per_class(class_weight, num_classes), CLASS_WEIGHT
         self.class_weight = class_weight
         self.mask_weight = mask_weight
         self.dice_weight = dice_weight
@@ -193,6 +200,8 @@ class Criterion(nn.Module):
         labels = torch.full(logits.shape[:2], self.num_classes, device=logits.device)
         labels.scatter_(1, pairs.queries, matched)
         weights = logits.new_ones(self.num_classes + 1)
+        if self.per_class is not None:
+            weights[:-1] = logits.new_tensor(self.per_class)
         weights[-1] = self.no_object_weight
         unmatched = totals.num_images * class_logits[0].shape[1] - totals.num_matched
         norm = logits.new_tensor(totals.num_matched + self.no_object_weight * unmatched)
@@ -231,6 +240,16 @@ class Criterion(nn.Module):
         norm = mean_over_processes(logits.new_tensor(totals.num_matched)).clamp(min=1) / totals.num_micro_batches
         bce, dice = (loss.view(num_layers, -1).sum(1) / norm for loss in losses)
         return bce, dice
+
+
+def _per_class(weights: Sequence[float], num_classes: int) -> tuple[float, ...]:
+    is_valid = all(isinstance(weight, int | float) and 0 <= weight < math.inf for weight in weights)
+    if len(weights) != num_classes or not is_valid or not any(weights):
+        raise ValueError(
+            f'class_weight={list(weights)} has {len(weights)} weights, the model {num_classes} classes: give one '
+            'number for the class loss, or a list of one weight per class, at least 0 and not all 0'
+        )
+    return tuple(weights)
 
 
 class SumOfBCE(torch.autograd.Function):

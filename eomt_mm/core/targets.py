@@ -58,8 +58,9 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
     if outside:
         raise ValueError(
             f'ground truth{f" of {source}" if source else ""} holds label(s) {outside}, outside the {num_classes} '
-            f'classes 0..{num_classes - 1} of the head: check num_classes, the classes of the data set, '
-            f'reduce_zero_label and the ignore index'
+            f'classes 0..{num_classes - 1}: check metainfo.classes (and num_classes, where it is stated), '
+            f'reduce_zero_label and the ignore index; where the values of label maps are not class indices, '
+            f'label_ids=(...) of LoadSemanticMap says which value each class has'
         )
 
 

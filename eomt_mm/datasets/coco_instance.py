@@ -6,7 +6,14 @@ from typing import Any
 from mmdet.datasets import CocoDataset
 
 from eomt_mm.annotations.documents import Instance, check_file_names
-from eomt_mm.datasets.coco_json import InstanceAnnotations, categories_by_name, images_to_train_on, read_instances_json
+from eomt_mm.datasets.coco_json import (
+    InstanceAnnotations,
+    categories_by_name,
+    images_to_train_on,
+    read_instances_json,
+    report_crowds,
+)
+from eomt_mm.datasets.file_listing import check_files, picked
 from eomt_mm.registry import DATASETS
 
 
@@ -30,9 +37,11 @@ class CocoInstance(CocoDataset):
     ignore_flag (1 for a crowd). With ``return_classes`` also text, caption_prompt and custom_entities.
 
     Raises:
-        FileNotFoundError: the json does not exist.
+        FileNotFoundError: the json does not exist, or images do not.
         ValueError: the json does not hold instances of these classes with masks, or nothing is left to train on.
     """
+
+    most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Reads the annotation file; see the class."""
@@ -45,6 +54,7 @@ class CocoInstance(CocoDataset):
         if self.test_mode:
             file = InstanceAnnotations(self.ann_file, data, backend_args=self.backend_args)
             self._metainfo['annotation_file'] = file
+        report_crowds((bool(one.get('iscrowd')) for one in data['annotations']), self.ann_file)
         annotations: dict[Any, list[Instance]] = defaultdict(list)
         for annotation in data['annotations']:
             annotations[annotation['image_id']].append(annotation)
@@ -94,12 +104,23 @@ class CocoInstance(CocoDataset):
             )
         return instance
 
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The item with the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        return {**super().get_data_info(idx), 'ann_file': self.ann_file}
+
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drops what cannot be trained on; in test mode everything stays, or its false positives would be lost."""
-        if self.test_mode or self.filter_cfg is None:
-            return self.data_list
-        return images_to_train_on(self.data_list, self.filter_cfg, _has_only_crowds, self.ann_file)
+        """Drop what cannot be trained on, and check that the files of the rest exist.
+
+        In test mode everything stays, or its false positives would be lost.
+        """
+        items = self.data_list
+        if not self.test_mode and self.filter_cfg is not None:
+            items = images_to_train_on(items, self.filter_cfg, _crowd_flags, self.ann_file)
+        counts = ((_crowd_flags(item).count(False), item['img_path']) for item in items)
+        self.most_targets = max(counts, default=(0, ''))
+        check_files(picked(items, self._indices), 'img_path', 'images', self.ann_file, self.backend_args)
+        return items
 
 
-def _has_only_crowds(item: dict[str, Any]) -> bool:
-    return all(instance['ignore_flag'] for instance in item['instances'])
+def _crowd_flags(item: dict[str, Any]) -> list[bool]:
+    return [bool(instance['ignore_flag']) for instance in item['instances']]

@@ -1,7 +1,7 @@
 """What the data sets in COCO's two formats share: reading the json, classes by name, images to train on."""
 
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mmengine import fileio
@@ -10,6 +10,7 @@ from mmengine.logging import print_log
 from eomt_mm.annotations.documents import InstancesFile, read_instances
 
 Item = dict[str, Any]
+HINT = 'check that its annotations belong to its images and to metainfo.classes, or filter less'
 Form = TypeVar('Form')
 
 
@@ -84,6 +85,34 @@ def _warn(text: str) -> None:
     print_log(text, logger='current', level=logging.WARNING)
 
 
+def report_crowds(flags: Iterable[bool], path: str) -> None:
+    """Log how many annotations are crowds, if any; a warning where they are more than half.
+
+    Args:
+        flags: of each annotation.
+        path: of the json.
+    """
+    found = list(flags)
+    count = sum(found)
+    if not count:
+        return
+    text = f'{path}: {count} of {len(found)} annotations are crowds (iscrowd=1), which are no targets of training'
+    is_many = 2 * count > len(found)
+    hint = '. Tools that write run lengths often set iscrowd=1 for every mask: where these are objects, set it to 0'
+    print_log(text + hint * is_many, logger='current', level=logging.WARNING if is_many else logging.INFO)
+
+
+def only_crowds(flags: Iterable[Any]) -> str:
+    """What to say where all annotations are crowds; '' where one is none, or none is there."""
+    found = list(flags)
+    if not found or not all(found):
+        return ''
+    return (
+        f'all {len(found)} annotations of these classes are crowds (iscrowd=1), which are no targets: set iscrowd to 0 '
+        'where they are objects; tools that write run lengths often set it to 1'
+    )
+
+
 def categories_by_name(
     data: Mapping[str, Any], classes: Sequence[str], path: str, used: Collection[Any] = ()
 ) -> list[dict[str, Any]]:
@@ -139,7 +168,7 @@ def _the_one_meant(same: list[dict[str, Any]], used: Collection[Any], path: str)
 
 
 def images_to_train_on(
-    items: list[Item], filter_cfg: Mapping[str, Any], is_empty: Callable[[Item], bool], path: str
+    items: list[Item], filter_cfg: Mapping[str, Any], crowd_flags: Callable[[Item], list[bool]], path: str
 ) -> list[Item]:
     """Leaves out the images that ``filter_cfg`` says.
 
@@ -147,7 +176,7 @@ def images_to_train_on(
         items: of a data set, with height and width (pixels).
         filter_cfg: ``filter_empty_gt`` leaves out images without targets, ``min_size`` those with a shorter side
             below it (pixels).
-        is_empty: whether an item has no target.
+        crowd_flags: whether each annotation of an item is a crowd; an item without any other has no target.
         path: of the json, for the message.
 
     Raises:
@@ -156,11 +185,13 @@ def images_to_train_on(
     drop_empty = filter_cfg.get('filter_empty_gt', False)
     min_size = filter_cfg.get('min_size', 0)
     kept = [
-        item for item in items if min(item['width'], item['height']) >= min_size and not (drop_empty and is_empty(item))
+        item
+        for item in items
+        if min(item['width'], item['height']) >= min_size and not (drop_empty and all(crowd_flags(item)))
     ]
     if not kept:
         raise ValueError(
-            f'filter_cfg={dict(filter_cfg)} leaves none of the {len(items)} images of {path}: check that its '
-            'annotations belong to its images, or filter less'
+            f'filter_cfg={dict(filter_cfg)} leaves none of the {len(items)} images of {path}: '
+            + (only_crowds(flag for item in items for flag in crowd_flags(item)) or HINT)
         )
     return kept

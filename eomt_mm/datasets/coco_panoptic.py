@@ -6,7 +6,14 @@ from typing import Any
 from mmdet.datasets import CocoPanopticDataset
 
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
-from eomt_mm.datasets.coco_json import PanopticAnnotations, categories_by_name, images_to_train_on, read_annotation_file
+from eomt_mm.datasets.coco_json import (
+    PanopticAnnotations,
+    categories_by_name,
+    images_to_train_on,
+    read_annotation_file,
+    report_crowds,
+)
+from eomt_mm.datasets.file_listing import check_files, picked
 from eomt_mm.hosts.zip_backend import is_missing_folder
 from eomt_mm.registry import DATASETS
 
@@ -49,9 +56,11 @@ class CocoPanoptic(CocoPanopticDataset):
     is_thing (of its category, for crowds too) and iscrowd.
 
     Raises:
-        FileNotFoundError: json or folder of PNGs does not exist.
+        FileNotFoundError: json, folder of PNGs, images or PNGs do not exist.
         ValueError: the json does not hold panoptic annotations of these classes, or nothing is left to train on.
     """
+
+    most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Reads the annotation file; see the class."""
@@ -74,6 +83,8 @@ class CocoPanoptic(CocoPanopticDataset):
             file = PanopticAnnotations(self.ann_file, data, seg_prefix, self.backend_args)
             self._metainfo['annotation_file'] = file
         self._texts = {'text': metainfo['thing_classes'], 'stuff_text': metainfo['stuff_classes']}
+        segments = (segment for annotation in data['annotations'] for segment in annotation['segments_info'])
+        report_crowds((bool(segment.get('iscrowd')) for segment in segments), self.ann_file)
         annotations = {annotation['image_id']: annotation for annotation in data['annotations']}
         return [
             self.parse_data_info(
@@ -132,15 +143,28 @@ class CocoPanoptic(CocoPanopticDataset):
         box = [x, y, x + width, y + height]
         return {'bbox': box, 'bbox_label': segment['category'], 'ignore_flag': int(segment['iscrowd'])}
 
+    def get_data_info(self, idx: int) -> dict[str, Any]:
+        """The item with the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        return {**super().get_data_info(idx), 'ann_file': self.ann_file}
+
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drops what cannot be trained on; in test mode everything stays, or its false positives would be lost."""
-        if self.test_mode or self.filter_cfg is None:
-            return self.data_list
-        return images_to_train_on(self.data_list, self.filter_cfg, _has_only_crowds, self.ann_file)
+        """Drop what cannot be trained on, and check that the files of the rest exist.
+
+        In test mode everything stays, or its false positives would be lost.
+        """
+        items = self.data_list
+        if not self.test_mode and self.filter_cfg is not None:
+            items = images_to_train_on(items, self.filter_cfg, _crowd_flags, self.ann_file)
+        counts = ((_crowd_flags(item).count(False), item['img_path']) for item in items)
+        self.most_targets = max(counts, default=(0, ''))
+        check_files(picked(items, self._indices), 'img_path', 'images', self.ann_file, self.backend_args)
+        annotated = [item for item in picked(items, self._indices) if item['segments_info']]
+        check_files(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file, self.backend_args)
+        return items
 
 
-def _has_only_crowds(item: dict[str, Any]) -> bool:
-    return all(segment['iscrowd'] for segment in item['segments_info'])
+def _crowd_flags(item: dict[str, Any]) -> list[bool]:
+    return [segment['iscrowd'] for segment in item['segments_info']]
 
 
 def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:

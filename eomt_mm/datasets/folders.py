@@ -4,8 +4,9 @@ import os.path as osp
 from collections.abc import Mapping
 from typing import Any
 
-from mmengine import fileio
 from mmengine.dataset import BaseDataset
+
+from eomt_mm.datasets.file_listing import by_stem, files_below, warn_of_rest
 
 
 class FolderDataset(BaseDataset):
@@ -62,27 +63,35 @@ class FolderDataset(BaseDataset):
     def load_data_list(self) -> list[dict[str, Any]]:
         """Lists the images and finds their annotations; see the class."""
         folders = self._annotation_folders()
-        images = self._list('img', self.img_suffix)
+        listed = self._list('img', self.img_suffix)
+        images = by_stem(listed, self.img_suffix, (), 'img_suffix')
         if not images:
             raise FileNotFoundError(
                 f'data_prefix["img"]: no file *{self.img_suffix} below {self.data_prefix["img"]}: unpack the images '
                 f'there ({self.source}), check data_root, or give img_suffix'
             )
         items = [
-            {
-                'img_path': osp.join(self.data_prefix['img'], name),
-                'img_id': osp.basename(name).removesuffix(self.img_suffix),
-            }
-            for name in images
+            {'img_path': osp.join(self.data_prefix['img'], name), 'img_id': osp.basename(stem)}
+            for stem, name in images.items()
         ]
         _check_unique(items)
-        for key in folders:
-            item_key, suffix = self.annotations[key]
-            names = [name.removesuffix(self.img_suffix) + suffix for name in images]
-            self._check_complete(key, suffix, names)
-            for item, name in zip(items, names, strict=True):
-                item[item_key] = osp.join(self.data_prefix[key], name)
+        maps = {key: self._annotation_files(key, images) for key in folders}
+        for key, found in maps.items():
+            for item, stem in zip(items, images, strict=True):
+                item[self.annotations[key][0]] = osp.join(self.data_prefix[key], found[stem])
+        self._warn_of_rest(listed, images, maps)
         return items
+
+    def _warn_of_rest(
+        self, listed: list[str], images: Mapping[str, str], maps: Mapping[str, Mapping[str, str]]
+    ) -> None:
+        used = set(images.values()).union(*(found.values() for found in maps.values()))
+        rest = [name for name in listed if name not in used]
+        parts = [(self.data_prefix['img'], rest, f"which do not end with img_suffix='{self.img_suffix}'")]
+        for key, found in maps.items():
+            without_image = [name for stem, name in found.items() if stem not in images]
+            parts.append((self.data_prefix[key], without_image, 'annotations without an image'))
+        warn_of_rest(type(self).__name__, len(images), parts)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """The item with what all items share, which is not kept once per item."""
@@ -102,25 +111,25 @@ class FolderDataset(BaseDataset):
     def _list(self, key: str, suffix: str) -> list[str]:
         folder = self.data_prefix[key]
         try:
-            names = fileio.list_dir_or_file(
-                folder, list_dir=False, suffix=suffix, recursive=True, backend_args=self.backend_args
-            )
-            return sorted(names)
+            return files_below(folder, backend_args=self.backend_args)
         except (FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
                 f'data_prefix["{key}"]: folder {folder} of the files *{suffix} does not exist ({self.source}): check '
                 'data_root and data_prefix'
             ) from error
 
-    def _check_complete(self, key: str, suffix: str, names: list[str]) -> None:
-        found = set(self._list(key, suffix))
-        missing = [name for name in names if name not in found]
+    def _annotation_files(self, key: str, images: Mapping[str, str]) -> dict[str, str]:
+        """Annotations by the names of images without suffix; every image needs one."""
+        suffix = self.annotations[key][1]
+        found = by_stem(self._list(key, suffix), suffix, (), 'suffix')
+        missing = [stem for stem in images if stem not in found]
         if missing:
             raise FileNotFoundError(
-                f'data_prefix["{key}"]: {len(missing)} of {len(names)} images have no annotation below '
-                f'{self.data_prefix[key]}, the first would be {missing[0]}: unpack it completely ({self.source}), or '
-                'remove the images without annotation'
+                f'data_prefix["{key}"]: {len(missing)} of {len(images)} images have no annotation below '
+                f'{self.data_prefix[key]}, the first would be {missing[0]}{suffix}: unpack it completely '
+                f'({self.source}), or remove the images without annotation'
             )
+        return found
 
 
 def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: set[str]) -> dict[str, Any]:

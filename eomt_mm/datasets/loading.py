@@ -4,8 +4,10 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import cv2
 import mmcv
 import numpy as np
+from mmcv.image.io import imread_flags
 from mmcv.transforms import BaseTransform, LoadImageFromFile
 from mmdet.datasets.transforms import LoadAnnotations as LoadDetectionAnnotations
 from mmengine import fileio
@@ -14,7 +16,8 @@ from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotat
 from eomt_mm.annotations.masks import RLE, Rings, normalise, to_rle
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import MapSegment, check_size, image_size, store_segments
-from eomt_mm.fileio.images import decode_image
+from eomt_mm.fileio.image_headers import bits_per_channel
+from eomt_mm.fileio.images import check_bits, decode_image, to_8_bits
 from eomt_mm.registry import TRANSFORMS
 
 VOID = 255  # mmseg's ignore_index
@@ -25,20 +28,25 @@ class LoadImage(LoadImageFromFile):
     """Load an image as mmcv does, with a clear error for a file that is missing, damaged, truncated or too large.
 
     Adds img (H, W, 3), uint8 in BGR order unless the parent's arguments change that, and img_shape and ori_shape
-    (height, width).
+    (height, width). Items of our data sets with an annotation file (ann_file, height, width) must have the size that
+    it states.
 
     Args:
         max_pixels: largest number of pixels of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or 120
             million.
+        bits: N that the pixels of files with more than 8 bits per channel use: values from 0 to 2 ** N - 1 become 0 to
+            255; None: the environment variable EOMT_MM_IMAGE_BITS, or such files are refused.
         args, kwargs: arguments of the parent.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded completely, or has more than ``max_pixels``.
+        ValueError: the file cannot be decoded completely, has more than ``max_pixels`` or 8 bits per channel, or
+            another size than its annotation file states.
     """
 
-    def __init__(self, *args: Any, max_pixels: int | None = None, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, max_pixels: int | None = None, bits: int | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.bits = None if bits is None else check_bits(bits, 'bits')
         if self.file_client_args is not None:
             raise ValueError(f'file_client_args={self.file_client_args} is deprecated in mmcv: use backend_args')
         self.max_pixels = max_pixels
@@ -53,6 +61,9 @@ class LoadImage(LoadImageFromFile):
             raise
         results['img'] = image.astype(np.float32) if self.to_float32 else image
         results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        if 'ann_file' in results and 'height' in results:
+            stated = results['height'], results['width']
+            check_size(f'of {results["img_path"]} in {results["ann_file"]}', stated, results)
         return results
 
     def _load(self, path: str) -> np.ndarray:
@@ -60,13 +71,17 @@ class LoadImage(LoadImageFromFile):
             content = fileio.get(path, backend_args=self.backend_args)
         except FileNotFoundError as error:
             raise FileNotFoundError(f'image {path} does not exist: check data_root and data_prefix["img"]') from error
-        return decode_image(content, f'image {path}', self._decode, self.max_pixels, 'replace or remove the file')
+        pixels = decode_image(content, f'image {path}', self._decode, self.max_pixels, 'replace or remove the file')
+        return to_8_bits(pixels, f'image {path}', self.bits)
 
     def _decode(self, content: bytes) -> np.ndarray | None:
+        if bits_per_channel(content) > 8:  # OpenCV would drop the lower ones, Pillow clips at 255
+            flag = imread_flags[self.color_type]
+            return cv2.imdecode(np.frombuffer(content, np.uint8), flag if flag < 0 else flag | cv2.IMREAD_ANYDEPTH)
         return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
 
     def __repr__(self) -> str:
-        return f'{super().__repr__()[:-1]}, max_pixels={self.max_pixels})'
+        return f'{super().__repr__()[:-1]}, max_pixels={self.max_pixels}, bits={self.bits})'
 
 
 @TRANSFORMS.register_module()
@@ -177,8 +192,8 @@ class LoadPanopticSegments(BaseTransform):
     Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void,
     k = the k-th kept segment; and gt_segment_labels (N,), int64, labels of segments 1 .. N. Adds gt_seg_map to
     seg_fields, so that the transforms of mmdet and mmseg resize and crop it with the image (nearest neighbour).
-    Segments without a pixel in the PNG are not kept; pixels whose id is not in segments_info are void. Crowds are
-    void; ``with_crowds`` keeps them as segments N + 1 .. N + M, with gt_crowd_labels (M,), int64.
+    Segments without a pixel in the PNG are not kept, which is warned of; pixels whose id is not in segments_info are
+    void. Crowds are void; ``with_crowds`` keeps them as segments N + 1 .. N + M, with gt_crowd_labels (M,), int64.
 
     Args:
         with_crowds: keep crowds, for test pipelines whose metric reads the ground truth from the samples; not for
@@ -187,7 +202,8 @@ class LoadPanopticSegments(BaseTransform):
 
     Raises:
         FileNotFoundError: the PNG does not exist.
-        ValueError: the PNG cannot be decoded, is not 8-bit RGB, or has another size than the image.
+        ValueError: the PNG cannot be decoded, is not 8-bit RGB, has another size than the image, or no pixel of any of
+            the segments.
     """
 
     def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
@@ -202,7 +218,7 @@ class LoadPanopticSegments(BaseTransform):
             MapSegment(segment['id'], segment['category'], bool(segment.get('iscrowd', False)))
             for segment in results['segments_info']
         ]
-        store_segments(results, self._load_ids(results), segments, self.with_crowds)
+        store_segments(results, self._load_ids(results), segments, self.with_crowds, results.get('seg_map_path'))
         return results
 
     def _load_ids(self, results: dict[str, Any]) -> np.ndarray:

@@ -10,7 +10,7 @@ from mmengine import fileio
 from PIL import Image
 
 from eomt_mm.annotations.masks import EXIF_HINT
-from eomt_mm.annotations.panoptic_png import relabel_segments, run_starts
+from eomt_mm.annotations.panoptic_png import check_present, relabel_segments, run_starts
 from eomt_mm.fileio.images import decode_image
 
 Results = dict[str, Any]
@@ -24,7 +24,13 @@ class MapSegment(NamedTuple):
     is_crowd: bool
 
 
-def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegment], with_crowds: bool) -> None:
+def store_segments(
+    results: Results,
+    ids: np.ndarray,
+    segments: Sequence[MapSegment],
+    with_crowds: bool,
+    listed_for: str | None = None,
+) -> None:
     """Number the segments of a map and write them into ``results``, without those that have no pixel.
 
     Writes gt_seg_map (H, W), int32: 0 = void, 1 .. N segments with gt_segment_labels (N,), int64, and, only
@@ -36,12 +42,18 @@ def store_segments(results: Results, ids: np.ndarray, segments: Sequence[MapSegm
         ids: (H, W), integers; values of no segment are void.
         segments: of unique values.
         with_crowds: keep crowds.
+        listed_for: PNG of the map, where a json lists its segments; None: they are those of the map.
+
+    Raises:
+        ValueError: none of the listed segments has a pixel.
     """
     whole = [segment for segment in segments if not segment.is_crowd]
     crowds = [segment for segment in segments if segment.is_crowd and with_crowds]
     rows = [(segment.value, segment.label) for segment in whole + crowds]
     values, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
     results['gt_seg_map'], present = relabel_segments(ids, values)
+    if listed_for is not None:
+        check_present(listed_for, values.tolist(), present.tolist())
     count = len(whole)
     results['gt_segment_labels'] = labels[:count][present[:count]]
     if with_crowds:

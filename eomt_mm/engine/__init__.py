@@ -12,6 +12,7 @@ PUBLIC = {
     'layer_metrics': ('LayerMetricsHook',),
     'mask_annealing': ('MaskAnnealingHook',),
     'pictures': ('PictureHook',),
+    'query_limit': ('QueryLimitHook',),
     'run_log': ('RunLogHook',),
     'schedule': ('TwoStagePolyLR',),
     'stop': ('GracefulStopHook',),

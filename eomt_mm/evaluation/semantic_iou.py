@@ -10,6 +10,7 @@ from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
+from eomt_mm.core.targets import check_labels
 from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.fileio.result_names import ResultNames, name_below
@@ -80,14 +81,9 @@ class SemanticIoU(IoUMetric):
             write_whole(self._folder / f'{name}.png', png.tobytes())
 
     def _check_labels(self, sample: dict[str, Any]) -> None:
-        labels = sample['gt_sem_seg']['data']
-        count = len(self.dataset_meta['classes'])
-        outside = labels[(labels >= count) & (labels != self.ignore_index)].unique().tolist()
-        if outside:
-            raise ValueError(
-                f'label map of {sample.get("img_path")} holds label(s) {outside}, outside the {count} classes 0..'
-                f'{count - 1}: check classes, label_ids, reduce_zero_label and the ignore index'
-            )
+        labels = sample['gt_sem_seg']['data'].unique()
+        source = ', label map '.join(filter(None, (sample.get('img_path'), sample.get('seg_map_path'))))
+        check_labels(labels[labels != self.ignore_index].long(), len(self.dataset_meta['classes']), source)
 
     def _in_files(self, labels: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
         if self._values is None:

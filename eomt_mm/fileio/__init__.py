@@ -5,7 +5,7 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
-    'images': ('check_image', 'check_pixels', 'decode_image'),
+    'images': ('IMAGE_SUFFIXES', 'check_image', 'check_pixels', 'decode_image', 'to_8_bits'),
     'leftovers': ('remove_unfinished',),
     'result_names': ('ResultNames', 'name_below'),
     'writing': ('check_free', 'write_whole', 'written_aside'),

@@ -8,6 +8,7 @@ import io
 import re
 import struct
 import zlib
+from collections.abc import Iterator
 
 from PIL import Image
 
@@ -22,7 +23,9 @@ JPEG_MARKER = re.compile(rb'\xff([^\x00\xd0-\xd7\xff])')
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_STANDALONE = frozenset({0x01, 0xD8})  # TEM and SOI have no length
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
-TIFF_WIDTH, TIFF_HEIGHT = 256, 257  # tags
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258  # tags
+# Magic number, width, height and largest value, with comments in between (netpbm's pgm and ppm).
+PPM_HEADER = re.compile(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s')
 
 
 def image_size(content: bytes) -> Size:
@@ -49,6 +52,16 @@ def image_size(content: bytes) -> Size:
     except (struct.error, IndexError) as error:
         raise ValueError('the header is truncated') from error
     return _pillow_size(content)
+
+
+def bits_per_channel(content: bytes) -> int:
+    """Bits per channel of a file that `image_size` accepts; 8 for formats that rarely have more."""
+    if content.startswith(PNG_SIGNATURE):
+        return content[24]
+    if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        return _tiff_bits(content)
+    found = PPM_HEADER.match(content, 0, 1000)
+    return int(found[1]).bit_length() if found else 8
 
 
 def _png_size(content: bytes) -> Size:
@@ -93,19 +106,38 @@ def _jpeg_size(content: bytes) -> Size:
 
 
 def _tiff_size(content: bytes) -> Size:
+    order, entries = _tiff_entries(content)
+    sides = {}
+    for tag, kind, place, _ in entries:
+        if tag in (TIFF_WIDTH, TIFF_HEIGHT):
+            (sides[tag],) = struct.unpack_from(f'{order}{"H" if kind == 3 else "I"}', content, place)
+    if len(sides) < 2:
+        raise ValueError('the TIFF states no size')
+    return sides[TIFF_WIDTH], sides[TIFF_HEIGHT]
+
+
+def _tiff_bits(content: bytes) -> int:
+    order, entries = _tiff_entries(content)
+    for tag, _, place, room in entries:
+        if tag == TIFF_BITS:
+            (count,) = struct.unpack_from(f'{order}{"I" if room == 4 else "Q"}', content, place - room)
+            if 2 * count > room:  # of several channels, stored elsewhere
+                (place,) = struct.unpack_from(f'{order}{"I" if room == 4 else "Q"}', content, place)
+            bits: int = struct.unpack_from(f'{order}H', content, place)[0]
+            return bits
+    return 1  # the standard's default
+
+
+def _tiff_entries(content: bytes) -> tuple[str, Iterator[tuple[int, int, int, int]]]:
+    """Byte order, and of each entry tag, type, place of its value and room for it (4 bytes, 8 in BigTIFF)."""
     order = '<' if content[:1] == b'I' else '>'
     is_big = b'+' in content[:4]
     (place,) = struct.unpack_from(f'{order}{"Q" if is_big else "I"}', content, 8 if is_big else 4)
     (count,) = struct.unpack_from(f'{order}{"Q" if is_big else "H"}', content, place)
     start, step, offset = (place + 8, 20, 12) if is_big else (place + 2, 12, 8)
-    sides = {}
-    for entry in range(start, min(start + count * step, len(content)), step):
-        tag, kind = struct.unpack_from(f'{order}HH', content, entry)
-        if tag in (TIFF_WIDTH, TIFF_HEIGHT):
-            (sides[tag],) = struct.unpack_from(f'{order}{"H" if kind == 3 else "I"}', content, entry + offset)
-    if len(sides) < 2:
-        raise ValueError('the TIFF states no size')
-    return sides[TIFF_WIDTH], sides[TIFF_HEIGHT]
+    room = 8 if is_big else 4
+    entries = range(start, min(start + count * step, len(content)), step)
+    return order, ((*struct.unpack_from(f'{order}HH', content, one), one + offset, room) for one in entries)
 
 
 def _webp_size(content: bytes) -> Size:

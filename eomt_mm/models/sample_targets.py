@@ -71,5 +71,5 @@ def missing_annotation(sample: SegDataSample | DetDataSample, what: str) -> str:
 
 
 def source_of(sample: SegDataSample | DetDataSample) -> str:
-    """The file that a sample came from, for messages."""
-    return sample.get('img_path', '') or ''
+    """The image that a sample came from, and its label map, for messages."""
+    return ', label map '.join(filter(None, (sample.get('img_path'), sample.get('seg_map_path'))))

@@ -54,6 +54,9 @@ def loss_by_hand(
         (dict(no_object_weight=-1.0), 'no_object_weight=-1.0: above 0'),
         (dict(num_points=0), 'num_points=0'),
         (dict(mask_weight=-1), 'mask_weight'),
+        (dict(class_weight=[1.0, 2.0]), r'class_weight=\[1.0, 2.0\] has 2 weights, the model 3 classes'),
+        (dict(class_weight=[1.0, -2.0, 1.0]), 'class_weight=.* at least 0'),
+        (dict(class_weight=[0, 0, 0]), 'class_weight=.* not all 0'),
     ],
 )
 def test_argument_that_does_not_fit_is_named(kwargs: dict[str, Any], text: str) -> None:
@@ -167,6 +170,29 @@ def test_weights_scale_their_own_loss() -> None:
     scaled = Criterion(K, 7, 11, 0).matched_losses(class_logits, mask_logits, targets, matches, points)
     for name, factor in dict(loss_cls=7, loss_mask=11, loss_dice=0).items():
         torch.testing.assert_close(scaled[name], factor * plain[name])
+
+
+@pytest.mark.parametrize('nums', [(2, 3), (0, 0), (9, 2)])
+def test_weights_of_classes_are_factors_of_matched_queries(nums: tuple[int, ...]) -> None:
+    factors = [0.5, 2.0, 3.0]
+    criterion, targets = Criterion(K, class_weight=factors, num_points=P), make_targets(*nums)
+    class_logits, mask_logits = make_logits(len(nums), layers=1)
+    match_points = [torch.rand(len(nums), P, 2)]
+    [matches] = HungarianMatcher(num_points=P)(class_logits, mask_logits, targets, match_points)
+    total = norm = 0.0
+    for logits, target, (queries, indices) in zip(class_logits[0], targets, matches, strict=True):
+        labels = dict(zip(queries.tolist(), target['labels'][indices].tolist(), strict=True))
+        for query, log_probs in enumerate(logits.double().log_softmax(-1).tolist()):
+            label = labels.get(query)
+            total -= 0.1 * log_probs[K] if label is None else factors[label] * log_probs[label]
+            norm += 0.1 if label is None else 1
+    losses = criterion(class_logits, mask_logits, targets, match_points)
+    assert losses['loss_cls'].item() == pytest.approx(2 * total / norm, rel=1e-5)
+    plain, ones = (
+        Criterion(K, num_points=P, **given)(class_logits, mask_logits, targets, match_points)['loss_cls']
+        for given in ({}, dict(class_weight=[1] * K))
+    )
+    assert plain == ones
 
 
 class BareMask2FormerHead:

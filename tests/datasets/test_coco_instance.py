@@ -7,6 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from input_files import touch_listed
 from mmdet.datasets import CocoDataset
 from pycocotools import mask as mask_api
 from zip_samples import pack_coco
@@ -38,8 +39,9 @@ def content(*annotations: Data, num_images: int = 2, **changes: Any) -> Data:
 
 
 def arguments(folder: Path, data: Any, **others: Any) -> Data:
-    """Writes the json; arguments of the data set."""
+    """Write the json and empty images; return arguments of the data set."""
     (folder / 'instances.json').write_text(json.dumps(data))
+    touch_listed(folder / 'images', data)
     return dict(
         data_root=str(folder),
         ann_file='instances.json',
@@ -183,6 +185,9 @@ def test_items_are_mmdets_where_orders_agree(coco_root: Path, split: str, others
             pixels = mask_api.decode(mask_api.frPyObjects(theirs['mask'], *theirs['mask']['size']))
             assert (mask_api.decode(ours.pop('mask')) == pixels).all()
             ours['mask'] = theirs['mask']
+    assert [item.pop('ann_file') for item in given] == len(given) * [
+        f'{coco_root}/annotations/instances_{split}2017.json'
+    ]
     assert given == expected
     assert {type(one['mask']) for one in found} == {list, dict}
     assert {one['ignore_flag'] for one in found} == {0, 1}

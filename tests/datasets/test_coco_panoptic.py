@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+from input_files import touch_listed
 from PIL import Image
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
@@ -48,6 +49,7 @@ def tree(tmp_path, annotations, images=None, categories=CATEGORIES):
 def write_tree(tmp_path, data):
     (tmp_path / 'png').mkdir(exist_ok=True)
     (tmp_path / 'panoptic.json').write_text(json.dumps(data))
+    touch_listed(tmp_path / 'images', data, tmp_path / 'png')
     return dict(
         ann_file='panoptic.json',
         data_root=str(tmp_path),

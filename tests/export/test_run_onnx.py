@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -15,6 +16,7 @@ from torch.nn import functional as F
 
 from eomt_mm.apis.exporting import metadata_of, network_of
 from eomt_mm.core.geometry import Windows
+from eomt_mm.datasets.loading import LoadImage
 from eomt_mm.datasets.transforms import ResizeToInput
 from eomt_mm.export.metadata import FORMAT, KEY
 from eomt_mm.export.onnx import save_onnx
@@ -188,3 +190,22 @@ def test_limits_are_those_of_the_package() -> None:
     runner = tool('run_onnx')
     resize = ResizeToInput(64, 'cover')
     assert (MAX_PIXELS, VARIABLE, resize.max_aspect) == (runner.MAX_PIXELS, runner.VARIABLE, runner.MAX_ASPECT)
+
+
+@pytest.mark.parametrize('kind', ['grey.png', 'grey.tif', 'grey.pgm', 'colour.png', 'colour.tif'])
+def test_deep_images_follow_the_rule_of_the_package(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = tool('run_onnx').read_image
+    values = np.linspace(0, 4095, 600).astype(np.uint16).reshape(20, 30)
+    path = tmp_path / kind
+    cv2.imwrite(str(path), values if kind.startswith('grey') else np.stack([values, 15 * values, 3 * values], 2))
+    with pytest.raises(ValueError, match=r'cannot be read \(it has \d+ bits per channel.*EOMT_MM_IMAGE_BITS'):
+        read(path)
+    for bits in (12, 16):
+        monkeypatch.setenv('EOMT_MM_IMAGE_BITS', str(bits))
+        try:
+            found = np.asarray(read(path))
+        except ValueError as error:
+            assert 'bits per channel' in str(error)
+            assert kind == 'grey.pgm' or (kind.startswith('colour') and (bits == 12 or kind == 'colour.tif'))
+        else:
+            assert (found[..., ::-1] == LoadImage()({'img_path': str(path)})['img']).all()

@@ -1,6 +1,7 @@
 """Small images and videos as files."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,3 +21,18 @@ def write_video(path: Path, count: int = 5, fps: float = 7) -> Path:
         writer.write(np.full((24, 32, 3), 40 * k, np.uint8))
     writer.release()
     return path
+
+
+def touch_listed(folder: Path, data: Any, png_folder: Path | None = None) -> None:
+    """Make empty files for what a COCO json lists, as data sets look for: images and, of panoptic data, PNGs."""
+    if not isinstance(data, dict):
+        return
+    names = {image.get('id'): image['file_name'] for image in data.get('images', ()) if 'file_name' in image}
+    paths = [folder / name for name in names.values()]
+    if png_folder is not None:
+        for entry in data.get('annotations', ()):
+            name = names.get(entry.get('image_id'), 'none')
+            paths.append(png_folder / (entry.get('file_name') or str(Path(name).with_suffix('.png'))))
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()

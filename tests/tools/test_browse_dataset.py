@@ -1,6 +1,7 @@
 """What a model is fed, in pictures: every task, training and validation."""
 
 import runpy
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -94,3 +95,29 @@ def test_errors_are_clear(tool: Callable, coco_root: Path, tmp_path: Path) -> No
     with pytest.raises(FileNotFoundError, match='nowhere'):
         tool('browse_dataset.py', *arguments, '--data-root', tmp_path / 'nowhere')
     assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.parametrize('split', ['train', 'val'])
+def test_labels_that_are_no_class_end_it_as_they_end_training(
+    split: str, tool: Callable, ade20k_root: Path, tmp_path: Path
+) -> None:
+    root = shutil.copytree(ade20k_root, tmp_path / 'root')
+    folder = root / 'annotations' / {'train': 'training', 'val': 'validation'}[split]
+    for path in folder.iterdir():
+        labels = np.asarray(Image.open(path)).copy()
+        labels[::2] = 200
+        Image.fromarray(labels).save(path)
+    arguments = ['--data-root', root, '--split', split, '--num', 2, '--out-dir', tmp_path / 'out']
+    message = r'label map .*/annotations/.*\.png holds label\(s\) \[199\], outside the 150 classes .*label_ids=\('
+    with pytest.raises(ValueError, match=message):
+        tool('browse_dataset.py', CONFIGS['semantic'], *arguments, '--cfg-options', *small('semantic'))
+
+
+def test_absent_classes_are_named(
+    tool: Callable, ade20k_root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ['--data-root', ade20k_root, '--split', 'val', '--num', 4, '--out-dir', tmp_path / 'out']
+    tool('browse_dataset.py', CONFIGS['semantic'], *arguments, '--cfg-options', *small('semantic'))
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert 'of 150 classes do not occur in these 4 images: wall, building' in last
+    assert 'label_ids=(0, 255)' in last

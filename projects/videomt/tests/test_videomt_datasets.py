@@ -275,15 +275,15 @@ def test_faulty_masks_are_named_with_their_frame(roots: dict[str, Path], tmp_pat
 def test_missing_and_broken_files_are_named(roots: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='nowhere.json does not exist'):
         track_set(roots, ann_file='nowhere.json')
-    with pytest.raises(FileNotFoundError, match=r'image .*nowhere.*00000.jpg does not exist'):
-        track_set(roots, data_prefix=dict(img='nowhere'))[0]
+    with pytest.raises(FileNotFoundError, match=r'of \d+ frames do not exist, .*nowhere.*00000.jpg: add'):
+        track_set(roots, data_prefix=dict(img='nowhere'))
     (tmp_path / 'bad.json').write_text('{"videos": [')
     with pytest.raises(ValueError, match='bad.json is not valid json'):
         track_set(roots, ann_file=str(tmp_path / 'bad.json'))
     with pytest.raises(FileNotFoundError, match='nowhere.json does not exist .*create_panoptic_video_labels'):
         vipseg(roots, ann_file='nowhere.json')
-    with pytest.raises(FileNotFoundError, match=r'panoptic PNG .*nowhere.* does not exist'):
-        vipseg(roots, data_prefix=dict(img='images', seg='nowhere'))[0]
+    with pytest.raises(FileNotFoundError, match=r'of \d+ PNGs do not exist, .*nowhere'):
+        vipseg(roots, data_prefix=dict(img='images', seg='nowhere'))
     with pytest.raises(ValueError, match="seg='panomasksRGB' are needed"):
         vipseg(roots, data_prefix=dict(img='images'), test_mode=False)
     with pytest.raises(FileNotFoundError, match='list of videos .*nowhere.txt does not exist'):

@@ -9,6 +9,7 @@ default_hooks = dict(
     mask_annealing=dict(type='eomt_mm.DefaultAnnealingHook'),
     stop=dict(type='eomt_mm.GracefulStopHook'),
     total_batch=dict(type='eomt_mm.TotalBatchHook'),
+    query_limit=dict(type='eomt_mm.QueryLimitHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

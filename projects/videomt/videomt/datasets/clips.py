@@ -11,6 +11,8 @@ import numpy as np
 from mmdet.datasets import BaseVideoDataset
 from mmdet.datasets.transforms import BaseFrameSample
 
+from eomt_mm.datasets.coco_json import only_crowds
+from eomt_mm.datasets.file_listing import check_files, picked
 from eomt_mm.registry import TRANSFORMS
 
 Item = dict[str, Any]
@@ -38,6 +40,8 @@ class VideoDataset(BaseVideoDataset):
     ) -> None:
         super().__init__(*args, filter_cfg=dict(filter_cfg or {}), max_refetch=max_refetch, **kwargs)
 
+    most_targets: tuple[int, str]  # most targets of a frame, and its path; for `QueryLimitHook`
+
     def load_videos(self) -> list[Item]:
         """The videos: video_id, images (frames: img_path and what the loading transforms need) and is_annotated."""
         raise NotImplementedError
@@ -61,16 +65,33 @@ class VideoDataset(BaseVideoDataset):
         return videos
 
     def filter_data(self) -> list[Item]:
-        """Drop videos without annotations if ``filter_cfg`` says so; keep all in test mode."""
-        if self.test_mode or not self.filter_cfg.get('filter_empty_gt', False):
-            return self.data_list
-        kept = [video for video in self.data_list if video['is_annotated']]
+        """Drop videos without annotations if ``filter_cfg`` says so; check that the frames of the rest exist.
+
+        In test mode all videos stay.
+        """
+        kept = self.data_list
+        if not self.test_mode and self.filter_cfg.get('filter_empty_gt', False):
+            kept = [video for video in kept if video['is_annotated']]
         if not kept:
             raise ValueError(
                 f'filter_cfg={self.filter_cfg} leaves none of the {len(self.data_list)} videos of {self.ann_file}: '
-                "check that its annotations are of these videos and of metainfo['classes']"
+                + (
+                    _only_crowds(self.data_list)
+                    or "check that its annotations are of these videos and of metainfo['classes']"
+                )
             )
+        self.most_targets = max((_num_targets(frame), frame['img_path']) for video in kept for frame in video['images'])
+        frames = [frame for video in picked(kept, self._indices) for frame in video['images']]
+        for key, what in (('img_path', 'frames'), ('seg_map_path', 'PNGs')):
+            check_files(frames, key, what, self.ann_file, self.backend_args)
         return kept
+
+    def get_data_info(self, idx: int) -> Item:
+        """The video; its frames have the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        video: Item = super().get_data_info(idx)
+        for frame in video['images']:
+            frame['ann_file'] = self.ann_file
+        return video
 
     def __getitem__(self, idx: int | tuple[int, int]) -> Any:
         """A clip (training) or a video or, by (video, frame), one frame of it (test mode).
@@ -89,6 +110,18 @@ class VideoDataset(BaseVideoDataset):
             f'{self.max_refetch + 1} clips of {self.ann_file} in a row had no target in any frame: check the '
             'annotations, the crop of the pipeline, and filter_cfg=dict(filter_empty_gt=True); max_refetch allows more'
         )
+
+
+def _num_targets(frame: Item) -> int:
+    tracks = [one for one in frame.get('instances', ()) if not one['ignore_flag']]
+    return len(tracks) + len(frame.get('segments_info', ()))
+
+
+def _only_crowds(videos: Sequence[Item]) -> str:
+    """What to say where every mask of the videos is one of a crowd; '' where none is there."""
+    return only_crowds(
+        one['ignore_flag'] for video in videos for frame in video['images'] for one in frame.get('instances', ())
+    )
 
 
 @TRANSFORMS.register_module()

@@ -5,7 +5,7 @@ from collections import defaultdict
 from typing import Any
 
 from eomt_mm.annotations.documents import Image, Instance, check_file_names
-from eomt_mm.datasets.coco_json import read_instances_json
+from eomt_mm.datasets.coco_json import read_instances_json, report_crowds
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import COCO_MAPS, INSTANCE_CLASSES
@@ -60,6 +60,7 @@ class CocoClips(VideoDataset):
                 f'none of the {len(known)} categories of {self.ann_file} has a place among the {len(classes)} classes '
                 f"of target='{self.target}': give COCO's instances, with their ids"
             )
+        report_crowds((bool(one.get('iscrowd', 0)) for one in data['annotations']), self.ann_file)
         instances: dict[Any, list[dict[str, Any]]] = defaultdict(list)
         for annotation in data['annotations']:
             if annotation['category_id'] in self.cat2label:

@@ -13,7 +13,7 @@ from mmdet.structures.mask import BitmapMasks
 from mmengine import fileio
 
 from eomt_mm.annotations.masks import decode, normalise
-from eomt_mm.annotations.panoptic_png import read_panoptic_png
+from eomt_mm.annotations.panoptic_png import check_present, read_panoptic_png
 from eomt_mm.datasets.segment_maps import check_size, read_map
 from eomt_mm.registry import TRANSFORMS
 
@@ -108,6 +108,8 @@ class LoadVIPSegTracks(BaseTransform):
         id_map = read_panoptic_png(path, lambda name: fileio.get(name, backend_args=self.backend_args))
         check_size(path, id_map.shape, {'ori_shape': size, 'img_path': results['img_path']})
         segments = [(segment, id_map == segment['id']) for segment in results['segments_info']]
+        ids = [segment['id'] for segment, _ in segments]
+        check_present(path, ids, [bool(mask.any()) for _, mask in segments])
         segments = [(segment, mask) for segment, mask in segments if mask.any()]
         labels, ids = [segment['label'] for segment, _ in segments], [segment['id'] for segment, _ in segments]
         store_tracks(results, [mask for _, mask in segments], labels, ids, size)

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 
 from eomt_mm.annotations.documents import (
     Category,
+    DefectiveMasks,
     Flag,
     Id,
     Mask,
@@ -24,8 +25,8 @@ from eomt_mm.annotations.documents import (
     parse,
     unknown_id,
 )
-from eomt_mm.annotations.masks import normalise
-from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file
+from eomt_mm.annotations.masks import examine
+from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file, report_crowds
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import INSTANCE_CLASSES
@@ -114,7 +115,7 @@ def _check_annotations(data: TracksFile, path: str) -> None:
     sizes = {video['id']: (int(video['height']), int(video['width'])) for video in data['videos']}
     categories = {category['id'] for category in data['categories']}
     ids = set()
-    num_empty = 0
+    num_empty, defects = 0, DefectiveMasks(path)
     for annotation in data['annotations']:
         name = f'{path}: annotation {annotation.get("id")}'
         video, category = annotation.get('video_id'), annotation.get('category_id')
@@ -129,21 +130,27 @@ def _check_annotations(data: TracksFile, path: str) -> None:
                 'needed, null where the instance is out of sight'
             )
         ids.add(annotation.get('id'))
-        num_empty += _drop_empty(annotation, sizes[video], name)
+        num_empty += _drop_empty(annotation, sizes[video], path, defects)
     if len(ids) < len(data['annotations']) or None in ids:
         raise ValueError(f'{path}: ids of annotations must be there and unique, they are the ids of the tracks')
     if num_empty:
-        text = f'{path}: {num_empty} masks have no polygon of 3 or more points: they are left out'
-        print_log(text, logger='current', level=logging.WARNING)
+        _warn(f'{path}: {num_empty} masks have no polygon of 3 or more points: they are left out')
+    defects.report(_warn)
 
 
-def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], name: str) -> int:
+def _warn(text: str) -> None:
+    print_log(text, logger='current', level=logging.WARNING)
+
+
+def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], path: str, defects: DefectiveMasks) -> int:
     """Check polygons and take out those without outline; return their number. Run lengths are checked when loaded."""
     masks: list[Any] = annotation['segmentations']
     num_empty = 0
     for frame, mask in enumerate(masks):
         if isinstance(mask, list) and mask:
-            masks[frame] = normalise(mask, size, f'{name}, frame {frame}')
+            whose = f'annotation {annotation.get("id")}, frame {frame}'
+            masks[frame], defect = examine(mask, size, f'{path}: {whose}')
+            defects.add(defect, whose)
             num_empty += masks[frame] is None
     return num_empty
 
@@ -179,6 +186,7 @@ class TrackDataset(VideoDataset):
         for annotation in data['annotations']:
             if annotation['category_id'] in self.cat2label:
                 annotations[annotation['video_id']].append(annotation)
+        report_crowds((bool(one.get('iscrowd', 0)) for one in data['annotations']), self.ann_file)
         return [self._video(video, annotations[video['id']]) for video in data['videos']]
 
     def _video(self, video: Video, annotations: list[TrackAnnotation]) -> Item:

@@ -1,0 +1,44 @@
+"""Warn if training data have more targets in an image than the model has queries."""
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+
+from eomt_mm.engine.mask_annealing import find_head
+from eomt_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class QueryLimitHook(Hook):
+    """Compare the most targets of an image, which our data sets count, with ``num_queries`` of the head.
+
+    A query learns one target: of 256 targets, 200 queries learn 200, and which ones depends on the matching.
+    """
+
+    def before_train(self, runner: Any) -> None:
+        """Log a warning with the numbers and the options."""
+        num_queries = find_head(runner.model).num_queries
+        counts = [getattr(dataset, 'most_targets', None) for dataset in datasets_in(runner.train_dataloader.dataset)]
+        most, image = max(filter(None, counts), default=(0, ''))
+        if most > num_queries:
+            print_log(
+                f'{image} has {most} targets and the model {num_queries} queries, each of which learns one target: '
+                'raise num_queries and max_per_image of the head '
+                f'(--cfg-options model.panoptic_head.num_queries={most}), or cut images into parts. Checkpoints with '
+                'another number of queries load without them',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+
+def datasets_in(dataset: Any) -> Iterator[Any]:
+    """A data set and those that it wraps."""
+    yield dataset
+    inner = [*getattr(dataset, 'datasets', ())]
+    if 'dataset' in vars(dataset):
+        inner.append(dataset.dataset)
+    for one in inner:
+        yield from datasets_in(one)
