@@ -247,6 +247,8 @@ def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
         return partial(_pixels_of, image)
     if not isinstance(image, np.ndarray):
         raise TypeError(f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3) or PIL images')
+    if image.dtype.kind not in 'iu':
+        raise ValueError(f'image array of type {image.dtype}: give uint8 in [0, 255]')
     image = to_8_bits(image, 'image array')
     if image.ndim == 4:
         raise ValueError(f'image array of shape {image.shape}: give a list of images, list(array)')

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from inferencer_models import saved_model
+from input_files import touch_listed
 from PIL import Image
 from pycocotools import mask as mask_api
 from pycocotools.coco import COCO
@@ -63,9 +64,10 @@ def test_panoptic_files_serve_as_annotations(tmp_path: Path) -> None:
     assert [s['category_id'] for s in found['annotations'][0]['segments_info']] == [1, 3]
     assert [c['isthing'] for c in found['categories']] == [1, 1, 0]
     assert found['images'][0] == dict(id=139, file_name='in/000000000139.jpg', height=2, width=3)
+    touch_listed(tmp_path / 'images', found)
     dataset = CocoPanoptic(
         ann_file=str(tmp_path / 'panoptic_results.json'),
-        data_prefix=dict(img='', seg=str(tmp_path / 'panoptic_results')),
+        data_prefix=dict(img=str(tmp_path / 'images'), seg=str(tmp_path / 'panoptic_results')),
         metainfo=dict(classes=CLASSES, thing_classes=CLASSES[:2], stuff_classes=CLASSES[2:]),
         pipeline=[],
         test_mode=True,

@@ -1,6 +1,7 @@
 """Panoptic PNGs and the COCO panoptic data set."""
 
 import json
+import shutil
 
 import cv2
 import numpy as np
@@ -154,7 +155,7 @@ def test_runs_index_and_relabelling():
 
 def test_folder_or_json_missing(tmp_path):
     arguments = tree(tmp_path, {1: [segment(5, 3)]})
-    (tmp_path / 'png').rmdir()
+    shutil.rmtree(tmp_path / 'png')
     with pytest.raises(FileNotFoundError, match=r'data_prefix\["seg"\].*png'):
         CocoPanoptic(**arguments)
     with pytest.raises(ValueError, match='"seg"'):
@@ -368,7 +369,6 @@ def test_item_goes_through_a_pipeline(tmp_path):
     ids[:, :10], ids[:, 20:] = 5, 70000
     arguments = tree(tmp_path, {1: [segment(70000, 7), segment(5, 11)]})
     write_panoptic_png(tmp_path / 'png' / 'pan_1.png', ids)
-    (tmp_path / 'images').mkdir()
     cv2.imwrite(str(tmp_path / 'images' / '1.jpg'), np.full((20, 30, 3), 128, np.uint8))
     pipeline = [dict(type='eomt_mm.LoadImage'), dict(type='eomt_mm.LoadPanopticSegments')]
     item = CocoPanoptic(**arguments, pipeline=pipeline)[0]

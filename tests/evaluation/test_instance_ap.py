@@ -302,7 +302,8 @@ def test_file_instances_and_id_map_give_the_same(coco_root: Path, split: str) ->
 
 def test_the_data_set_hands_over_its_file(coco_root: Path, tmp_path: Path) -> None:
     path = coco_root / 'annotations' / 'instances_val2017.json'
-    arguments = dict(data_prefix=dict(img=''), metainfo=dict(classes=SHAPES), test_mode=True, pipeline=[])
+    prefix = dict(img=str(coco_root / 'val2017'))
+    arguments = dict(data_prefix=prefix, metainfo=dict(classes=SHAPES), test_mode=True, pipeline=[])
     dataset = CocoInstance(ann_file=str(path), **arguments)
     samples = [sample.to_dict() for sample in shape_samples(coco_root, 'val')]
     numbers = []
