@@ -197,7 +197,8 @@ def main(args: argparse.Namespace) -> None:
     meta = with_palette(dataset.metainfo, args.palette)
     training = args.split == 'train' and not args.no_augmentation
     num = args.num if training else min(args.num, len(dataset))
-    written, seen = 0, set()
+    written = 0
+    seen: set[int] = set()
     for position in tqdm(range(num), desc='images', unit=''):
         item = dataset[position, position % len(dataset)]
         sample = item['data_samples']

@@ -29,8 +29,9 @@ Rings = list[list[float]]
 Size = tuple[int, int]
 
 # What is wrong with a mask that breaks no rule: nothing is drawn, or a pixel in the corner.
-NO_PIXEL, NORMALISED = 'no pixel', 'normalised'
 Defect = Literal['', 'no pixel', 'normalised']
+NO_PIXEL: Defect = 'no pixel'
+NORMALISED: Defect = 'normalised'
 # Sides of an image in which a polygon within the first pixel is a mistake.
 MIN_SIDE = 8
 # Counts of run lengths and pycocotools' own arithmetic have 32 bits.

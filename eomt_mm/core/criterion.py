@@ -120,7 +120,7 @@ class Criterion(nn.Module):
         if not 0 <= importance_ratio <= 1:
             raise ValueError(f'importance_ratio={importance_ratio}: between 0 and 1; published is 0.75')
         self.num_classes = num_classes
-        self.per_class = None
+        self.per_class: tuple[float, ...] | None = None
         if isinstance(class_weight, Sequence):
             self.per_class, class_weight = _per_class(class_weight, num_classes), CLASS_WEIGHT
         self.class_weight = class_weight

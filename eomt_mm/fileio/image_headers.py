@@ -136,8 +136,13 @@ def _tiff_entries(content: bytes) -> tuple[str, Iterator[tuple[int, int, int, in
     (count,) = struct.unpack_from(f'{order}{"Q" if is_big else "H"}', content, place)
     start, step, offset = (place + 8, 20, 12) if is_big else (place + 2, 12, 8)
     room = 8 if is_big else 4
-    entries = range(start, min(start + count * step, len(content)), step)
-    return order, ((*struct.unpack_from(f'{order}HH', content, one), one + offset, room) for one in entries)
+
+    def entries() -> Iterator[tuple[int, int, int, int]]:
+        for entry in range(start, min(start + count * step, len(content)), step):
+            tag, kind = struct.unpack_from(f'{order}HH', content, entry)
+            yield tag, kind, entry + offset, room
+
+    return order, entries()
 
 
 def _webp_size(content: bytes) -> Size:
