@@ -36,10 +36,10 @@ def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
         ValueError: the metainfo does not state the classes that the task needs, or states them twice.
     """
     stated = cfg.get('metainfo')
-    if stated is not None and _task(cfg):
-        meta = complete_metainfo(dict(stated), _task(cfg))
+    if stated is not None and task_of(cfg):
+        meta = complete_metainfo(dict(stated), task_of(cfg))
         cfg.metainfo = meta
-        for dataset in _datasets(cfg):
+        for dataset in datasets_of(cfg):
             dataset['metainfo'] = meta
     for key, kind in _counts(cfg).items():
         _, head, name = key.split('.')
@@ -96,7 +96,7 @@ def _short(meta: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in meta.items() if key != 'palette'}
 
 
-def _task(cfg: Config) -> str:
+def task_of(cfg: Config) -> str:
     """'semantic', 'instance', 'panoptic', or for other models ''."""
     model = cfg.get('model', {})
     if isinstance(model.get('decode_head'), dict):
@@ -105,7 +105,7 @@ def _task(cfg: Config) -> str:
     return task if task in ('instance', 'panoptic') else ''
 
 
-def _datasets(cfg: Config) -> Iterator[dict[str, Any]]:
+def datasets_of(cfg: Config) -> Iterator[dict[str, Any]]:
     """The data sets of all loaders that read files, inside whatever wrappers."""
     waiting = [cfg[loader]['dataset'] for loader in LOADERS if cfg.get(loader)]
     while waiting:
@@ -123,7 +123,7 @@ def _counts(cfg: Config) -> dict[str, str]:
         semantic={'model.decode_head.num_classes': 'classes'},
         panoptic={f'{head}.num_things_classes': 'thing_classes', f'{head}.num_stuff_classes': 'stuff_classes'},
         instance={f'{head}.num_things_classes': 'classes'},
-    ).get(_task(cfg), {})
+    ).get(task_of(cfg), {})
 
 
 def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from mmengine.utils import import_modules_from_strings
 
 from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
 from eomt_mm.apis.config_names import PROJECTS
+from eomt_mm.apis.label_files import LABEL_KEYS, apply_label_files
 from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
 
 # Stated once at the top of a config, used in many places: overriding the top changes them all.
-SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding')
+SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding', *LABEL_KEYS)
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
     backbone='model.backbone',
@@ -37,8 +38,9 @@ def load_config(
 
     Args:
         path: of the config.
-        cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size`` and
-            ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`) reach every place that uses
+        cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``,
+            ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`), ``label_ids``, ``img_suffix``
+            and ``seg_map_suffix`` (:func:`~eomt_mm.apis.label_files.apply_label_files`) reach every place that uses
             them, also where a config file restates those of its bases.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.hosts.zip_backend`).
@@ -48,8 +50,8 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: ``img_size`` is stated in different ways, or overridden where there is none, or the head's classes
-            are not those of the data.
+        ValueError: ``img_size`` or ``label_ids`` is stated in different ways, or overridden where there is none, or the
+            head's classes are not those of the data.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
@@ -79,6 +81,7 @@ def load_config(
             loader.persistent_workers = False  # torch refuses it without workers
     apply_metainfo(cfg, options)
     check_classes(cfg)
+    apply_label_files(cfg, list(_walk(cfg._cfg_dict)), options)
     _let_metrics_follow(cfg, options)
     _drop_hooks(cfg)
     return cfg

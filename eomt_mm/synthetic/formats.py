@@ -26,6 +26,9 @@ COCO_STUFF_LABELS = (36, 83, 37, 33, 156, 123, 170, 116)
 ADE20K_LABELS = (120, 42, 150, 109, 3, 10, 1, 4)
 # Ranks of the first four among ADE20K's 100 things, from 1.
 ADE20K_RANKS = tuple(ADE20K_THINGS_FIRST.index(label - 1) + 1 for label in ADE20K_LABELS[:NUM_THINGS])
+# CamVid as SegNet's tutorial has it: SignSymbol, Car, Pedestrian, Bicyclist, Sky, Tree, Building, Road; 11 is void.
+CAMVID_LABELS = (6, 8, 9, 10, 0, 5, 1, 3)
+CAMVID_VOID = 11
 CITYSCAPES_NAMES = ('person', 'car', 'truck', 'bicycle', 'sky', 'vegetation', 'building', 'road')
 CITYSCAPES_LABELS = tuple(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_NAMES)
 CITYSCAPES_TRAIN_IDS = tuple(list(CITYSCAPES_LABEL_IDS).index(name) for name in CITYSCAPES_NAMES)
@@ -141,6 +144,14 @@ def write_coco_stuff_split(folder: Path, split: str, scenes: Scenes) -> None:
         stem = _coco_stem(index, split)
         _save(scene.image, pictures / f'{stem}.jpg')
         _save(_labels(scene, COCO_STUFF_LABELS, 255), maps / f'{stem}.png')
+
+
+def write_camvid_split(folder: Path, split: str, scenes: Scenes) -> None:
+    """Images and label maps; see ``generate.write_camvid``."""
+    for index, scene, _ in scenes:
+        name = f'0001TP_{index:06d}.png'
+        _save(scene.image, folder / split / name)
+        _save(_labels(scene, CAMVID_LABELS, CAMVID_VOID), folder / f'{split}annot' / name)
 
 
 def write_ade20k_split(folder: Path, split: str, scenes: Scenes) -> None:

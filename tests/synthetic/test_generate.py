@@ -129,7 +129,7 @@ def test_first_images_do_not_depend_on_the_count(name: str, trees: dict[str, Pat
     few = contents(write(name, tmp_path / 'few', num_train=5, num_val=0))
     many = contents(trees[name])
     pictures = [path for path in few if not path.endswith('.json')]
-    assert len(pictures) == 5 * {'coco': 2, 'coco_stuff': 2, 'ade20k': 3, 'cityscapes': 4}[name]
+    assert len(pictures) == 5 * {'coco': 2, 'coco_stuff': 2, 'ade20k': 3, 'cityscapes': 4, 'camvid': 2}[name]
     assert all(few[path] == many[path] for path in pictures)
 
 

@@ -1,4 +1,4 @@
-"""Generated data sets in the formats of COCO-Stuff, ADE20K and Cityscapes, read back with Pillow."""
+"""Generated data sets in the formats of COCO-Stuff, ADE20K, Cityscapes and CamVid, read back with Pillow."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def pixels(path: Path) -> Array:
 @pytest.fixture(scope='module')
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     parent = tmp_path_factory.mktemp('trees')
-    names = ('coco_stuff', 'ade20k', 'cityscapes')
+    names = ('coco_stuff', 'ade20k', 'cityscapes', 'camvid')
     return {name: generate.WRITERS[name](parent / name, NUM_TRAIN, NUM_VAL, SIZE, progress=False) for name in names}
 
 
@@ -139,3 +139,12 @@ def test_cityscapes_read_back(split: str, trees: dict[str, Path]) -> None:
     assert len(bare) == 1
     assert len(crowded) == 1
     assert voids == set(generate_formats.CITYSCAPES_VOID)
+
+
+@pytest.mark.parametrize('split', SPLITS)
+def test_camvid_read_back(split: str, trees: dict[str, Path]) -> None:
+    pictures, maps = (sorted((trees['camvid'] / folder).iterdir()) for folder in (split, f'{split}annot'))
+    assert [path.name for path in pictures] == [path.name for path in maps] and len(maps) == SPLITS[split]
+    found = set().union(*(np.unique(pixels(path)).tolist() for path in maps))
+    assert {pixels(path).shape for path in pictures} == {(*SIZE, 3)} and {pixels(path).shape for path in maps} == {SIZE}
+    assert found == {*generate_formats.CAMVID_LABELS, generate_formats.CAMVID_VOID} or split == 'val'

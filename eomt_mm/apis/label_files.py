@@ -1,0 +1,95 @@
+"""What label maps hold and how files are named, stated once at the top of a semantic config."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.config import Config
+
+from eomt_mm.apis.classes import config_meta, dataset_meta, datasets_of, task_of
+
+SUFFIXES = ('img_suffix', 'seg_map_suffix')
+LABEL_KEYS = ('label_ids', *SUFFIXES)
+LOADER = 'eomt_mm.LoadSemanticMap'
+METRIC = 'eomt_mm.SemanticIoU'
+
+
+def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], options: dict[str, Any]) -> None:
+    """Brings the top-level ``label_ids``, ``img_suffix`` and ``seg_map_suffix`` to all that reads or writes files.
+
+    ``label_ids``, the value of each class in the label maps, reaches each ``eomt_mm.LoadSemanticMap`` and, where the
+    values fit into 8 bits, result files of ``eomt_mm.SemanticIoU``. The suffixes reach each data set.
+
+    Args:
+        cfg: changed in place.
+        parts: all dicts of the config, with their dotted keys.
+        options: the user's overrides; what they set stays, and what they set at the top wins.
+
+    Raises:
+        ValueError: a value is not of its type, not one per class, stated in two ways, or the task is another.
+    """
+    stated = {key: cfg[key] for key in LABEL_KEYS if cfg.get(key) is not None}
+    task = task_of(cfg)
+    if not stated or not task:
+        return
+    if task != 'semantic':
+        key, value = next(iter(stated.items()))
+        raise ValueError(
+            f'{key}={value!r}: for label maps of semantic segmentation, this config is of {task}: remove it'
+        )
+    for key in stated.keys() & set(SUFFIXES):
+        _check_suffix(key, stated[key])
+        for dataset in datasets_of(cfg):
+            name = next(name for name, part in parts if part is dataset)
+            _settle(dataset, name, key, stated[key], options)
+    if 'label_ids' in stated:
+        ids = stated['label_ids']
+        _check_ids(ids, _class_names(cfg))
+        for name, part in parts:
+            free = part.get('label_ids') is None or 'label_ids' in options
+            if part.get('type') == LOADER or (part.get('type') == METRIC and free and max(ids) < 256):
+                _settle(part, name, 'label_ids', ids, options)
+
+
+def _settle(part: dict[str, Any], name: str, key: str, value: Any, options: dict[str, Any]) -> None:
+    """Sets a key of a part of the config, unless the user has set it there."""
+    place, there = f'{name}.{key}', part.get(key)
+    if place in options:
+        return
+    if there is not None and key not in options and _plain(there) != _plain(value):
+        raise ValueError(
+            f'{key} is stated in different ways: {value!r} at the top, {there!r} in {place}. State it once, at the top'
+        )
+    part[key] = value
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, str) else tuple(value)
+
+
+def _check_suffix(key: str, value: Any) -> None:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{key}={value!r}: the end of the files' names, such as '.png' or '_mask.png'")
+
+
+def _check_ids(ids: Any, names: Sequence[str]) -> None:
+    values = ids if isinstance(ids, list | tuple) else ()
+    is_valid = all(type(id_) is int and 0 <= id_ < 1 << 16 for id_ in values)
+    if not values or not is_valid or len(set(values)) < len(values):
+        raise ValueError(
+            f'label_ids={ids!r}: a tuple of different whole numbers in 0 .. 65535, the value of each class in the '
+            'label maps; for a single class (value,) with its comma'
+        )
+    if names and len(ids) != len(names):
+        shown = ', '.join(names[:12]) + (', ...' if len(names) > 12 else '')
+        raise ValueError(
+            f'label_ids={ids!r}: {len(ids)} values for {len(names)} classes ({shown}): give one per class, in their '
+            'order; every other value is void'
+        )
+
+
+def _class_names(cfg: Config) -> Sequence[str]:
+    """Classes that ``label_ids`` lists: all that the type of data set knows or, where it knows none, the config's."""
+    types = [dict(type=dataset['type']) for dataset in datasets_of(cfg)]
+    known = dataset_meta(types[0], cfg.get('default_scope', 'mmengine')) if types else {}
+    names: Sequence[str] = known.get('classes') or config_meta(cfg).get('classes', ())
+    return names
