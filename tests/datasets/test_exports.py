@@ -431,7 +431,7 @@ def test_instances(tool: str, models: dict[str, Any], tmp_path: Path) -> None:
     (drawn,) = IMAGES['val']
     sample['pred_instances'] = dict(
         labels=torch.tensor([CLASSES.index(name) for name, _ in drawn.objects]),
-        masks=torch.from_numpy(np.stack([decode([ring], SIZE) for _, ring in drawn.objects])),
+        masks=torch.from_numpy(np.stack([decode([ring], SIZE) for _, ring in drawn.objects])).bool(),
         scores=torch.tensor([0.9, 0.8]),
     )
     metric.process(None, [sample])
