@@ -1,10 +1,15 @@
 """Borders between packages: which may import which, and which run where no host is installed."""
 
 import ast
-import subprocess
+import importlib
 import sys
 from collections.abc import Iterator
+from functools import cache
+from importlib.abc import MetaPathFinder
 
+import pytest
+import torch
+from copies import forget, in_copies
 from paths import ROOT
 
 # What the modules of a package may import beside the standard library: packages of eomt_mm, then other libraries.
@@ -39,6 +44,7 @@ COUNTING = ({'annotations', 'fileio'}, {*PICTURES, 'torch', 'pycocotools'})
 HOSTS = ('mmcv', 'mmengine', 'mmdet', 'mmseg', 'detectron2')
 
 
+@cache
 def modules() -> dict[str, ast.Module]:
     """Syntax trees of the package's modules by their names."""
     files = [file for file in (ROOT / 'eomt_mm').rglob('*.py') if '.mim' not in file.parts]
@@ -94,60 +100,61 @@ def test_every_package_has_its_borders() -> None:
     assert {package_of(module) for module in modules()} == {*HOST_FREE, *ADAPTERS}
 
 
-PROGRAM = """
-import importlib
-import sys
-from importlib.abc import MetaPathFinder
-
-HOSTS = sys.argv[1].split()
-
 class NoHosts(MetaPathFinder):
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
         if fullname.partition('.')[0] in HOSTS:
             raise ImportError(f'{fullname} is blocked')
 
-sys.meta_path.insert(0, NoHosts())
-for host in HOSTS:
-    try:
-        __import__(host)
-    except ImportError:
-        pass
-    else:
-        raise SystemExit(f'{host} was imported: the test blocks nothing')
-for module in sys.argv[2:]:
-    importlib.import_module(module)
 
-import torch
-torch.set_num_threads(1)
-from eomt_mm.core import backbone, criterion, geometry, head, network, postprocess
+def run_without_hosts(_: int, names: list[str]) -> None:
+    """Import modules and run the core where no host can be imported."""
+    sys.meta_path.insert(0, NoHosts())
+    for host in HOSTS:
+        with pytest.raises(ImportError, match='is blocked'):
+            importlib.import_module(host)
+    for name in names:
+        importlib.import_module(name)
 
-vit = backbone.PlainViT('vit_small_patch14_reg4_dinov2', 32, depth=2, embed_dim=16, num_heads=2)
-eomt_head = head.EoMTHead(16, 2, 16, num_classes=3, num_queries=4, num_blocks=1)
-images = geometry.Padding((50, 80), (20, 32), (32, 32)).apply(torch.rand(3, 20, 32))
-target = dict(labels=torch.tensor([0, 2]), masks=torch.rand(2, 32, 32) > 0.5)
-losses = criterion.Criterion(3, num_points=32)(*network.eomt_forward(vit, eomt_head.train(), images), [target])
-sum(losses.values()).backward()
-assert len(losses) == 6 and vit.vit.cls_token.grad.isfinite().all()
+    from eomt_mm.core import backbone, criterion, geometry, head, network, postprocess
 
-class_logits, mask_logits = network.eomt_forward(vit, eomt_head.eval(), images)
-padding = geometry.Padding((50, 80), (20, 32), (32, 32))
-segment_map, segments = postprocess.panoptic_prediction(
-    class_logits[0][0], mask_logits[0][0], padding.invert, num_things=2, score_thr=0, overlap_thr=0
-)
-assert segment_map.shape == (50, 80)
-assert not any(name.partition('.')[0] in HOSTS for name in sys.modules)
-print('ran without hosts')
-"""
+    torch.set_num_threads(1)
+    vit = backbone.PlainViT('vit_small_patch14_reg4_dinov2', 32, depth=2, embed_dim=16, num_heads=2)
+    eomt_head = head.EoMTHead(16, 2, 16, num_classes=3, num_queries=4, num_blocks=1)
+    images = geometry.Padding((50, 80), (20, 32), (32, 32)).apply(torch.rand(3, 20, 32))
+    target = dict(labels=torch.tensor([0, 2]), masks=torch.rand(2, 32, 32) > 0.5)
+    losses = criterion.Criterion(3, num_points=32)(*network.eomt_forward(vit, eomt_head.train(), images), [target])
+    sum(losses.values()).backward()
+    assert len(losses) == 6 and vit.vit.cls_token.grad.isfinite().all()
+
+    class_logits, mask_logits = network.eomt_forward(vit, eomt_head.eval(), images)
+    padding = geometry.Padding((50, 80), (20, 32), (32, 32))
+    segment_map, _ = postprocess.panoptic_prediction(
+        class_logits[0][0], mask_logits[0][0], padding.invert, num_things=2, score_thr=0, overlap_thr=0
+    )
+    assert segment_map.shape == (50, 80)
+    assert not any(name.partition('.')[0] in HOSTS for name in sys.modules)
 
 
-def test_host_free_packages_import_and_the_core_runs_without_hosts() -> None:
+def forget_hosts_and_run(_: int, names: list[str]) -> None:
+    forget('eomt_mm', *HOSTS)
+    run_without_hosts(_, names)
+
+
+@pytest.fixture
+def host_free() -> list[str]:
     names = sorted(name for name in modules() if package_of(name) in HOST_FREE or is_counting(name))
     assert len(names) > 40
-    result = subprocess.run(
-        [sys.executable, '-c', PROGRAM, ' '.join(HOSTS), *names], cwd=ROOT, capture_output=True, text=True, timeout=120
-    )
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == 'ran without hosts'
+    return names
+
+
+def test_host_free_packages_import_and_the_core_runs_without_hosts(host_free: list[str]) -> None:
+    in_copies(1, forget_hosts_and_run, host_free)
+
+
+@pytest.mark.slow
+def test_new_process_needs_no_hosts_either(host_free: list[str]) -> None:
+    """Where no host has imported or changed a library before."""
+    torch.multiprocessing.spawn(run_without_hosts, (host_free,))
 
 
 def test_the_test_finds_what_crosses() -> None:

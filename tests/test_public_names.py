@@ -2,13 +2,12 @@
 
 import ast
 import importlib
-import inspect
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from copies import forget, in_copies
 from paths import ROOT
 
 import eomt_mm  # noqa: F401  before the hosts
@@ -77,12 +76,16 @@ def test_projects_use_public_names_only() -> None:
 
 
 def test_a_package_costs_nothing_until_a_name_is_asked_for() -> None:
-    program = inspect.cleandoc("""
-        import sys
-        import eomt_mm.core, eomt_mm.checkpoints, eomt_mm.engine, eomt_mm.evaluation, eomt_mm.datasets, eomt_mm.models
-        assert not {'torch', 'numpy', 'mmengine'} & set(sys.modules)
-        from eomt_mm.core import criterion, two_stage_factor
-        print(criterion.__name__, two_stage_factor.__module__)
-    """)
-    result = subprocess.run([sys.executable, '-c', program], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.stdout.split() == ['eomt_mm.core.criterion', 'eomt_mm.core.schedules'], result.stderr
+    in_copies(1, import_packages_then_names)
+
+
+def import_packages_then_names(_: int) -> None:
+    forget('eomt_mm')
+    libraries = forget('torch', 'numpy', 'mmengine')
+    for package in ('core', 'checkpoints', 'engine', 'evaluation', 'datasets', 'models'):
+        importlib.import_module(f'eomt_mm.{package}')
+    assert not {'torch', 'numpy', 'mmengine'} & set(sys.modules)
+    sys.modules.update(libraries)
+    from eomt_mm.core import criterion, two_stage_factor
+
+    assert [criterion.__name__, two_stage_factor.__module__] == ['eomt_mm.core.criterion', 'eomt_mm.core.schedules']

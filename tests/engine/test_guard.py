@@ -3,7 +3,6 @@
 import copy
 import logging
 import math
-import socket
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +13,8 @@ import pytest
 import torch
 import torch.distributed as dist
 from amp_on_cpu import AmpOnCpu
+from copies import in_copies
+from process_runs import free_port
 from tool_runs import CONFIGS, losses, small
 from torch import Tensor, nn
 
@@ -254,10 +255,7 @@ def shard_with_a_nan(rank: int, port: int, folder: str) -> None:
 @pytest.mark.slow
 def test_all_processes_skip_and_end_where_one_has_a_nan(tmp_path: Path) -> None:
     """With sharded gradients, where no process sees those of another."""
-    with socket.socket() as server:
-        server.bind(('127.0.0.1', 0))
-        port = server.getsockname()[1]
-    torch.multiprocessing.spawn(shard_with_a_nan, (port, str(tmp_path)), nprocs=2)
+    in_copies(2, shard_with_a_nan, free_port(), str(tmp_path))
     for rank in range(2):
         unchanged, texts = torch.load(tmp_path / f'{rank}.pt')
         assert unchanged

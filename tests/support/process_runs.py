@@ -12,6 +12,7 @@ from paths import ROOT
 import eomt_mm  # noqa: F401  isort: skip
 import torch
 import torch.distributed as dist
+from copies import in_copies
 from criterion_samples import gradient, gradients
 from mmdet.registry import DATASETS as DET_DATASETS, METRICS as DET_METRICS
 from mmdet.structures import DetDataSample
@@ -42,7 +43,7 @@ def free_port() -> int:
 
 def in_two_processes(folder: Path, *works: tuple[Callable[..., Any], tuple[Any, ...]]) -> list[list[Any]]:
     """What each ``function(*arguments)`` of ``works`` returns in each of two processes, run in ``folder``."""
-    torch.multiprocessing.spawn(_process, (free_port(), str(folder), works), nprocs=2)
+    in_copies(2, _process, free_port(), str(folder), works)
     return [torch.load(folder / f'rank_{rank}.pt', weights_only=False) for rank in range(2)]
 
 
