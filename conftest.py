@@ -1,4 +1,8 @@
-"""Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable."""
+"""Generated data that several test files read. ``eomt_mm`` comes first: it makes the hosts importable.
+
+The process that starts pytest-xdist's workers reads this file, too, and they wait for it: what takes seconds to import
+is imported in fixtures.
+"""
 
 import gc
 import os
@@ -17,14 +21,17 @@ sys.path.append(str(ROOT / 'tools'))  # the package benchmark; last, for the sta
 
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
-import torch
-from mmengine.logging import MessageHub, MMLogger
-from mmengine.registry import DefaultScope
-from mmengine.visualization import Visualizer
-
-from eomt_mm.synthetic.generate import write_ade20k, write_coco
 
 pytest.register_assert_rewrite('contract')  # of tests/support: its assertions explain themselves, too
+
+
+def pytest_collection() -> None:
+    """While test modules are imported nothing becomes garbage, and the collector looks at ever more objects."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
 
 
 @pytest.fixture(scope='module', autouse=True)
@@ -37,6 +44,8 @@ def cheap_collections() -> None:
 @pytest.fixture(scope='session')
 def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """COCO tree: 6 training and 4 validation images of about 96 x 96, with crowds, void and unannotated images."""
+    from eomt_mm.synthetic.generate import write_coco
+
     root = tmp_path_factory.mktemp('coco') / 'root'
     return write_coco(root, num_train=6, num_val=4, size=(96, 96), progress=False)
 
@@ -44,6 +53,8 @@ def coco_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope='session')
 def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """ADE20K tree: 6 training and 4 validation images of about 96 x 96, one of each split all void."""
+    from eomt_mm.synthetic.generate import write_ade20k
+
     root = tmp_path_factory.mktemp('ade') / 'root'
     return write_ade20k(root, num_train=6, num_val=4, size=(96, 96), progress=False)
 
@@ -60,25 +71,31 @@ def plain_config_text() -> Iterator[None]:
 def no_settings_left() -> Iterator[None]:
     """A runner sets mmengine's default scope for the whole process, a tool the threads; the next test starts anew."""
     yield
+    import torch
+    from mmengine.registry import DefaultScope
+
     DefaultScope._instance_dict.clear()
     torch.set_num_threads(1)
 
 
-@pytest.fixture
-def tool(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+@pytest.fixture(scope='session')
+def tool() -> Callable[..., None]:
     """Runs a tool with arguments, in this process."""
 
     def run(name: str, *arguments: Any) -> None:
         from mmdet.visualization import DetLocalVisualizer
+        from mmengine.logging import MessageHub, MMLogger
+        from mmengine.visualization import Visualizer
         from mmseg.visualization import SegLocalVisualizer
 
         # mmengine keeps these per process; a user's next run is a new one
         for manager in (MMLogger, MessageHub, Visualizer, DetLocalVisualizer, SegLocalVisualizer):
             manager._instance_dict.clear()
         script = ROOT / 'tools' / name
-        monkeypatch.setattr(sys, 'argv', [name, *map(str, arguments)])
-        monkeypatch.setattr(sys, 'path', [str(script.parent), *sys.path])  # as Python does
-        monkeypatch.setattr(warnings, 'formatwarning', warnings.formatwarning)  # which tools set
-        runpy.run_path(str(script), run_name='__main__')
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, 'argv', [name, *map(str, arguments)])
+            patch.setattr(sys, 'path', [str(script.parent), *sys.path])  # as Python does
+            patch.setattr(warnings, 'formatwarning', warnings.formatwarning)  # which tools set
+            runpy.run_path(str(script), run_name='__main__')
 
     return run

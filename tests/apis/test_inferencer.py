@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -28,14 +29,7 @@ def noise(*size: int, seed: int = 0) -> np.ndarray:
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Inferencers of small models, each built once."""
     folder = tmp_path_factory.mktemp('models')
-    built: dict[str, EoMTInferencer] = {}
-
-    def get(task: str) -> EoMTInferencer:
-        if task not in built:
-            built[task] = EoMTInferencer(*saved_model(task, folder / task), device='cpu', show_progress=False)
-        return built[task]
-
-    return get
+    return cache(lambda task: EoMTInferencer(*saved_model(task, folder / task), device='cpu', show_progress=False))
 
 
 @pytest.mark.parametrize('task', TASKS)

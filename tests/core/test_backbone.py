@@ -6,20 +6,12 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
-from torch import nn
+from random_weights import randomise
 
 from eomt_mm.core.backbone import PlainViT, Tokens
 
 DINOV2 = 'vit_small_patch14_reg4_dinov2'
 TINY: dict[str, Any] = dict(depth=3, embed_dim=32, num_heads=2)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Values of order 1 everywhere; timm starts layer scales at 1e-5 and biases at 0, which hides errors."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 def tiny_vit(name: str = DINOV2, img_size: int = 64, **kwargs: Any) -> PlainViT:

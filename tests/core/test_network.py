@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+from random_weights import randomise
 from torch import Tensor, nn
 
 from eomt_mm.core import network as eomt
@@ -27,17 +28,10 @@ class Network(nn.Module):
                 'vit_small_patch14_reg4_dinov2', img_size, patch_size, depth=4, embed_dim=32, num_heads=2
             )
             self.head = EoMTHead(32, 4, patch_size, K, Q, **{**dict(num_blocks=3), **head_kwargs})
-        randomise(self, seed)
+        randomise(self, seed, scale=0.25)
 
     def forward(self, images: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         return eomt_forward(self.backbone, self.head, images)
-
-
-def randomise(module: nn.Module, seed: int) -> None:
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.25 * torch.randn(parameter.shape, generator=generator))
 
 
 def images(batch: int = 2, size: tuple[int, int] = SIZE) -> Tensor:
@@ -186,7 +180,7 @@ def hf_and_ours(swiglu: bool = False) -> tuple[nn.Module, Network]:
         num_labels=K, attn_implementation='sdpa', use_swiglu_ffn=swiglu,
     )  # fmt: skip
     hf = EomtForUniversalSegmentation(config)
-    randomise(hf, seed=5)
+    randomise(hf, seed=5, scale=0.25)
     name = 'vit_giant_patch14_reg4_dinov2' if swiglu else 'vit_small_patch14_reg4_dinov2'
     network = Network()
     if swiglu:

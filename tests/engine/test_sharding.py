@@ -2,6 +2,7 @@
 
 import resource
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,48 @@ from eomt_mm.engine.sharding.state import merge_folder, put_in_place
 from eomt_mm.registry import RUNNERS
 
 
-@pytest.fixture
-def process_group(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+@contextmanager
+def group_of_one() -> Iterator[None]:
     """A group of this process alone."""
-    monkeypatch.setenv('LOCAL_RANK', '0')
-    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
-    yield
-    dist.destroy_process_group()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('LOCAL_RANK', '0')
+        dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+
+@pytest.fixture
+def process_group() -> Iterator[None]:
+    with group_of_one():
+        yield
+
+
+class Seen:
+    """A run of 6 steps and what it left; its checkpoints, after steps 3 and 6, are not to be changed."""
+
+    def __init__(self, kind: type[Runner], folder: Path, **changes: Any) -> None:
+        runner = trained(kind, folder, **changes)
+        self.folder, self.model = folder, runner.model
+        self.losses, self.norms = record(runner).losses, record(runner).norms
+        self.states = [dict(runner.model.state_dict()), runner.optim_wrapper.state_dict()]
+        self.weights = whole_state(runner)
+
+
+FOLDERS = {'default_hooks.checkpoint.filename_tmpl': 'iter_{}.dcp'}
+
+
+@pytest.fixture(scope='module')
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Seen]:
+    """An ordinary run, and sharded ones whose checkpoints are files or folders."""
+    folder = tmp_path_factory.mktemp('runs')
+    with group_of_one():
+        return dict(
+            plain=Seen(DDPRunner, folder / 'plain'),
+            pth=Seen(ShardedRunner, folder / 'pth'),
+            dcp=Seen(ShardedRunner, folder / 'dcp', **FOLDERS),
+        )
 
 
 @pytest.mark.parametrize(
@@ -62,52 +98,53 @@ def test_configs_choose_the_runner_by_type(tmp_path: Path) -> None:
     'variant', [name if name == 'plain' else pytest.param(name, marks=pytest.mark.slow) for name in VARIANTS]
 )
 def test_a_sharded_run_equals_an_ordinary_one_and_leaves_the_same_file(
-    tmp_path: Path, process_group: None, variant: str
+    tmp_path: Path, runs: dict[str, Seen], process_group: None, variant: str
 ) -> None:
-    plain = trained(DDPRunner, tmp_path / 'plain', **VARIANTS[variant])
-    sharded = trained(ShardedRunner, tmp_path / 'sharded', **VARIANTS[variant])
+    plain, sharded = runs['plain'], runs['pth']
+    if VARIANTS[variant]:
+        plain = Seen(DDPRunner, tmp_path / 'plain', **VARIANTS[variant])
+        sharded = Seen(ShardedRunner, tmp_path / 'sharded', **VARIANTS[variant])
     assert all(isinstance(param, DTensor) for param in sharded.model.parameters())
     assert all(isinstance(unit, FSDPModule) for unit in [sharded.model, *sharded.model.backbone.vit.blocks])
-    assert record(sharded).losses == pytest.approx(record(plain).losses, abs=1e-6)
-    assert record(sharded).norms == pytest.approx(record(plain).norms, abs=1e-5)
-    ours, theirs = (load(tmp_path / kind / 'iter_6.pth') for kind in ('sharded', 'plain'))
+    assert sharded.losses == pytest.approx(plain.losses, abs=1e-6)
+    assert sharded.norms == pytest.approx(plain.norms, abs=1e-5)
+    ours, theirs = (load(run.folder / 'iter_6.pth') for run in (sharded, plain))
     assert ours.keys() == theirs.keys()
     assert ours['meta']['iter'] == 6
     for part in ('state_dict', 'optimizer', 'param_schedulers'):
         assert_same(ours[part], theirs[part], tolerance=1e-6)
 
 
-@pytest.mark.parametrize('name', ['iter_{}.pth', 'iter_{}.dcp'])
+@pytest.mark.parametrize('name', ['pth', 'dcp'])
 def test_a_run_resumed_from_file_or_folder_goes_on_as_if_never_stopped(
-    tmp_path: Path, process_group: None, name: str
+    tmp_path: Path, runs: dict[str, Seen], process_group: None, name: str
 ) -> None:
-    template = {'default_hooks.checkpoint.filename_tmpl': name}
-    through = trained(ShardedRunner, tmp_path, **template)
-    start = str(tmp_path / name.format(3))
-    again = trained(ShardedRunner, tmp_path / 'again', load_from=start, resume=True, **template)
-    assert list(record(again).losses) == [3, 4, 5]
-    assert record(again).losses == {i: record(through).losses[i] for i in (3, 4, 5)}
-    assert_same(again.optim_wrapper.state_dict(), through.optim_wrapper.state_dict())
-    assert_same(dict(again.model.state_dict()), dict(through.model.state_dict()))
-    assert record(again).norms == {i: record(through).norms[i] for i in (3, 4, 5)}
+    through = runs[name]
+    template = FOLDERS if name == 'dcp' else {}
+    start = str(through.folder / f'iter_3.{name}')
+    again = Seen(ShardedRunner, tmp_path, load_from=start, resume=True, **template)
+    assert list(again.losses) == [3, 4, 5]
+    assert again.losses == {i: through.losses[i] for i in (3, 4, 5)}
+    assert_same(again.states, through.states)
+    assert again.norms == {i: through.norms[i] for i in (3, 4, 5)}
 
 
-@pytest.mark.parametrize('name', ['iter_3.pth', 'iter_3.dcp'])
-def test_an_unsharded_run_goes_on_where_a_sharded_one_stopped(tmp_path: Path, name: str, process_group: None) -> None:
-    template = {'default_hooks.checkpoint.filename_tmpl': name.replace('3', '{}')}
-    sharded = trained(ShardedRunner, tmp_path, **template)
-    dist.destroy_process_group()
-    kind = ShardedRunner if name.endswith('.dcp') else Runner
-    plain = trained(kind, tmp_path / 'plain', launcher='none', load_from=str(tmp_path / name), resume=True)
+@pytest.mark.parametrize(('name', 'kind'), [('pth', Runner), ('dcp', ShardedRunner)])
+def test_an_unsharded_run_goes_on_where_a_sharded_one_stopped(
+    tmp_path: Path, runs: dict[str, Seen], name: str, kind: type[Runner]
+) -> None:
+    sharded = runs[name]
+    plain = Seen(kind, tmp_path, launcher='none', load_from=str(sharded.folder / f'iter_3.{name}'), resume=True)
     assert not any(isinstance(param, DTensor) for param in plain.model.parameters())
-    assert record(plain).losses == pytest.approx({i: record(sharded).losses[i] for i in (3, 4, 5)}, abs=1e-6)
-    dist.init_process_group('gloo', store=dist.HashStore(), rank=0, world_size=1)  # for the fixture to destroy
+    assert plain.losses == pytest.approx({i: sharded.losses[i] for i in (3, 4, 5)}, abs=1e-6)
 
 
-def test_a_sharded_run_goes_on_where_an_unsharded_one_stopped(tmp_path: Path, process_group: None) -> None:
-    plain = trained(DDPRunner, tmp_path)
-    sharded = trained(ShardedRunner, tmp_path / 'on', load_from=str(tmp_path / 'iter_3.pth'), resume=True)
-    assert record(sharded).losses == pytest.approx({i: record(plain).losses[i] for i in (3, 4, 5)}, abs=1e-6)
+def test_a_sharded_run_goes_on_where_an_unsharded_one_stopped(
+    tmp_path: Path, runs: dict[str, Seen], process_group: None
+) -> None:
+    plain = runs['plain']
+    sharded = Seen(ShardedRunner, tmp_path, load_from=str(plain.folder / 'iter_3.pth'), resume=True)
+    assert sharded.losses == pytest.approx({i: plain.losses[i] for i in (3, 4, 5)}, abs=1e-6)
 
 
 def test_pretrained_weights_reach_the_sharded_model(
@@ -131,11 +168,13 @@ def test_buffers_that_no_checkpoint_holds_are_filled(tmp_path: Path, process_gro
     assert model.decode_head.attn_mask_probs.tolist() == [1, 1]
 
 
-def test_load_from_starts_anew_and_may_leave_the_class_predictor_out(tmp_path: Path, process_group: None) -> None:
-    trained(DDPRunner, tmp_path)
-    saved = load(tmp_path / 'iter_6.pth')
-    options = {'load_from': str(tmp_path / 'iter_6.pth'), 'default_hooks.checkpoint_fit.class_head': False}
-    runner = build(ShardedRunner, tmp_path / 'new', **options)
+def test_load_from_starts_anew_and_may_leave_the_class_predictor_out(
+    tmp_path: Path, runs: dict[str, Seen], process_group: None
+) -> None:
+    path = runs['plain'].folder / 'iter_6.pth'
+    saved = load(path)
+    options = {'load_from': str(path), 'default_hooks.checkpoint_fit.class_head': False}
+    runner = build(ShardedRunner, tmp_path, **options)
     fresh = runner.model.state_dict()['decode_head.class_predictor.weight'].full_tensor().clone()
     runner._train_loop = runner.build_train_loop(runner._train_loop)  # the hook asks whether this is training
     runner.load_or_resume()
@@ -176,10 +215,9 @@ def test_strict_loading_names_what_is_missing(tmp_path: Path, process_group: Non
 
 
 def test_resuming_with_other_frozen_parts_is_refused(
-    tmp_path: Path, process_group: None, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, runs: dict[str, Seen], process_group: None
 ) -> None:
-    trained(ShardedRunner, tmp_path)
-    runner = build(ShardedRunner, tmp_path / 'frozen', load_from=str(tmp_path / 'iter_3.pth'), resume=True)
+    runner = build(ShardedRunner, tmp_path, load_from=str(runs['pth'].folder / 'iter_3.pth'), resume=True)
     runner.model.backbone.vit.pos_embed.requires_grad_(False)
     with pytest.raises(ValueError, match='other trained parameters, such as backbone.vit.pos_embed'):
         runner.train()
@@ -200,11 +238,10 @@ def test_what_cannot_be_sharded_is_refused_when_built(
         build(ShardedRunner, tmp_path, **changes)
 
 
-def test_a_folder_becomes_a_file_for_the_other_tools(tmp_path: Path, process_group: None) -> None:
-    runner = trained(ShardedRunner, tmp_path, **{'default_hooks.checkpoint.filename_tmpl': 'iter_{}.dcp'})
-    merge_folder(tmp_path / 'iter_6.dcp', tmp_path / 'merged.pth')
+def test_a_folder_becomes_a_file_for_the_other_tools(tmp_path: Path, runs: dict[str, Seen]) -> None:
+    merge_folder(runs['dcp'].folder / 'iter_6.dcp', tmp_path / 'merged.pth')
     model = init_model(config(tmp_path), tmp_path / 'merged.pth')
-    assert_same(dict(model.state_dict()), whole_state(runner))
+    assert_same(dict(model.state_dict()), runs['dcp'].weights)
     meta: Any = model.dataset_meta
     assert meta['classes'] == CLASSES
 
@@ -253,7 +290,9 @@ def test_a_folder_takes_the_place_of_an_older_one(tmp_path: Path) -> None:
     assert (tmp_path / 'iter_1.dcp' / 'file').read_text() == 'b'
 
 
-def test_half_precision_computes_in_it_and_keeps_float32(tmp_path: Path, process_group: None) -> None:
+def test_half_precision_computes_in_it_and_keeps_float32(
+    tmp_path: Path, runs: dict[str, Seen], process_group: None
+) -> None:
     seen: dict[str, torch.dtype] = {}
     runner = build(ShardedRunner, tmp_path, sharding=dict(param_dtype='bfloat16'))
     norm = runner.model.backbone.vit.blocks[1].norm1
@@ -261,9 +300,8 @@ def test_half_precision_computes_in_it_and_keeps_float32(tmp_path: Path, process
     runner.train()
     assert seen == dict(out=torch.bfloat16, weight=torch.bfloat16)
     assert {param.dtype for param in runner.model.parameters()} == {torch.float32}
-    plain = trained(DDPRunner, tmp_path / 'plain')
-    assert record(runner).losses == pytest.approx(record(plain).losses, rel=0.02)
-    assert record(runner).losses != pytest.approx(record(plain).losses, rel=1e-6)
+    assert record(runner).losses == pytest.approx(runs['plain'].losses, rel=0.02)
+    assert record(runner).losses != pytest.approx(runs['plain'].losses, rel=1e-6)
 
 
 def test_rotary_positions_keep_their_precision_in_half_precision(tmp_path: Path, process_group: None) -> None:

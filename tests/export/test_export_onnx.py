@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -131,10 +132,25 @@ def test_random_weights_are_told_and_large_ones_lie_beside_the_file(
         outputs(tmp_path / 'x.onnx', pixels(2, 3, SIZE, SIZE))
 
 
+class Converted:
+    """What torch's exporter returns, in no time."""
+
+    def __init__(self) -> None:
+        self.model = SimpleNamespace(metadata_props={})
+
+    def save(self, path: Path) -> None:
+        value = onnx.helper.make_tensor_value_info('images', onnx.TensorProto.FLOAT, [1])
+        same = onnx.helper.make_node('Identity', ['images'], ['class_logits'])
+        given = onnx.helper.make_tensor_value_info('class_logits', onnx.TensorProto.FLOAT, [1])
+        onnx.save(onnx.helper.make_model(onnx.helper.make_graph([same], 'x', [value], [given])), path)
+
+
 def test_a_file_that_differs_from_pytorch_is_not_written(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'x.onnx').write_text('old')
+    monkeypatch.setattr(tool('export'), 'export_program', lambda *args: None)
+    monkeypatch.setattr('torch.onnx.export', lambda *args, **kwargs: Converted())
     monkeypatch.setattr(export_onnx, 'differences', lambda *args: dict(class_logits=float('nan'), mask_logits=0.0))
     with pytest.raises(SystemExit, match='^export: onnxruntime differs from PyTorch by'):
         run('instance', 2, '--out', tmp_path / 'x.onnx', weights='none')

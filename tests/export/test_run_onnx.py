@@ -8,6 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
 import torch
 from export_runs import ROOT, image_file, model, predicted, tool
@@ -166,9 +167,14 @@ def test_refusals_are_one_line(exported: Any, tmp_path: Path, monkeypatch: pytes
     cut.write_bytes(strip.read_bytes()[:-1000])
     thin = tmp_path / 'thin.png'
     Image.new('RGB', (61, 3)).save(thin)
-    path = exported('semantic', 2, True)
+    path = exported('semantic', 2)
+    with_results = tmp_path / 'with_results.onnx'
+    content = onnx.load(path)
+    [entry] = content.metadata_props
+    entry.value = json.dumps({**json.loads(entry.value), 'postprocess_in_graph': True})
+    onnx.save(content, with_results)
     for model_file, image, out, message in (
-        (path, strip, 'x.png', 'takes 5 windows, .* export it without --with-postprocess'),
+        (with_results, strip, 'x.png', 'takes 5 windows, .* export it without --with-postprocess'),
         (path, bad, 'x.png', 'bad.png cannot be read .cannot identify image file'),
         (path, cut, 'x.png', 'cut.png cannot be read .*truncated'),
         (path, tmp_path / 'no.png', 'x.png', 'no.png does not exist'),

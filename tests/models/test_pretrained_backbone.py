@@ -9,6 +9,7 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from random_weights import randomise
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
@@ -18,14 +19,6 @@ from eomt_mm.models.backbone import TimmViT
 
 DINOV2 = 'vit_small_patch14_reg4_dinov2'
 TINY: dict[str, Any] = dict(depth=3, embed_dim=32, num_heads=2)
-
-
-def randomise(module: nn.Module, seed: int = 0) -> None:
-    """Values of order 1 everywhere; timm starts layer scales at 1e-5 and biases at 0, which hides errors."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in module.parameters():
-            parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
 
 
 @pytest.fixture

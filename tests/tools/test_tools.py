@@ -107,14 +107,22 @@ def test_resumed_run_goes_on(tool: Callable, coco_root: Path, tmp_path: Path) ->
     assert saved['param_schedulers'][0]['last_step'] == 6 - 1
 
 
+@pytest.fixture(scope='module')
+def after_a_step(tool: Callable, coco_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Checkpoint of a panoptic run of one step."""
+    folder = tmp_path_factory.mktemp('after_a_step')
+    data = ['--data-root', coco_root, '--work-dir', folder]
+    tool('train.py', CONFIGS['panoptic'], *data, '--cfg-options', *small('panoptic', 1))
+    return folder / 'iter_1.pth'
+
+
 @pytest.mark.parametrize('how', ['weights', 'load_from', 'resume'])
 def test_weights_survive_the_start_of_training(
-    how: str, tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    how: str, after_a_step: Path, tool: Callable, coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config, options = CONFIGS['panoptic'], small('panoptic', 2)
     common = ['--data-root', coco_root, '--work-dir', tmp_path]
-    tool('train.py', config, *common, '--cfg-options', *small('panoptic', 1))
-    saved = torch.load(tmp_path / 'iter_1.pth', weights_only=True)['state_dict']
+    saved = torch.load(after_a_step, weights_only=True)['state_dict']
     vit = {k.removeprefix('backbone.vit.'): v for k, v in saved.items() if k.startswith('backbone.vit.')}
     torch.save(vit, tmp_path / 'vit.pth')
     monkeypatch.setattr('socket.socket.connect', lambda *_: pytest.fail('network'))
@@ -136,8 +144,8 @@ def test_weights_survive_the_start_of_training(
         tool('train.py', config, *common, '--cfg-options', *options, f'model.backbone.weights={tmp_path}/vit.pth')
         kept = {k: v for k, v in saved.items() if k.startswith('backbone.vit.')}
     else:
-        arguments = ['--resume', tmp_path / 'iter_1.pth'] if how == 'resume' else []
-        more = [f'load_from={tmp_path}/iter_1.pth'] if how == 'load_from' else []
+        arguments = ['--resume', after_a_step] if how == 'resume' else []
+        more = [f'load_from={after_a_step}'] if how == 'load_from' else []
         # what the released leaves say: fetched only where no checkpoint brings the weights
         tool(
             'train.py', config, *common, *arguments, '--cfg-options', *options, 'model.backbone.pretrained=True', *more
@@ -199,22 +207,23 @@ def test_missing_checkpoint_is_named(name: str, tool: Callable, coco_root: Path,
     assert not (tmp_path / 'work').exists()
 
 
-def test_checkpoint_of_another_shape_is_refused(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
+def test_checkpoint_of_another_shape_is_refused(
+    after_a_step: Path, tool: Callable, coco_root: Path, tmp_path: Path
+) -> None:
     arguments = ['--data-root', coco_root, '--work-dir', tmp_path, '--cfg-options']
-    tool('train.py', CONFIGS['panoptic'], *arguments, *small('panoptic', 1))
     options, wrong = small('panoptic', 1), 'model.panoptic_head.num_queries=7'
     pairs = dict(option.split('=') for option in options if option.startswith(('model', 'img')))
     values = {key: ast.literal_eval(value) for key, value in pairs.items()}
     cfg = load_config(CONFIGS['panoptic'], {**values, 'model.panoptic_head.num_queries': 7}, coco_root)
     for use in (
-        lambda: init_model(cfg, tmp_path / 'iter_1.pth'),
-        lambda: tool('test.py', CONFIGS['panoptic'], tmp_path / 'iter_1.pth', *arguments, *options, wrong),
-        lambda: tool('train.py', CONFIGS['panoptic'], *arguments, *options, wrong, f'load_from={tmp_path}/iter_1.pth'),
+        lambda: init_model(cfg, after_a_step),
+        lambda: tool('test.py', CONFIGS['panoptic'], after_a_step, *arguments, *options, wrong),
+        lambda: tool('train.py', CONFIGS['panoptic'], *arguments, *options, wrong, f'load_from={after_a_step}'),
     ):
         with pytest.raises(ValueError, match=r'iter_1\.pth') as error:
             use()
         assert 'queries.weight: (10, 48) in the file, (7, 48) in the model' in str(error.value)
-    model = init_model(load_config(CONFIGS['panoptic'], values, coco_root), tmp_path / 'iter_1.pth')
+    model = init_model(load_config(CONFIGS['panoptic'], values, coco_root), after_a_step)
     assert model.dataset_meta['classes'] == SHAPES_METAINFO['classes']
 
 

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +33,9 @@ Make = Callable[[str], VideoInferencer]
 def make(tmp_path_factory: pytest.TempPathFactory) -> Make:
     """Inferencers of small models, each built once."""
     folder = tmp_path_factory.mktemp('models')
-    built: dict[str, Any] = {}
-
-    def get(task: str) -> Any:
-        if task not in built:
-            built[task] = init_inferencer(*saved_video_model(task, folder / task), device='cpu', show_progress=False)
-        return built[task]
-
-    return get
+    return cache(
+        lambda task: init_inferencer(*saved_video_model(task, folder / task), device='cpu', show_progress=False)
+    )
 
 
 def video(seed: int = 0, length: int = T, size: tuple[int, int] = SIZE) -> list[np.ndarray]:

@@ -85,7 +85,11 @@ def test_every_size_has_every_step() -> None:
     assert {leaf.name.rsplit('_', 2)[0] for leaf in LEAVES} == names and len(LEAVES) == len(names)
 
 
-@pytest.mark.parametrize('leaf', LEAVES, ids=lambda leaf: leaf.name.rsplit('_', 2)[0])
+@pytest.mark.parametrize(
+    'leaf',
+    [pytest.param(leaf, marks=[pytest.mark.slow] * ('-s_' not in leaf.name)) for leaf in LEAVES],
+    ids=lambda leaf: leaf.name.rsplit('_', 2)[0],
+)
 def test_builds(leaf: Path) -> None:
     cfg = load_config(leaf)
     with torch.device('meta'):
