@@ -27,6 +27,14 @@ def roots(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     }
 
 
+@pytest.fixture(scope='module')
+def untrained(tool: Callable, roots: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of the toy after one step."""
+    folder = tmp_path_factory.mktemp('untrained')
+    tool('train.py', TOY, '--data-root', roots['youtube_vis'], '--work-dir', folder, '--cfg-options', *options(1))
+    return folder / 'iter_1.pth'
+
+
 def options(max_iters: int = 2, **more: Any) -> list[str]:
     """Overrides for a model and a run that take seconds."""
     kept = [each for each in shrunk('panoptic', max_iters) if not each.startswith(('img_size', 'train_dataloader'))]
@@ -58,30 +66,32 @@ def test_train_then_test(
     assert len(pickle.loads((tmp_path / 'dump.pkl').read_bytes())) == 1
 
 
-def test_results_alone_need_no_annotations(tool: Callable, roots: dict[str, Path], tmp_path: Path) -> None:
+def test_results_alone_need_no_annotations(
+    tool: Callable, roots: dict[str, Path], untrained: Path, tmp_path: Path
+) -> None:
     root = tmp_path / 'root'
     root.mkdir()
     (root / 'valid').symlink_to(roots['youtube_vis'] / 'valid')
     bare = json.loads((roots['youtube_vis'] / 'valid.json').read_text())
     bare.pop('annotations')
     (root / 'valid.json').write_text(json.dumps(bare))
-    checkpoint = untrained(tool, roots, tmp_path)
     arguments = ['--data-root', root, '--work-dir', tmp_path, '--out', tmp_path / 'out', '--format-only']
-    tool('test.py', TOY, checkpoint, *arguments, '--cfg-options', *options())
+    tool('test.py', TOY, untrained, *arguments, '--cfg-options', *options())
     tracks = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert tracks and {len(track['segmentations']) for track in tracks} == {FRAMES}
 
 
-def test_frame_by_frame_through_the_tools(tool: Callable, roots: dict[str, Path], tmp_path: Path) -> None:
-    checkpoint = untrained(tool, roots, tmp_path)
+def test_frame_by_frame_through_the_tools(
+    tool: Callable, roots: dict[str, Path], untrained: Path, tmp_path: Path
+) -> None:
     config = tmp_path / 'online.py'
     sampler = "test_dataloader = dict(sampler=dict(_delete_=True, type='TrackImgSampler'))"
     config.write_text(f'_base_ = [{str(TOY)!r}]\n{sampler}\n')
     common = ['--data-root', roots['youtube_vis'], '--work-dir', tmp_path / 'test', '--cfg-options', *options()]
-    tool('test.py', config, checkpoint, *common)
+    tool('test.py', config, untrained, *common)
     assert 'vis/AP' in metrics(tmp_path / 'test')
     with pytest.raises(TypeError, match='tools/demo.py'):
-        tool('test.py', config, checkpoint, '--show-dir', tmp_path / 'show', *common)
+        tool('test.py', config, untrained, '--show-dir', tmp_path / 'show', *common)
 
 
 def test_resumed_run_goes_on_as_if_never_stopped(tool: Callable, roots: dict[str, Path], tmp_path: Path) -> None:
@@ -89,12 +99,10 @@ def test_resumed_run_goes_on_as_if_never_stopped(tool: Callable, roots: dict[str
         common = ['--data-root', roots['youtube_vis'], '--work-dir', tmp_path / work_dir, *arguments]
         tool('train.py', TOY, *common, '--cfg-options', *options(4, **more))
 
-    train('whole')
-    train('parts', **{'default_hooks.checkpoint.interval': 2})
-    for step in (3, 4):
-        (tmp_path / 'parts' / f'iter_{step}.pth').unlink(missing_ok=True)
-    train('parts', '--resume', tmp_path / 'parts' / 'iter_2.pth')
+    train('whole', **{'default_hooks.checkpoint.interval': 2})
+    train('parts', '--resume', tmp_path / 'whole' / 'iter_2.pth')
     whole, parts = losses(tmp_path / 'whole'), losses(tmp_path / 'parts')
+    assert sorted(parts) == [3, 4]
     assert parts[4] == pytest.approx(whole[4], rel=1e-5)
 
 
@@ -104,10 +112,3 @@ def test_accumulated_clips_train(tool: Callable, roots: dict[str, Path], tmp_pat
         'train.py', TOY, '--data-root', roots['youtube_vis'], '--work-dir', tmp_path, '--cfg-options', *options(**more)
     )
     assert np.isfinite(list(losses(tmp_path).values())).all()
-
-
-def untrained(tool: Callable, roots: dict[str, Path], tmp_path: Path) -> Path:
-    """A checkpoint of the toy after one step."""
-    common = ['--data-root', roots['youtube_vis'], '--work-dir', tmp_path / 'train', '--cfg-options', *options(1)]
-    tool('train.py', TOY, *common)
-    return tmp_path / 'train' / 'iter_1.pth'
