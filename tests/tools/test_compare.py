@@ -13,10 +13,8 @@ import pytest
 import torch
 from tool_runs import CONFIGS
 
-from benchmark.peers import ours
-from benchmark.problems import criterion_problem, pq_problem
-from benchmark.subject import agreement, calls_of, check, check_tensors, load_subjects, measure
-from benchmark.subjects import LEAF, check_qualities
+from benchmark.subject import LEAF, agreement, check, check_tensors, load_subjects, measure
+from benchmark.subjects import head, metrics, network
 
 Tool = Callable[..., None]
 MODEL = ['img_size=64', 'model.backbone.depth=3', 'model.backbone.embed_dim=32', 'model.backbone.num_heads=2']
@@ -65,7 +63,7 @@ def training_args(**changes: Any) -> Namespace:
 
 def test_training_steps_start_from_equal_predictions_and_change_them() -> None:
     subject = load_subjects()['training']
-    calls = calls_of(subject, subject.problem(training_args()))
+    calls = subject.calls(subject.problem(training_args()))
     first, second = ({name: call() for name, call in calls.items()} for _ in range(2))
     assert 'results of transformers differ' in subject.check(first)
     assert not any(torch.equal(first[name][1], second[name][1]) for name in ('eomt_mm', 'transformers'))
@@ -79,7 +77,7 @@ def test_losses_agree_where_both_sides_draw_the_same_points() -> None:
 
 
 def test_gradients_start_anew_with_each_call() -> None:
-    call = ours.criterion(criterion_problem(Namespace(**CRITERION)))
+    call = head.criterion(head.criterion_problem(Namespace(**CRITERION)))
     found = []
     for _ in range(2):
         torch.manual_seed(0)
@@ -142,12 +140,12 @@ def test_pq_without_panopticapi(tool: Tool, capfd: pytest.CaptureFixture[str]) -
 
 def test_maps_in_memory_give_the_same_qualities() -> None:
     options = dict(num_images=2, num_segments=12, ori_size=(48, 64), panopticapi_python='')
-    files, memory = (ours.pq(pq_problem(Namespace(**options, in_memory=way)))() for way in (False, True))
+    files, memory = (metrics.pq(metrics.pq_problem(Namespace(**options, in_memory=way)))() for way in (False, True))
     assert repr(files) == repr(memory) and len(files) == 133
     other = {id_: list(np.nan_to_num(qualities)) for id_, qualities in files.items()}
-    assert 'by 0.0e+00 at most' in check_qualities(dict(eomt_mm=files, panopticapi=other))
+    assert 'by 0.0e+00 at most' in metrics.check_qualities(dict(eomt_mm=files, panopticapi=other))
     other['7'][1] += 0.25
-    assert 'by 2.5e-01 at most' in check_qualities(dict(eomt_mm=files, panopticapi=other))
+    assert 'by 2.5e-01 at most' in metrics.check_qualities(dict(eomt_mm=files, panopticapi=other))
 
 
 # What is said
@@ -199,7 +197,7 @@ def test_memory_of_fresh_processes() -> None:
 @pytest.mark.slow
 def test_memory_of_a_training_holds_weights_and_optimiser() -> None:
     args = training_args(**{'model.backbone.embed_dim': 512})
-    model = ours.network(load_subjects()['training'].problem(args).cfg)
+    model = network.network(load_subjects()['training'].problem(args).cfg)
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
     for side in measure('training', Namespace(**vars(args), rounds=1, threads=1, no_memory=False)):
         assert side.memory is not None and 3 * weights < side.memory < 8 * weights + 500e6

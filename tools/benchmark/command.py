@@ -2,7 +2,7 @@
 
 import argparse
 import tempfile
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
 
 import torch
@@ -65,24 +65,12 @@ def number_of_frames(args: argparse.Namespace) -> int:
 
 
 def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
-    spec = Spec(
-        config='',
-        stage=args.stage,
-        size=size,
-        batch=args.batch,
-        device=args.device,
-        amp=args.amp,
-        compile_mode=args.compile,
-        options=dict(args.cfg_options or {}),
-        image=str(image),
-        kept=args.kept,
-        frames=number_of_frames(args),
-        window=args.window,
-        whole_video=args.whole_video,
-    )
+    """One for each config. Options of the command are named as fields of Spec."""
+    given = {field.name: vars(args)[field.name] for field in fields(Spec) if field.name in vars(args)}
+    given.update(size=size, image=str(image), options=dict(args.cfg_options or {}), frames=number_of_frames(args))
     checkpoints = args.checkpoints or [None] * len(args.configs)
     return [
-        replace(spec, config=config, checkpoint=checkpoint)
+        Spec(config=config, checkpoint=checkpoint, **given)
         for config, checkpoint in zip(args.configs, checkpoints, strict=True)
     ]
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules are those of a package
 
-from benchmark.compare_command import main
+from benchmark.subject import main
 
 if __name__ == '__main__':
     main(__doc__)

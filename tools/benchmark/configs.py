@@ -75,13 +75,14 @@ def side_config(
     """
     path, options = find_config(name), dict(options or {})
     cfg = load_config(path, options, data_root)
-    if size is not None and 'img_size' in cfg:
-        options['img_size'] = size[0] if size[0] == size[1] else list(size)
-        backbone = cfg.model.get('backbone', {})
-        if size[0] != size[1] and 'img_size' in backbone:
-            options['model.backbone.img_size'] = backbone['img_size']  # positions are of squares, and interpolated
-        cfg = load_config(path, options, data_root)
     if size is not None:
+        img_size = size[0] if size[0] == size[1] else list(size)
+        if cfg.get('img_size', img_size) != img_size:
+            options['img_size'] = img_size
+            backbone = cfg.model.get('backbone', {})
+            if size[0] != size[1] and 'img_size' in backbone:
+                options['model.backbone.img_size'] = backbone['img_size']  # positions are of squares, and interpolated
+            cfg = load_config(path, options, data_root)
         fit_host(cfg, size)
     if num_queries is not None:
         mask_head(cfg)['num_queries'] = num_queries
@@ -132,6 +133,10 @@ def is_video(cfg: Config) -> bool:
     return any(step['type'] == FRAME_BY_FRAME for step in test_pipeline(cfg))
 
 
+def is_ours(cfg: Config) -> bool:
+    return cfg.model.type.startswith('eomt_mm.')
+
+
 def mask_head(cfg: Config) -> Any:
     """Part of the config that has the queries.
 
@@ -155,3 +160,16 @@ def task_of(cfg: Config) -> str:
         return head.get('task') or ('panoptic' if head.get('num_stuff_classes') else 'instance')
     heads = [model, model.get('roi_head') or {}]
     return 'instance' if any('mask_head' in head for head in heads) else 'detection'
+
+
+def class_counts(cfg: Config) -> tuple[int, int]:
+    """Numbers of thing and stuff classes."""
+    if 'decode_head' in cfg.model:
+        return 0, cfg.model.decode_head.num_classes
+    if 'panoptic_head' in cfg.model:
+        head = cfg.model.panoptic_head
+        return head.num_things_classes, head.get('num_stuff_classes', 0)
+    parts = [cfg.model, cfg.model.get('roi_head') or {}]
+    heads = [part[name] for part in parts for name in ('bbox_head', 'mask_head') if name in part]
+    head = heads[0][0] if isinstance(heads[0], list) else heads[0]  # cascades have one per stage
+    return head.num_classes, 0

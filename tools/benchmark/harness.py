@@ -1,13 +1,14 @@
 """Time and peak memory of several sides in one run: they take turns, and ratios are of neighbours in time."""
 
 import ctypes
+import gc
 import multiprocessing
 import statistics
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,24 @@ class Spread:
         """Median and quartiles in brackets, each times ``scale``."""
         median, low, high = (f'{value * scale:.{digits}f}' for value in (self.median, self.low, self.high))
         return f'{median} [{low}, {high}]'
+
+
+@dataclass
+class Measured:
+    """What was measured of a side: seconds of each round's call, and bytes at most or None."""
+
+    name: str
+    seconds: list[float] = field(default_factory=list)
+    memory: int | None = None
+
+    @property
+    def time(self) -> Spread:
+        """Seconds of a call."""
+        return Spread.of(self.seconds)
+
+    def time_over(self, other: 'Measured') -> Spread:
+        """Ratio of the times, paired by rounds."""
+        return paired_ratio(self.seconds, other.seconds)
 
 
 def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
@@ -75,22 +94,26 @@ def resident(field: str) -> int:
     return int(line.split()[1]) * 1024
 
 
-def settled() -> int:
-    """Resident bytes of this process, with freed memory given back to the system (Linux)."""
+def free_unused() -> None:
+    """Give the memory of what is no longer used back to the system."""
+    gc.collect()
     with suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
-    return resident('VmRSS')
 
 
-def peak_growth(call: Call) -> int:
-    """Bytes by which one call raises the resident set of this process at most (Linux).
+def peak_memory(make: Callable[[], Call]) -> int:
+    """Bytes that what ``make`` builds and two of its calls add to the resident set of this process at most (Linux).
 
-    Call it by :func:`in_fresh_process`, after a small problem: in processes that had done other work (a test suite, on
-    Linux 6.18) growths of 0 were read.
+    Run it by :func:`in_fresh_process`, after a small problem has loaded libraries and started threads: in processes
+    that had done other work (a test suite, on Linux 6.18) growths of 0 were read.
     """
-    before = settled()
+    free_unused()
+    before = resident('VmRSS')
+    call = make()
+    free_unused()
     CLEAR_REFS.write_text('5')  # the peak starts anew from what is resident now
-    call()
+    for _ in range(2):  # the first call makes an optimiser's states
+        call()
     return resident('VmHWM') - before
 
 

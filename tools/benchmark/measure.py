@@ -1,32 +1,32 @@
 """Measure the sides of a comparison of configs, in turns."""
 
+import gc
 import tempfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 import torch
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from benchmark.configs import is_video, side_config
+from benchmark import harness
+from benchmark.configs import is_ours, side_config
 from benchmark.flops import observe
-from benchmark.harness import CLEAR_REFS, Spread, alternate, in_fresh_process, paired_ratio, peak_growth
-from benchmark.models import deformable_attention, is_ours
-from benchmark.projects import import_adapters
-from benchmark.sides import PROJECT_SIDES, Side, Spec
+from benchmark.harness import CLEAR_REFS, Measured, Spread, alternate, in_fresh_process, paired_ratio, synchronize
+from benchmark.models import deformable_attention
+from benchmark.sides import SMALL, Side, Spec, build_side
 from eomt_mm.apis.model import local_checkpoint
 
 T = TypeVar('T')
 R = TypeVar('R')
 
 
-@dataclass
-class Result:
-    """What was measured of a side.
+@dataclass(kw_only=True)
+class Result(Measured):
+    """What was measured of a side, beside the seconds of each round's call.
 
     Attributes:
-        name: of the config.
         spec: of the side.
         task: of the config.
         input_size: height and width that the network read.
@@ -34,22 +34,17 @@ class Result:
         flops: of a call, see :func:`~benchmark.flops.observe`; in training forward, loss and backward; over the
             spec's frames.
         attention: kernels that ran in a call, and how often.
-        seconds: of each round's call.
         speedup: over the first side, of the rounds' ratios.
-        memory: bytes at most, see :func:`~benchmark.measure.peak_memory`; None: not measured.
         accuracy: metrics of the config's own test.
     """
 
-    name: str
     spec: Spec
     task: str
     input_size: tuple[int, int]
     parameters: int
     flops: int
     attention: list[str]
-    seconds: list[float] = field(default_factory=list)
     speedup: Spread | None = None
-    memory: int | None = None
     accuracy: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -90,22 +85,6 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
     return results
 
 
-def build_side(spec: Spec) -> Side:
-    """The side of a spec: that of the project whose model it is, else a :class:`~benchmark.sides.Side`.
-
-    Raises:
-        ValueError: it is a host's model for videos; or what the model says of its config.
-    """
-    cfg = side_config(spec.config)
-    if not is_video(cfg):
-        return Side(spec)
-    import_adapters()
-    for kind in PROJECT_SIDES:
-        if kind.takes(cfg):
-            return kind(spec)
-    raise ValueError(f"{cfg.model.type} is a host's model for videos: of these only the projects' own are timed")
-
-
 def peak_memory(spec: Spec) -> int | None:
     """Bytes of a call at most: weights, optimiser's states, and what the call adds to them.
 
@@ -116,19 +95,18 @@ def peak_memory(spec: Spec) -> int | None:
     on_cuda = spec.device.startswith('cuda')
     if not on_cuda and not CLEAR_REFS.exists():
         return None
-    side = build_side(spec)
-    side.forward_small()
-    if spec.stage == 'train':
-        side.model.train()
+    build_side(replace(spec, size=SMALL, batch=1, checkpoint=None)).call()  # loads libraries, starts threads
     if not on_cuda:
-        return side.resident_bytes() + peak_growth(side.call)
+        return harness.peak_memory(lambda: build_side(spec).call)
+    gc.collect()
+    before = torch.cuda.memory_allocated()
+    side = build_side(spec)
     side.compile()
     side.call()
-    torch.cuda.synchronize()
+    synchronize()
     torch.cuda.reset_peak_memory_stats()
-    before = torch.cuda.memory_allocated()
     side.call()
-    return side.resident_bytes() + torch.cuda.max_memory_allocated() - before
+    return torch.cuda.max_memory_allocated() - before
 
 
 def accuracy(spec: Spec, data_root: str | None) -> dict[str, float]:
@@ -175,6 +153,13 @@ def _observe(side: Side) -> Result:
     if spec.compile_mode is not None:
         side.call()
     deformable = deformable_attention(side.model, spec.device)
-    attention = [f'{count} {name}' for name, count in kernels.items()] + ([deformable] if deformable else [])
     assert side.input_size is not None  # the call has run
-    return Result(spec.name, spec, side.task, side.input_size, side.num_parameters(), flops // spec.frames, attention)
+    return Result(
+        name=spec.name,
+        spec=spec,
+        task=side.task,
+        input_size=side.input_size,
+        parameters=sum(parameter.numel() for parameter in side.model.parameters()),
+        flops=flops // spec.frames,
+        attention=[f'{count} {name}' for name, count in kernels.items()] + ([deformable] if deformable else []),
+    )

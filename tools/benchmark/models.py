@@ -10,14 +10,11 @@ from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
 from torch import Tensor, nn
 
+from benchmark.configs import is_ours
 from eomt_mm import compat
 from eomt_mm.apis.model import init_model
 
 CERTAIN = 20.0  # logit over zeros: a probability above 0.999 among a thousand classes
-
-
-def is_ours(cfg: Config) -> bool:
-    return cfg.model.type.startswith('eomt_mm.')
 
 
 def build_model(cfg: Config, checkpoint: str | None, device: str) -> Any:
@@ -49,19 +46,6 @@ def deformable_attention(model: nn.Module, device: str) -> str | None:
     return f'{count} deformable, ' + ('compiled op' if compiled else 'slow PyTorch form (no compiled op)')
 
 
-def class_counts(cfg: Config) -> tuple[int, int]:
-    """Numbers of thing and stuff classes."""
-    if 'decode_head' in cfg.model:
-        return 0, cfg.model.decode_head.num_classes
-    if 'panoptic_head' in cfg.model:
-        head = cfg.model.panoptic_head
-        return head.num_things_classes, head.get('num_stuff_classes', 0)
-    parts = [cfg.model, cfg.model.get('roi_head') or {}]
-    heads = [part[name] for part in parts for name in ('bbox_head', 'mask_head') if name in part]
-    head = heads[0][0] if isinstance(heads[0], list) else heads[0]  # cascades have one per stage
-    return head.num_classes, 0
-
-
 def keep_queries(head: Any, count: int) -> None:
     """Makes the first ``count`` queries certain of a class each, and the others of "no object"."""
     num_classes = head.num_classes
@@ -77,14 +61,3 @@ def keep_queries(head: Any, count: int) -> None:
 
     for predictor in predictors:
         predictor.register_forward_hook(certain)
-
-
-def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW with its states, as after a step."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.AdamW(trained, lr=1e-6)
-    for parameter in trained:
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-    optimizer.zero_grad()
-    return optimizer

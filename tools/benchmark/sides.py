@@ -14,27 +14,36 @@ from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
-from benchmark.configs import Size, is_video, side_config, task_of, test_pipeline, without_targets
+from benchmark.adapters import import_adapters
+from benchmark.configs import (
+    Size,
+    class_counts,
+    is_ours,
+    is_video,
+    side_config,
+    task_of,
+    test_pipeline,
+    without_targets,
+)
 from benchmark.harness import Call
 from benchmark.inputs import blank_samples, make_batch
-from benchmark.models import build_model, class_counts, is_ours, keep_queries, make_optimizer
+from benchmark.models import build_model, keep_queries
 
 RESULTS = dict(
     panoptic='pred_panoptic_seg', instance='pred_instances', semantic='pred_sem_seg', detection='pred_instances'
 )
-SMALL = 64  # side in pixels of an input that loads libraries and starts threads
+SMALL = (64, 64)  # input that loads libraries and starts threads
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What makes a side; travels to other processes.
+    """What makes a side; travels to other processes. ``tools/benchmark.py --help`` describes stages and frames.
 
     Attributes:
         config: path or name, see :func:`~benchmark.configs.find_config`.
-        stage: 'model' (normalised input to logits), 'full' (image file to the result at the image's own size, on the
-            CPU) or 'train' (uint8 images and targets to the optimiser's step, the masks of EoMT's joint blocks on).
+        stage: one of ``STAGES``.
         size: height and width of the network's input.
-        batch: images per call.
+        batch: images or clips per call.
         device: such as 'cpu', 'cuda'.
         amp: 'float16' or 'bfloat16' for mixed precision.
         compile_mode: of ``torch.compile``; None: eager.
@@ -42,12 +51,10 @@ class Spec:
         num_queries: None: the config's own.
         image: file of the full stage.
         checkpoint: None: random weights.
-        kept: with random weights, the number of queries in the full stage of panoptic models that are made certain of
-            a class. The others say "no object", as do most queries of a trained model; random logits keep none.
-        frames: of a call, over which times and operations are divided. Video models take them as a clip, image models
-            one by one; a training step of image models takes them as one batch.
-        window: frames that go through the first blocks of a video model together, in the model stage and with
-            ``whole_video``.
+        kept: with random weights, queries of panoptic models in the full stage that are made certain of a class. The
+            others say "no object", as do most queries of a trained model; random logits keep none.
+        frames: of a call, over which times and operations are divided.
+        window: frames that go through the first blocks of a video model together.
         whole_video: a video model's results of the full stage wait for all frames; False: one comes with each frame.
     """
 
@@ -74,7 +81,7 @@ class Spec:
 
 
 class Side:
-    """A built side of images.
+    """A built side of images, see :func:`build_side`.
 
     Attributes:
         spec: of it.
@@ -83,25 +90,16 @@ class Side:
         model: with random weights or the checkpoint's.
         call: runs the stage once.
         input_size: height and width of what the network read in its first call, None before.
-        optimizer: AdamW with its states, in the training stage.
     """
 
-    @staticmethod
-    def takes(cfg: Config) -> bool:
-        """Whether sides of this class run the model of a config."""
-        return not is_video(cfg)
-
-    def __init__(self, spec: Spec) -> None:
-        self.spec = spec
-        self.cfg = side_config(spec.config, spec.size, spec.options, spec.num_queries)
-        self.task = task_of(self.cfg)
-        if self.task == 'panoptic' and 'test_cfg' in self.cfg.model and self.cfg.model.test_cfg:
-            self.cfg.model.test_cfg.instance_on = False  # stock Mask2Former would predict instances as well
+    def __init__(self, spec: Spec, cfg: Config) -> None:
+        self.spec, self.cfg, self.task = spec, cfg, task_of(cfg)
+        if self.task == 'panoptic' and cfg.model.get('test_cfg'):
+            cfg.model.test_cfg.instance_on = False  # stock Mask2Former would predict instances as well
         torch.manual_seed(0)
         self.model = build_model(self.cfg, spec.checkpoint, spec.device)
         self.input_size: Size | None = None
         self._hook = self.model.backbone.register_forward_pre_hook(self._note_size)
-        self.optimizer: torch.optim.Optimizer | None = None
         self.call: Call = dict(model=self._model, full=self._full, train=self._train)[spec.stage]()
 
     def _note_size(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -120,12 +118,6 @@ class Side:
             if isinstance(head, Mask2FormerHead):  # mmseg's 'tensor' mode leaves out the samples that it asks for
                 return head(self.model.extract_feat(images), samples)
             return self.model(images, samples, mode='tensor')
-
-    def forward_small(self) -> None:
-        """Runs the network on a small image."""
-        self.model.eval()
-        size = (SMALL, SMALL)
-        self.forward(torch.zeros(1, 3, *size, device=self.spec.device), blank_samples(self.task, size, 1))
 
     def _model(self) -> Call:
         spec = self.spec
@@ -159,7 +151,7 @@ class Side:
     def _train(self) -> Call:
         spec, model = self.spec, self.model
         batch = self.training_batch()
-        optimizer = self.optimizer = make_optimizer(model)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
         scaler = torch.amp.GradScaler(torch.device(spec.device).type, enabled=spec.amp == 'float16')
         model.train()
 
@@ -187,18 +179,23 @@ class Side:
             if part is not None:
                 part.compile(mode=mode)
 
-    def num_parameters(self) -> int:
-        return sum(parameter.numel() for parameter in self.model.parameters())
 
-    def resident_bytes(self) -> int:
-        """Parameters, buffers and, in training, the optimiser's states."""
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        if self.optimizer is not None:
-            tensors += [v for state in self.optimizer.state.values() for v in state.values() if isinstance(v, Tensor)]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+VIDEO_SIDES: dict[str, type[Side]] = {}  # by the model's type in the config: what projects add
 
 
-PROJECT_SIDES: list[type[Side]] = []  # what projects' adapters add; asked in this order
+def build_side(spec: Spec) -> Side:
+    """The side of a spec: that of the project whose model it is, else a :class:`Side`.
+
+    Raises:
+        ValueError: it is a host's model for videos; or what the model says of its config.
+    """
+    cfg = side_config(spec.config, spec.size, spec.options, spec.num_queries)
+    if not is_video(cfg):
+        return Side(spec, cfg)
+    import_adapters()
+    if cfg.model.type not in VIDEO_SIDES:
+        raise ValueError(f"{cfg.model.type} is a host's model for videos: of these only the projects' own are timed")
+    return VIDEO_SIDES[cfg.model.type](spec, cfg)
 
 
 def repeated(call: Call, times: int) -> Call:

@@ -1,18 +1,24 @@
 """One part of EoMT beside its peers: results are compared, sides take turns, then the memory of each is read."""
 
-import importlib
+import argparse
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from mmengine.config import DictAction
 from torch import Tensor
 
-from benchmark.harness import CLEAR_REFS, Call, Spread, alternate, in_fresh_process, paired_ratio, peak_growth, settled
-from benchmark.projects import import_adapters
+from benchmark import harness
+from benchmark.adapters import import_adapters
+from benchmark.harness import CLEAR_REFS, Call, Measured, alternate, in_fresh_process
+from benchmark.report import environment, markdown, megabytes, milliseconds, write_json
+from eomt_mm.fileio.writing import check_free
 
 TOLERANCE = 1e-4  # of the range of the values, in float32
+Maker = Callable[[Any], Call | None]
 Results = Mapping[str, Any]  # of one call of each side
 
 
@@ -23,7 +29,6 @@ class Subject:
     Attributes:
         help: a line for the command's help.
         problem: makes what all sides get from the options: the same in every process.
-        sides: by name, ours first; each makes a call from the problem, or None where it takes no part.
         check: a line on how results agree, '' for nothing to say.
 
             Raises:
@@ -34,96 +39,71 @@ class Subject:
             another order.
         small: options of a problem that loads libraries and starts threads before the memory is read; None: the memory
             is not measured.
+        sides: by name, ours first; see :meth:`side`.
     """
 
     help: str
     problem: Callable[[Namespace], Any]
-    sides: Mapping[str, Callable[[Any], Call | None]]
     check: Callable[[Results], str]
     options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     rounds: int = 10
     threads: int = 2
     exact: Mapping[str, Any] = field(default_factory=dict)
     small: Mapping[str, Any] | None = None
+    sides: dict[str, Maker] = field(default_factory=dict)
 
+    def side(self, name: str) -> Callable[[Maker], Maker]:
+        """Decorator for a side: a function that makes a call from the problem, or None where it takes no part."""
 
-@dataclass
-class Measured:
-    """What was measured of a side: seconds of each round's call, and bytes at most or None."""
+        def add(make: Maker) -> Maker:
+            self.sides[name] = make
+            return make
 
-    name: str
-    seconds: list[float]
-    memory: int | None = None
+        return add
 
-    @property
-    def time(self) -> Spread:
-        """Seconds of a call."""
-        return Spread.of(self.seconds)
-
-    def time_over(self, other: 'Measured') -> Spread:
-        """Ratio of the times, paired by rounds."""
-        return paired_ratio(self.seconds, other.seconds)
+    def calls(self, problem: Any) -> dict[str, Call]:
+        """Calls of the sides that take part."""
+        made = {name: make(problem) for name, make in self.sides.items()}
+        return {name: call for name, call in made.items() if call is not None}
 
 
 SUBJECTS: dict[str, Subject] = {}  # by name; see :func:`load_subjects`
 
 
 def load_subjects() -> dict[str, Subject]:
-    """``SUBJECTS``, filled with ours and the projects'."""
-    importlib.import_module('benchmark.subjects')
+    """``SUBJECTS``, filled with ours and the projects', and their sides."""
     import_adapters()
     return SUBJECTS
 
 
-def changed(args: Namespace, options: Mapping[str, Any]) -> Namespace:
-    return Namespace(**{**vars(args), **options})
+# Options that several subjects have ------------------------------------------------------------------------------
+
+
+def integer(default: int, help: str) -> dict[str, Any]:
+    return dict(type=int, default=default, help=help)
+
+
+LEAF = 'eomt_dinov2-s_24e_coco-panoptic-640'
+CONFIG = dict(config=dict(nargs='?', default=LEAF, help='path or name of a config of EoMT'))
+OPTIONS = {'--cfg-options': dict(nargs='+', action=DictAction, help='overrides in the config')}
+SIZE = {'--size': integer(640, 'side of the input')}
+SHAPE = {'--ori-size': dict(type=int, nargs=2, default=(480, 640), metavar=('H', 'W'), help='of the image')}
+
+
+# Agreement -------------------------------------------------------------------------------------------------------
 
 
 def check(subject: Subject, args: Namespace) -> str:
     """Compare the results of one call of each side; see :attr:`Subject.check`."""
     results = {}
-    for name, call in calls_of(subject, subject.problem(changed(args, subject.exact))).items():
+    for name, call in subject.calls(subject.problem(changed(args, subject.exact))).items():
         torch.manual_seed(0)
         results[name] = call()
     return subject.check(results)
 
 
-def calls_of(subject: Subject, problem: Any) -> dict[str, Call]:
-    """Calls of the sides that take part."""
-    calls = {side: make(problem) for side, make in subject.sides.items()}
-    return {side: call for side, call in calls.items() if call is not None}
-
-
-def measure(name: str, args: Namespace) -> list[Measured]:
-    """Time all sides in turns; then the memory of each in a fresh process, unless ``args.no_memory``."""
-    subject = SUBJECTS[name]
-    found = [
-        Measured(side, seconds)
-        for side, seconds in alternate(calls_of(subject, subject.problem(args)), args.rounds).items()
-    ]
-    if subject.small is not None and not args.no_memory and CLEAR_REFS.exists():
-        for side in found:
-            side.memory = in_fresh_process(peak_memory, name, side.name, args)
-    return found
-
-
-def peak_memory(name: str, side: str, args: Namespace) -> int:
-    """Bytes that a side holds at most in two calls, beyond libraries and the problem; run it in a fresh process."""
-    torch.set_num_threads(args.threads)
-    subject = load_subjects()[name]
-    assert subject.small is not None
-    alone = replace(subject, sides={side: subject.sides[side]})
-    calls_of(alone, subject.problem(changed(args, subject.small)))[side]()
-    problem = subject.problem(args)
-    before = settled()
-    call = calls_of(alone, problem)[side]
-    held = settled() - before  # weights
-
-    def twice() -> None:
-        for _ in range(2):  # the first one makes an optimiser's states
-            call()
-
-    return held + peak_growth(twice)
+def changed(args: Namespace, options: Mapping[str, Any]) -> Namespace:
+    return Namespace(**{**vars(args), **options})
 
 
 def check_tensors(results: Results) -> str:
@@ -137,9 +117,9 @@ def check_tensors(results: Results) -> str:
     for name in others:
         pairs = zip(results[first], results[name], strict=True)
         worst = max(difference(mine.float(), other.float()) for mine, other in pairs)
-        if worst > TOLERANCE:
-            raise RuntimeError(f'results of {name} differ from those of {first} by {worst:.1e} of their range')
         lines.append(f'results of {name} differ from those of {first} by {worst:.1e} of their range')
+        if worst > TOLERANCE:
+            raise RuntimeError(lines[-1])
     return '; '.join(lines)
 
 
@@ -167,3 +147,86 @@ def agreement(mine: Tensor, other: Tensor) -> float:
             taken |= {(0, one), (1, two)}
             agreeing += int(counts[k])
     return agreeing / mine.numel()
+
+
+# Time and memory -------------------------------------------------------------------------------------------------
+
+
+def measure(name: str, args: Namespace) -> list[Measured]:
+    """Time all sides in turns; then the memory of each in a fresh process, unless ``args.no_memory``."""
+    subject = SUBJECTS[name]
+    seconds = alternate(subject.calls(subject.problem(args)), args.rounds)
+    found = [Measured(name=side, seconds=values) for side, values in seconds.items()]
+    if subject.small is not None and not args.no_memory and CLEAR_REFS.exists():
+        for side in found:
+            side.memory = in_fresh_process(peak_memory, name, side.name, args)
+    return found
+
+
+def peak_memory(name: str, side: str, args: Namespace) -> int:
+    """Bytes that a side holds at most beyond libraries and the problem; run it in a fresh process."""
+    torch.set_num_threads(args.threads)
+    subject = load_subjects()[name]
+    assert subject.small is not None
+    alone = replace(subject, sides={side: subject.sides[side]})
+    alone.calls(subject.problem(changed(args, subject.small)))[side]()
+    problem = subject.problem(args)
+    return harness.peak_memory(lambda: alone.calls(problem)[side])
+
+
+# Command ---------------------------------------------------------------------------------------------------------
+
+
+def main(description: str) -> None:
+    """Parse the command line of compare.py and compare; errors end in a usage line."""
+    parser, args = parse_args(description)
+    torch.set_num_threads(args.threads)
+    options = {name: value for name, value in vars(args).items() if name not in ('subject', 'base', 'out', 'no_memory')}
+    try:
+        if args.rounds < 1:
+            raise ValueError(f'--rounds {args.rounds}: at least 1')
+        if args.out is not None:
+            check_free(args.out)
+        agreement = check(SUBJECTS[args.subject], args)
+        env = environment('cpu')
+        stated = ', '.join(f'{name} {value}' for name, value in options.items() if value is not None)
+        print(f'{args.subject}: {stated}\n{env["device_name"]}, torch {env["torch"]}, float32, sides in turns')
+        print(agreement, end='\n' * bool(agreement))
+        sides = measure(args.subject, args)
+        print(f'\n{table(sides, args.base)}')
+        if args.out is not None:
+            write_json(args.out, env, sides, subject=args.subject, options=options, agreement=agreement)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        parser.error(str(error))
+
+
+def parse_args(description: str) -> tuple[argparse.ArgumentParser, Namespace]:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    subjects = parser.add_subparsers(dest='subject', metavar='SUBJECT', required=True)
+    for name, subject in load_subjects().items():
+        one = subjects.add_parser(
+            name, help=subject.help, description=subject.help, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        )
+        for option, settings in subject.options.items():
+            one.add_argument(option, **settings)
+        one.add_argument('--base', choices=list(subject.sides), default=next(iter(subject.sides)), help='of the ratios')
+        one.add_argument('--rounds', type=int, default=subject.rounds, help='timed calls of each side')
+        one.add_argument('--threads', type=int, default=subject.threads, help='of torch')
+        one.add_argument('--no-memory', action='store_true', help='do not measure the memory')
+        one.add_argument('--out', type=Path, metavar='FILE.json', help='all numbers, every round included')
+    return parser, parser.parse_args()
+
+
+def table(sides: list[Measured], base_name: str) -> str:
+    """Sides as rows, with what they take over what the base takes."""
+    base = next(side for side in sides if side.name == base_name)
+    header = ['side', 'time (ms)', f'over {base.name}']
+    with_memory = any(side.memory is not None for side in sides)
+    rows = []
+    for side in sides:
+        row = [side.name, milliseconds(side.time), side.time_over(base).text(1, 2)]
+        if with_memory:
+            share = '' if side.memory is None or not base.memory else f'{side.memory / base.memory:.2f}'
+            row += [megabytes(side.memory), share]
+        rows.append(row)
+    return markdown(rows, header + (['peak memory', f'over {base.name}'] if with_memory else []))

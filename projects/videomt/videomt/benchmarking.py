@@ -8,20 +8,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from mmdet.structures import DetDataSample, TrackDataSample
-from mmdet.structures.mask import BitmapMasks
-from mmengine.config import Config
+from mmdet.structures import TrackDataSample
 from mmengine.dataset import pseudo_collate
-from mmengine.structures import InstanceData
 from torch import Tensor
 from transformers import VideomtConfig, VideomtForUniversalSegmentation
 
-from benchmark.configs import Size, is_video, side_config
+from benchmark.configs import Size, class_counts, is_ours, is_video, side_config
 from benchmark.harness import Call
-from benchmark.inputs import NUM_THINGS, metainfo_of, rectangles, stripes
-from benchmark.models import build_model, class_counts, is_ours
-from benchmark.sides import PROJECT_SIDES, RESULTS, SMALL, Side
-from benchmark.subject import SUBJECTS, Results, Subject, check_tensors
+from benchmark.inputs import blank_samples, instances, segments
+from benchmark.models import build_model
+from benchmark.sides import RESULTS, VIDEO_SIDES, Side
+from benchmark.subject import OPTIONS, SUBJECTS, Results, Subject, check_tensors
 from eomt_mm.checkpoints.describe import describe
 from eomt_mm.checkpoints.rules import map_to_theirs
 from eomt_mm.core.network import eomt_forward
@@ -43,10 +40,6 @@ class VideoSide(Side):
         ValueError: the spec asks for what the full stage does not do.
     """
 
-    @staticmethod
-    def takes(cfg: Config) -> bool:
-        return is_video(cfg) and is_ours(cfg)
-
     @cached_property
     def network(self) -> Callable[..., Any]:
         """Frames (B, T, 3, H, W) and a state to predictions and the next state."""
@@ -61,10 +54,6 @@ class VideoSide(Side):
             for window in earlier:
                 state = self.network(window, state)[1]
             return self.network(last, state)[0]
-
-    def forward_small(self) -> None:
-        self.model.eval()
-        self.stream(torch.zeros(1, 1, 3, SMALL, SMALL, device=self.spec.device))
 
     def _model(self) -> Call:
         spec = self.spec
@@ -119,8 +108,8 @@ def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, 
         num_things, num_stuff: classes of the model; those of a semantic one are all stuff here.
 
     Returns:
-        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: what :func:`~benchmark.inputs.make_batch` has for
-        one image, standing still, each thing and each class of stuff with a mask and an id.
+        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: :func:`~benchmark.inputs.segments`, standing still,
+        each with an id.
     """
     if task == 'semantic':
         num_things, num_stuff = 0, num_things + num_stuff
@@ -128,25 +117,14 @@ def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, 
     clips = [torch.from_numpy(rng.integers(0, 256, (frames, 3, *size), dtype=np.uint8)) for _ in range(batch)]
     samples = []
     for _ in clips:
-        frame = _tracks(rng, size, num_things, num_stuff)
+        (frame,) = blank_samples('instance', size, 1)
+        frame.gt_instances = instances(*segments(rng, size, num_things, num_stuff))
+        frame.gt_instances.instances_ids = torch.arange(len(frame.gt_instances))
         samples.append(TrackDataSample(video_data_samples=[copy.deepcopy(frame) for _ in range(frames)]))
     return dict(inputs=clips, data_samples=samples)
 
 
-def _tracks(rng: np.random.Generator, size: Size, num_things: int, num_stuff: int) -> DetDataSample:
-    labels, masks = np.zeros(0, np.int64), np.zeros((0, *size), np.uint8)
-    if num_things:
-        labels, masks = rng.integers(0, num_things, NUM_THINGS), rectangles(rng, size)[0]
-    if num_stuff:
-        label_map = stripes(rng, size, num_things + np.arange(num_stuff)).numpy()
-        classes = np.unique(label_map)
-        labels = np.concatenate([labels, classes])
-        masks = np.concatenate([masks, (label_map == classes[:, None, None]).astype(np.uint8)])
-    sample = DetDataSample(metainfo=metainfo_of(size))
-    sample.gt_instances = InstanceData(
-        labels=torch.from_numpy(labels), masks=BitmapMasks(masks, *size), instances_ids=torch.arange(len(labels))
-    )
-    return sample
+VIDEO_SIDES['eomt_mm.VidEoMTDetector'] = VideoSide
 
 
 # Clips, each network with the same weights ------------------------------------------------------------------------
@@ -167,6 +145,28 @@ def clip_problem(args: Namespace) -> Namespace:
     return Namespace(cfg=cfg, frames=frames.to(args.device), device=args.device, dtype=getattr(torch, args.dtype))
 
 
+def check_clips(results: Results) -> str:
+    """All frames; EoMT's first one, for it does not know the earlier ones."""
+    check_tensors({name: [logits[:1] for logits in found] for name, found in results.items()})
+    return check_tensors({name: found for name, found in results.items() if name != 'eomt'})
+
+
+VIDEO = SUBJECTS['video'] = Subject(
+    help="VidEoMT's network on a clip, beside EoMT on its frames and the model of transformers, with equal weights",
+    problem=clip_problem,
+    check=check_clips,
+    options={
+        'config': dict(nargs='?', default='videomt_dinov2-s_40k_ytvis2019-448', help='path or name of one of VidEoMT'),
+        '--size': dict(type=int, nargs=2, default=(640, 640), metavar=('H', 'W'), help='of the frames'),
+        '--frames': dict(type=int, default=5, help='of the clip'),
+        '--device': dict(default='cpu', help='such as cuda'),
+        '--dtype': dict(choices=['float32', 'float16', 'bfloat16'], default='float32', help='of autocast'),
+    }
+    | OPTIONS,
+    exact=dict(dtype='float32'),
+)
+
+
 def clip_model(problem: Namespace) -> Any:
     torch.manual_seed(0)
     return build_model(problem.cfg, None, problem.device)
@@ -184,6 +184,7 @@ def logits_call(problem: Namespace, parts: Callable[[], Iterator[tuple[Tensor, T
     return call
 
 
+@VIDEO.side('eomt')
 def eomt_clip(problem: Namespace) -> Call:
     """EoMT on the frames one by one: what VidEoMT is without its state."""
     model = clip_model(problem)
@@ -209,6 +210,10 @@ def videomt_clip(problem: Namespace, window: int | None = None) -> Call:
     return logits_call(problem, parts)
 
 
+VIDEO.sides.update(videomt=partial(videomt_clip, window=1), videomt_whole=videomt_clip)
+
+
+@VIDEO.side('transformers')
 def transformers_clip(problem: Namespace) -> Call | None:
     """transformers' VidEoMT (sdpa): of DINOv2 with registers, on square frames."""
     ours, size = clip_model(problem), problem.frames.shape[-1]
@@ -235,30 +240,3 @@ def transformers_clip(problem: Namespace) -> Call | None:
         yield output.class_queries_logits, output.masks_queries_logits
 
     return logits_call(problem, parts)
-
-
-def check_clips(results: Results) -> str:
-    """All frames; EoMT's first one, for it does not know the earlier ones."""
-    check_tensors({name: [logits[:1] for logits in found] for name, found in results.items()})
-    return check_tensors({name: found for name, found in results.items() if name != 'eomt'})
-
-
-PROJECT_SIDES.append(VideoSide)
-SUBJECTS['video'] = Subject(
-    help="VidEoMT's network on a clip, beside EoMT on its frames and the model of transformers, with equal weights",
-    problem=clip_problem,
-    sides=dict(
-        eomt=eomt_clip, videomt=partial(videomt_clip, window=1), videomt_whole=videomt_clip,
-        transformers=transformers_clip,
-    ),
-    check=check_clips,
-    options={
-        'config': dict(nargs='?', default='videomt_dinov2-s_40k_ytvis2019-448', help='path or name of one of VidEoMT'),
-        '--size': dict(type=int, nargs=2, default=(640, 640), metavar=('H', 'W'), help='of the frames'),
-        '--frames': dict(type=int, default=5, help='of the clip'),
-        '--device': dict(default='cpu', help='such as cuda'),
-        '--dtype': dict(choices=['float32', 'float16', 'bfloat16'], default='float32', help='of autocast'),
-        '--cfg-options': dict(nargs='+', help='overrides in the config'),
-    },
-    exact=dict(dtype='float32'),
-)  # fmt: skip

@@ -1,1 +1,1 @@
-"""One module per peer: a call for each subject in which it takes part."""
+"""One module per peer: its side of each subject in which it takes part."""

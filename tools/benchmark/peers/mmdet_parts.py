@@ -14,17 +14,20 @@ import torch.nn.functional as F
 from mmdet.evaluation import CocoMetric
 from mmdet.models import MaskFormerFusionHead
 from mmdet.structures import DetDataSample
-from mmengine.registry import DATASETS, MODELS, DefaultScope
+from mmengine.registry import MODELS, DefaultScope
 from mmengine.structures import InstanceData
 from torch import Tensor
 
 from benchmark.configs import side_config
 from benchmark.harness import Call
-from benchmark.problems import InstanceResults, losses_call, one_by_one
+from benchmark.subjects.head import CRITERION, POSTPROCESS, losses_call
+from benchmark.subjects.metrics import INSTANCE_AP, scoring
+from benchmark.subjects.pipeline import PIPELINE, one_by_one
 
 MASK2FORMER = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic'
 
 
+@CRITERION.side('mmdet')
 def criterion(problem: Namespace) -> Call:
     """``Mask2FormerHead.loss_by_feat`` of its own config; bool masks take it less time than its own int64 ones."""
     cfg = side_config(MASK2FORMER, num_queries=problem.class_logits[0].shape[1]).model
@@ -36,6 +39,7 @@ def criterion(problem: Namespace) -> Call:
     return losses_call(problem, lambda: head.loss_by_feat(problem.class_logits, problem.mask_logits, targets, metas))
 
 
+@POSTPROCESS.side('mmdet')
 def postprocess(problem: Namespace) -> Call:
     """The upsampling of ``MaskFormerHead.predict``, then the fusion head with the published thresholds."""
     panoptic, geometry = problem.task == 'panoptic', problem.geometry
@@ -53,10 +57,12 @@ def postprocess(problem: Namespace) -> Call:
     return call
 
 
-def instance_ap(results: InstanceResults) -> Call:
-    return lambda: results.score(partial(CocoMetric, metric='segm', proposal_nums=(1, 10, 100)))
+@INSTANCE_AP.side('mmdet')
+def instance_ap(problem: Namespace) -> Call:
+    return scoring(problem, partial(CocoMetric, metric='segm', proposal_nums=(1, 10, 100)))
 
 
+@PIPELINE.side('mmdet')
 def pipeline(problem: Namespace) -> Call:
     """Mask2Former's training pipeline (large-scale jitter); samples come out with one mask per segment."""
     provide_rgb2id()
@@ -70,9 +76,7 @@ def pipeline(problem: Namespace) -> Call:
              allow_negative_crop=True),
         dict(type='PackDetInputs'),
     ]  # fmt: skip
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        dataset = DATASETS.build(dict(copy.deepcopy(problem.files), type='CocoPanopticDataset', pipeline=steps))
-    return one_by_one(dataset)
+    return one_by_one(dict(copy.deepcopy(problem.files), type='CocoPanopticDataset', pipeline=steps))
 
 
 def provide_rgb2id() -> None:

@@ -84,3 +84,7 @@ def main() -> None:
 
 if __name__ == '__main__':
     main()
+else:  # the other environment has no package benchmark
+    from benchmark.subjects.metrics import PQ
+
+    PQ.sides['panopticapi'] = pq

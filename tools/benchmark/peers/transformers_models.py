@@ -9,14 +9,16 @@ import transformers
 from PIL import Image
 from torch import Tensor
 
+from benchmark.configs import class_counts
 from benchmark.harness import Call
-from benchmark.models import class_counts, keep_queries
-from benchmark.peers import ours
+from benchmark.models import keep_queries
+from benchmark.subjects import network as ours
+from benchmark.subjects.head import POSTPROCESS
 from eomt_mm.checkpoints.exporting import huggingface_model
 
 
 def network(problem: Namespace, size: int) -> Any:
-    """Its model in evaluation, masks off, with the weights of :func:`benchmark.peers.ours.network`."""
+    """Its model in evaluation, masks off, with the weights of :func:`benchmark.subjects.network.network`."""
     model = ours.network(problem.cfg)
     num_heads = model.backbone.vit.blocks[0].attn.num_heads
     weights, config = huggingface_model(model.state_dict(), img_size=size, num_heads=num_heads)
@@ -27,73 +29,69 @@ def network(problem: Namespace, size: int) -> Any:
     return theirs.eval()
 
 
+@ours.FORWARD.side('transformers')
 def forward(problem: Namespace) -> Call:
     theirs = network(problem, problem.images.shape[-1])
 
     @torch.no_grad()
-    def call() -> tuple[Tensor, Tensor]:
+    def call() -> ours.Logits:
         output = theirs(pixel_values=problem.images)
         return output.class_queries_logits, output.masks_queries_logits
 
     return call
 
 
+@ours.TRAINING.side('transformers')
 def training(problem: Namespace) -> Call:
-    """A step with its own loss; its result: the last predictions."""
+    """A step with its own loss."""
     theirs = network(problem, problem.images.shape[-1]).train()
     theirs.attn_mask_probs.fill_(1)
-    optimizer = torch.optim.AdamW(theirs.parameters(), lr=1e-6)
     labels = [target['labels'] for target in problem.targets]
     masks = [target['masks'].float() for target in problem.targets]
 
-    def call() -> tuple[Tensor, Tensor]:
+    def loss_and_logits() -> tuple[Tensor, ours.Logits]:
         output = theirs(pixel_values=problem.images, mask_labels=masks, class_labels=labels)
-        output.loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return output.class_queries_logits.detach(), output.masks_queries_logits.detach()
+        return output.loss, (output.class_queries_logits, output.masks_queries_logits)
 
-    return call
+    return ours.training_step(theirs, loss_and_logits)
 
 
-def postprocess(problem: Namespace) -> Call | None:
-    """``post_process_panoptic_segmentation`` with its stuff classes named; panoptic maps only."""
-    if problem.task != 'panoptic':
-        return None
-    size = max(problem.geometry.input_size)
-    processor = transformers.EomtImageProcessor(size=dict(shortest_edge=size, longest_edge=size))
-    outputs = SimpleNamespace(class_queries_logits=problem.class_logits, masks_queries_logits=problem.mask_logits)
-    stuff = list(range(problem.num_things, problem.num_things + problem.num_stuff))
-
-    @torch.no_grad()
-    def call() -> Tensor:
-        (found,) = processor.post_process_panoptic_segmentation(
-            outputs, target_sizes=[problem.geometry.ori_size], stuff_classes=stuff
-        )
-        return found['segmentation']
-
-    return call
-
-
-def file_to_panoptic(problem: Namespace) -> Call:
-    """``PIL.Image.open``, ``EomtImageProcessor``, the model, and ``post_process_panoptic_segmentation``."""
-    theirs = network(problem, problem.cfg.img_size)
-    num_things, num_stuff = class_counts(problem.cfg)
-    theirs.num_classes = num_things + num_stuff
-    keep_queries(theirs, problem.kept)
-    size = problem.cfg.img_size
-    processor: Any = transformers.EomtImageProcessor(
+def processor_of(size: int) -> Any:
+    return transformers.EomtImageProcessor(
         size=dict(shortest_edge=size, longest_edge=size), do_pad=True, do_split_image=False
     )
-    stuff = list(range(num_things, num_things + num_stuff))
+
+
+def panoptic_map(processor: Any, outputs: Any, size: tuple[int, int], classes: tuple[int, int]) -> Tensor:
+    """Segment numbers (H, W) at ``size``; ``classes``: numbers of things and of stuff."""
+    stuff = list(range(classes[0], sum(classes)))
+    (found,) = processor.post_process_panoptic_segmentation(outputs, target_sizes=[size], stuff_classes=stuff)
+    return found['segmentation']
+
+
+@POSTPROCESS.side('transformers')
+def postprocess(problem: Namespace) -> Call | None:
+    """``post_process_panoptic_segmentation``; panoptic maps only."""
+    if problem.task != 'panoptic':
+        return None
+    processor = processor_of(max(problem.geometry.input_size))
+    outputs = SimpleNamespace(class_queries_logits=problem.class_logits, masks_queries_logits=problem.mask_logits)
+    classes = (problem.num_things, problem.num_stuff)
+    return torch.no_grad()(lambda: panoptic_map(processor, outputs, problem.geometry.ori_size, classes))
+
+
+@ours.FILE_TO_PANOPTIC.side('transformers')
+def file_to_panoptic(problem: Namespace) -> Call:
+    """``PIL.Image.open``, ``EomtImageProcessor``, the model, and ``post_process_panoptic_segmentation``."""
+    size, classes = problem.cfg.img_size, class_counts(problem.cfg)
+    theirs, processor = network(problem, size), processor_of(size)
+    theirs.num_classes = sum(classes)
+    keep_queries(theirs, problem.kept)
 
     @torch.no_grad()
     def call() -> Tensor:
         image = Image.open(problem.path).convert('RGB')
         outputs = theirs(**processor(images=image, return_tensors='pt'))
-        (found,) = processor.post_process_panoptic_segmentation(
-            outputs, target_sizes=[image.size[::-1]], stuff_classes=stuff
-        )
-        return found['segmentation']
+        return panoptic_map(processor, outputs, image.size[::-1], classes)
 
     return call

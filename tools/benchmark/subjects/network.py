@@ -1,0 +1,161 @@
+"""The network: its forward pass, a training step, and the way from an image file to the panoptic map."""
+
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.dataset import Compose, pseudo_collate
+from mmengine.registry import DefaultScope
+from torch import Tensor, nn
+
+from benchmark.configs import class_counts, is_ours, is_video, side_config, task_of, test_pipeline, without_targets
+from benchmark.harness import Call
+from benchmark.inputs import random_targets, write_image
+from benchmark.models import build_model, keep_queries
+from benchmark.subject import CONFIG, OPTIONS, SHAPE, SIZE, SUBJECTS, Subject, check_maps, check_tensors, integer
+
+Logits = tuple[Tensor, Tensor]  # of classes (B, Q, K + 1) and masks (B, Q, H/4, W/4)
+
+
+def problem_of(args: Namespace) -> Namespace:
+    """A config, normalised images (B, 3, S, S), and the targets of each."""
+    cfg = eomt_config(args.config, (args.size, args.size), args.cfg_options)
+    generator = torch.Generator().manual_seed(1)
+    images = torch.randn(args.batch, 3, args.size, args.size, generator=generator)
+    targets = random_targets(args.batch, vars(args).get('targets', 0), args.size, sum(class_counts(cfg)))
+    return Namespace(cfg=cfg, images=images, targets=targets)
+
+
+def eomt_config(name: str, *changes: Any) -> Any:
+    """Config of a side; see :func:`~benchmark.configs.side_config`.
+
+    Raises:
+        ValueError: it is none of EoMT's on images.
+    """
+    cfg = side_config(name, *changes)
+    if not is_ours(cfg) or is_video(cfg):
+        raise ValueError(f'config {name} is none of EoMT on images; tools/benchmark.py compares any configs')
+    return cfg
+
+
+def network(cfg: Config) -> Any:
+    """The config's model in evaluation; its random weights are the same in every process."""
+    torch.manual_seed(0)
+    return build_model(cfg, None, 'cpu')
+
+
+FORWARD = SUBJECTS['forward'] = Subject(
+    help='network, masks off, beside the ViT inside it and the model of transformers with equal weights',
+    problem=problem_of,
+    check=check_tensors,
+    options=CONFIG | SIZE | {'--batch': integer(1, 'images')} | OPTIONS,
+    small=dict(size=64),
+)
+
+
+@FORWARD.side('eomt_mm')
+def forward(problem: Namespace) -> Call:
+    model = network(problem.cfg)
+
+    @torch.no_grad()
+    def call() -> Logits:
+        class_logits, mask_logits = model.extract_feat(problem.images)
+        return class_logits[-1], mask_logits[-1]
+
+    return call
+
+
+@FORWARD.side('timm')
+def plain_vit(problem: Namespace) -> Call:
+    """The ViT inside our model, alone; no predictions to compare."""
+    vit = network(problem.cfg).backbone.vit
+
+    @torch.no_grad()
+    def call() -> None:
+        vit.forward_features(problem.images)
+
+    return call
+
+
+TRAINING = SUBJECTS['training'] = Subject(
+    help='training step, all masks on: forward, matching, losses, backward, AdamW; beside the model and loss of '
+    'transformers with equal weights (each draws its own points)',
+    problem=problem_of,
+    check=check_tensors,
+    options=CONFIG | SIZE | {'--batch': integer(2, 'images'), '--targets': integer(15, 'per image')} | OPTIONS,
+    rounds=3,
+    small=dict(size=64),
+)
+
+
+def training_step(model: nn.Module, loss_and_logits: Callable[[], tuple[Tensor, Logits]]) -> Call:
+    """Loss, backward pass and AdamW's step; its result: the logits."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+
+    def call() -> Logits:
+        loss, (class_logits, mask_logits) = loss_and_logits()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return class_logits.detach(), mask_logits.detach()
+
+    return call
+
+
+@TRAINING.side('eomt_mm')
+def training(problem: Namespace) -> Call:
+    model = network(problem.cfg).train()
+    head = model.decode_head if task_of(problem.cfg) == 'semantic' else model.panoptic_head
+    head.set_attn_mask_probs([1.0] * head.num_blocks)
+
+    def loss_and_logits() -> tuple[Tensor, Logits]:
+        class_logits, mask_logits = model.extract_feat(problem.images)
+        losses = head.criterion(class_logits, mask_logits, problem.targets)
+        return sum(losses.values(), torch.zeros(())), (class_logits[-1], mask_logits[-1])
+
+    return training_step(model, loss_and_logits)
+
+
+def file_problem(args: Namespace) -> Namespace:
+    """A panoptic config, an image file, and the folder that holds it."""
+    cfg = eomt_config(args.config, None, args.cfg_options)
+    if task_of(cfg) != 'panoptic':
+        raise ValueError(f'config {args.config}: its task is {task_of(cfg)}, not panoptic')
+    folder = tempfile.TemporaryDirectory()  # lives as long as the problem
+    path = args.image or write_image(Path(folder.name) / 'image.jpg', tuple(args.ori_size))
+    return Namespace(cfg=cfg, path=path, kept=args.kept, folder=folder)
+
+
+FILE_TO_PANOPTIC = SUBJECTS['file_to_panoptic'] = Subject(
+    help='image file to panoptic map, beside processor, model and post-processing of transformers with equal weights',
+    problem=file_problem,
+    check=check_maps,
+    options=CONFIG
+    | SHAPE
+    | {
+        '--image': dict(type=Path, help='default: one is drawn'),
+        '--kept': integer(25, 'queries that are certain of a class; the others see no object'),
+    }
+    | OPTIONS,
+)
+
+
+@FILE_TO_PANOPTIC.side('eomt_mm')
+def file_to_panoptic(problem: Namespace) -> Call:
+    """The config's own test pipeline and ``test_step``."""
+    cfg, model = problem.cfg, network(problem.cfg)
+    keep_queries(model.panoptic_head, problem.kept)
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):
+        pipeline = Compose(without_targets(test_pipeline(cfg)))
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        item = pipeline(dict(img_path=str(problem.path), img_id=0))
+        (sample,) = model.test_step(pseudo_collate([item]))
+        return sample.pred_panoptic_seg.sem_seg[0]
+
+    return call
