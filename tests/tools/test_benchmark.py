@@ -71,7 +71,6 @@ def test_growth_varies_one_axis_at_a_time(
     ('arguments', 'message'),
     [
         (['nothing'], "config 'nothing' does not exist"),
-        ([PANOPTIC, SEMANTIC, '--stage', 'full', '--size', '64', '64'], 'compare them with --stage model'),
         ([PANOPTIC, SEMANTIC, '--growth'], '--growth is of one config, not of 2'),
         ([PANOPTIC, '--growth', 'depth'], "growth axis 'depth': size, batch, queries"),
         ([PANOPTIC, '--rounds', '0'], '--rounds 0: at least 1'),

@@ -13,7 +13,7 @@ import pytest
 import torch
 from tool_runs import CONFIGS
 
-from benchmark.subject import LEAF, agreement, check, check_tensors, load_subjects, measure
+from benchmark.subject import LEAF, Subject, agreement, check, check_tensors, load_subjects, measure
 from benchmark.subjects import head, metrics, network
 
 Tool = Callable[..., None]
@@ -158,6 +158,18 @@ def test_results_that_differ_are_not_timed() -> None:
     )
     with pytest.raises(RuntimeError, match='results of b differ from those of a by 4.8e-02 of their range'):
         check_tensors(dict(a=[one], b=[other]))
+
+
+def test_a_peer_registers_its_side() -> None:
+    subject = Subject(help='', problem=lambda args: args.value, check=check_tensors)
+    subject.side('ours')(lambda value: lambda: [torch.arange(value)])
+    subject.side('absent')(lambda value: None)
+
+    @subject.side('peer')
+    def peer(value: int) -> Callable[[], list[torch.Tensor]]:
+        return lambda: [torch.arange(value)]
+
+    assert check(subject, Namespace(value=3)) == 'results of peer differ from those of ours by 0.0e+00 of their range'
 
 
 def test_segments_agree_whatever_their_numbers() -> None:

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from benchmark import harness
 from benchmark.configs import is_ours, side_config
 from benchmark.flops import observe
-from benchmark.harness import CLEAR_REFS, Measured, Spread, alternate, in_fresh_process, paired_ratio, synchronize
+from benchmark.harness import CLEAR_REFS, Measured, Spread, alternate, in_fresh_process, synchronize
 from benchmark.models import deformable_attention
 from benchmark.sides import SMALL, Side, Spec, build_side
 from eomt_mm.apis.model import local_checkpoint
@@ -75,7 +75,7 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
     calls = {str(k): side.call for k, side in enumerate(sides)}
     for result, seconds in zip(results, alternate(calls, rounds).values(), strict=True):
         result.seconds = seconds
-        result.speedup = paired_ratio(results[0].seconds, seconds)
+        result.speedup = results[0].time_over(result)
     calls.clear()
     sides.clear()
     if memory:

@@ -123,7 +123,7 @@ POSTPROCESS = SUBJECTS['postprocess'] = Subject(
 @POSTPROCESS.side('eomt_mm')
 def postprocess(problem: Namespace) -> Call:
     """``EoMTDetHead.predict``: choice of queries, ``Padding.invert``, segments or instances, mmdet's encoding."""
-    sizes = dict(embed_dim=16, depth=2, patch_size=16, num_blocks=1)
+    sizes = dict(embed_dim=16, depth=2, patch_size=16, num_blocks=1, max_per_image=problem.max_per_image)
     head = EoMTDetHead(problem.task, problem.num_things, problem.num_stuff, **sizes)
     sample = DetDataSample(metainfo=dict(geometry=problem.geometry))
 
