@@ -161,8 +161,8 @@ VIDEO = SUBJECTS['video'] = Subject(
         '--frames': dict(type=int, default=5, help='of the clip'),
         '--device': dict(default='cpu', help='such as cuda'),
         '--dtype': dict(choices=['float32', 'float16', 'bfloat16'], default='float32', help='of autocast'),
-    }
-    | OPTIONS,
+        **OPTIONS,
+    },
     exact=dict(dtype='float32'),
 )
 
