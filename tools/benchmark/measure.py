@@ -140,6 +140,7 @@ def _attempt(step: Callable[[T], R], items: Sequence[T], specs: Sequence[Spec]) 
 
 
 def _check_tasks(sides: Sequence[Side]) -> None:
+    """In stages that end in losses or results, these are to be of one kind."""
     if len({side.task for side in sides}) > 1 and sides[0].spec.stage != 'model':
         shown = ', '.join(f'{side.spec.name} ({side.task})' for side in sides)
         raise ValueError(f'stage {sides[0].spec.stage}: the tasks of {shown} differ; compare them with --stage model')

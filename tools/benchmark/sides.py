@@ -41,12 +41,8 @@ class Spec:
 
     Attributes:
         config: path or name, see :func:`~benchmark.configs.find_config`.
-        stage: one of ``STAGES``.
         size: height and width of the network's input.
-        batch: images or clips per call.
-        device: such as 'cpu', 'cuda'.
-        amp: 'float16' or 'bfloat16' for mixed precision.
-        compile_mode: of ``torch.compile``; None: eager.
+        amp, compile_mode: None: float32, eager.
         options: overrides of the config.
         num_queries: None: the config's own.
         image: file of the full stage.

@@ -188,9 +188,10 @@ def main(description: str) -> None:
         if args.out is not None:
             check_free(args.out)
         agreement = check(SUBJECTS[args.subject], args)
-        env = environment('cpu')
+        env = environment(options.get('device', 'cpu'))
         stated = ', '.join(f'{name} {value}' for name, value in options.items() if value is not None)
-        print(f'{args.subject}: {stated}\n{env["device_name"]}, torch {env["torch"]}, float32, sides in turns')
+        print(f'{args.subject}: {stated}')
+        print(f'{env["device_name"]}, torch {env["torch"]}, {options.get("dtype", "float32")}, sides in turns')
         print(agreement, end='\n' * bool(agreement))
         sides = measure(args.subject, args)
         print(f'\n{table(sides, args.base)}')

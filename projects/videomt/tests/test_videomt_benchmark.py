@@ -187,19 +187,20 @@ def test_windows_are_of_videos(tool: Callable[..., None], capsys: pytest.Capture
     assert '--window and --whole-video: none of the configs is for videos' in capsys.readouterr().err
 
 
-@pytest.mark.parametrize('size', [(64, 64), (32, 64)])
+@pytest.mark.parametrize(('size', 'dtype'), [((64, 64), 'float32'), ((32, 64), 'bfloat16')])
 def test_a_clip_beside_eomt_and_transformers_with_equal_weights(
-    size: tuple[int, int], tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    size: tuple[int, int], dtype: str, tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Sides agree in what they compute, or it would raise; transformers takes part where frames are square."""
     model = ['model.backbone.embed_dim=32', 'model.backbone.depth=3', 'model.backbone.num_heads=2']
-    options = ['--size', *size, '--frames', 2, '--rounds', 1, '--threads', 1, '--cfg-options', *model]
+    options = ['--size', *size, '--dtype', dtype, '--frames', 2, '--rounds', 1, '--threads', 1, '--cfg-options', *model]
     tool('benchmark/compare.py', 'video', *options)
     printed = capsys.readouterr().out
     rows = [line.split('|')[1].strip() for line in printed.splitlines() if line.startswith('| ')]
     theirs = ['transformers'] if size[0] == size[1] else []
     assert rows == ['side', '---', 'eomt', 'videomt', 'videomt_whole', *theirs]
     assert 'results of videomt_whole differ from those of videomt by' in printed
+    assert f', {dtype}, sides in turns' in printed
 
 
 def test_equal_weights_need_a_config_of_videos(tool: Callable[..., None], capsys: pytest.CaptureFixture[str]) -> None:

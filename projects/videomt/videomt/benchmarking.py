@@ -98,18 +98,11 @@ class VideoSide(Side):
 
 
 def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, num_stuff: int) -> dict[str, Any]:
-    """Clips with tracks, as a loader gives them to a data preprocessor.
-
-    Args:
-        task: 'semantic', 'instance' or 'panoptic'.
-        size: height and width of the frames.
-        batch: number of clips.
-        frames: of each clip.
-        num_things, num_stuff: classes of the model; those of a semantic one are all stuff here.
+    """Clips with tracks, as a loader gives them to a data preprocessor; arguments as of ``make_batch``.
 
     Returns:
         ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: :func:`~benchmark.inputs.segments`, standing still,
-        each with an id.
+        each with an id; all classes of a semantic model are stuff.
     """
     if task == 'semantic':
         num_things, num_stuff = 0, num_things + num_stuff
