@@ -21,7 +21,7 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     parser.add_argument('--whole-video', action='store_true', help='in --stage full; default: frame by frame')
     parser.add_argument('--rounds', type=int, default=10, help='timed calls of each side; default: 10')
     parser.add_argument('--amp', choices=['float16', 'bfloat16'], help='mixed precision; default: float32')
-    parser.add_argument('--compile', dest='compile_mode', choices=COMPILE_MODES, help='of torch.compile; default: eager')
+    parser.add_argument('--compile', choices=COMPILE_MODES, help='mode of torch.compile; default: eager')
     parser.add_argument('--image', help='for --stage full; default: one is drawn, at 3/4 of the size')
     parser.add_argument('--kept', type=int, default=25, help='queries kept in --stage full, see above; default: 25')
     parser.add_argument('--checkpoints', nargs='+', metavar='FILE', help='one per config')

@@ -67,7 +67,8 @@ def number_of_frames(args: argparse.Namespace) -> int:
 def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
     """One for each config. Options of the command are named as fields of Spec."""
     given = {field.name: vars(args)[field.name] for field in fields(Spec) if field.name in vars(args)}
-    given.update(size=size, image=str(image), options=dict(args.cfg_options or {}), frames=number_of_frames(args))
+    given.update(size=size, image=str(image), frames=number_of_frames(args))
+    given.update(options=dict(args.cfg_options or {}), compile_mode=args.compile)
     checkpoints = args.checkpoints or [None] * len(args.configs)
     return [
         Spec(config=config, checkpoint=checkpoint, **given)
