@@ -1,8 +1,8 @@
-"""Mask AP on arrays: matching per image, and the averages; both are done by pycocotools' own functions.
+"""Mask AP on arrays: matching per image, and averages, both by pycocotools' own functions.
 
-`COCOeval` keeps all masks to the end. What its averages need of an image is much less: the scores of its predictions
-and which of them matched or are ignored. So every image goes through `COCOeval.evaluateImg` on its own, and what is
-left of all images through `accumulate` and `summarize`. The numbers are those of `COCOeval` on everything at once.
+`COCOeval` keeps all masks to the end, but its averages need only the scores of predictions and which of them matched
+or are ignored. So `COCOeval.evaluateImg` runs on each image when it comes, and `accumulate` and `summarize` on what is
+kept. The numbers are those of `COCOeval` on everything at once.
 """
 
 import contextlib
@@ -39,15 +39,15 @@ class TrueInstance(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """What averages need of an image; C of its classes have truth or predictions, A area ranges, T IoU thresholds.
+    """What averages need of an image with C classes, A area ranges, T IoU thresholds.
 
     Attributes:
-        labels: (C,), int32, ascending.
+        labels: (C,), int32, ascending: classes with ground truth or predictions.
         num_true: (A, C), int32, instances that count.
         num_predicted: (C,), int32; they add up to D.
         scores: (D,), float64, class by class, descending within one.
-        matched: bits of (A, T, D), packed; whether a prediction matches an instance.
-        ignored: the same; whether a prediction is neither right nor wrong (on a crowd, of another area).
+        matched: packed bits of (A, T, D): whether a prediction matches an instance.
+        ignored: the same: whether a prediction is neither right nor wrong (on a crowd, of another area).
     """
 
     labels: np.ndarray
@@ -74,13 +74,13 @@ class Summary(NamedTuple):
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
     """Run lengths of masks (N, H, W), bool or bytes 0 and 1, that may overlap."""
-    # pycocotools reads down the columns. OpenCV transposes bytes several times faster than numpy and torch, which
-    # halves the time of the whole.
+    # pycocotools reads down the columns. OpenCV transposes bytes several times faster than numpy and torch: this takes
+    # half the time.
     return [mask_api.encode(cv2.transpose(mask).T) for mask in masks.view(np.uint8)]
 
 
 def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
-    """Run lengths of the segments 1 .. ``num_segments`` of an id map (H, W), from its runs instead of from masks."""
+    """Run lengths of the segments 1 .. ``num_segments`` of an id map (H, W), without making masks."""
     height, width = id_map.shape
     columns = np.ascontiguousarray(id_map.T)
     starts = run_starts(columns)
@@ -99,35 +99,77 @@ def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
 
 
 def match_image(
-    truth: Sequence[TrueInstance],
+    true: Sequence[TrueInstance],
     labels: np.ndarray,
     scores: np.ndarray,
     rles: Sequence[RLE],
     max_dets: Sequence[int],
 ) -> ImageMatches:
-    """Matches predictions of one image to its ground truth.
+    """Match the predictions of an image to its ground truth.
 
     Args:
-        truth: instances of the image.
+        true: instances of the image.
         labels: (N,), integers.
         scores: (N,), float64.
         rles: masks of the N predictions, as large as the image.
         max_dets: ascending; beyond the last, predictions of a class are dropped.
-
-    Returns:
-        what averages need of the image, a few bytes per prediction whatever the size of masks.
     """
 
     def iou(rows: list[int], columns: list[int]) -> np.ndarray:
         found: np.ndarray = mask_api.iou(
             [rles[row] for row in rows],
-            [truth[column].rle for column in columns],
-            [int(truth[column].is_crowd) for column in columns],
+            [true[column].rle for column in columns],
+            [int(true[column].is_crowd) for column in columns],
         )
         return found
 
     predicted = list(zip(labels.tolist(), areas(rles).tolist(), scores.tolist(), strict=True))
-    return match_by_class([(one.label, one.area, one.is_crowd) for one in truth], predicted, iou, max_dets)
+    return match_by_class([(one.label, one.area, one.is_crowd) for one in true], predicted, iou, max_dets)
+
+
+class PackedMasks(NamedTuple):
+    """Masks (N, H, W), bool, with eight pixels a byte, as they go to another process."""
+
+    bits: np.ndarray
+    width: int
+
+    @classmethod
+    def of(cls, masks: np.ndarray) -> 'PackedMasks':
+        """Pack masks (N, H, W), bool."""
+        return cls(np.packbits(masks, axis=-1), masks.shape[-1])
+
+    def encode(self) -> list[RLE]:
+        """Run lengths of the masks."""
+        return encode_masks(np.unpackbits(self.bits, axis=-1, count=self.width))
+
+
+def match_masks(
+    labels: np.ndarray,
+    scores: np.ndarray,
+    masks: np.ndarray | PackedMasks | list[RLE],
+    true: Sequence[TrueInstance] | None,
+    max_dets: Sequence[int],
+    keep_rles: bool,
+) -> dict[str, Any]:
+    """Encode the masks of an image, and match them where there is ground truth; this may run in a worker process.
+
+    Args:
+        labels, scores, max_dets: see `match_image`.
+        masks: of the N predictions; arrays are (N, H, W), bool.
+        true: instances of the image; None: match nothing.
+        keep_rles: whether the run lengths of the masks are needed, for result files.
+
+    Returns:
+        ``rles``, empty unless needed; ``matches``, an `ImageMatches`, where there is ground truth.
+    """
+    if isinstance(masks, PackedMasks):
+        rles = masks.encode()
+    else:
+        rles = encode_masks(masks) if isinstance(masks, np.ndarray) else masks
+    found: dict[str, Any] = {'rles': rles if keep_rles else []}
+    if true is not None:
+        found['matches'] = match_image(true, labels, scores, rles, max_dets)
+    return found
 
 
 def match_by_class(
@@ -137,17 +179,14 @@ def match_by_class(
     max_dets: Sequence[int],
     area_ranges: Sequence[Sequence[float]] | None = None,
 ) -> ImageMatches:
-    """Matches whatever has a label, an area and an IoU: each prediction, best first, takes the best that is free.
+    """Match anything that has a label, an area and an IoU: each prediction, best first, takes the best free instance.
 
     Args:
-        true: label, area, is crowd of each.
-        predicted: label, area, score of each.
-        iou: IoU (n, m) of predictions and truth of one class, given their places in ``predicted`` and ``true``.
+        true: (label, area, is crowd) of each instance.
+        predicted: (label, area, score) of each prediction.
+        iou: gives the IoU (n, m) of predictions and instances of a class, by their places in ``predicted``, ``true``.
         max_dets: ascending; beyond the last, predictions of a class are dropped.
-        area_ranges: least and largest area; all, small, medium and large. None: COCO's.
-
-    Returns:
-        as `match_image`.
+        area_ranges: smallest and largest area of all, small, medium and large instances. None: COCO's.
     """
     evaluator = COCOeval(iouType='segm')
     # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
@@ -171,7 +210,7 @@ def match_by_class(
 
 
 def _image_matches(labels: list[int], found: list[list[dict[str, Any]]]) -> ImageMatches:
-    """What is kept of the results (A, C) of `evaluateImg`."""
+    """Keep what averages need of the results (A, C) of `evaluateImg`."""
     any_area = found[0]
     return ImageMatches(
         labels=np.array(labels, dtype=np.int32),
@@ -190,10 +229,10 @@ def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
 
 
 def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Sequence[int]) -> Summary:
-    """Averages over images and classes.
+    """Average over images and classes.
 
     Args:
-        images: in the order of their ids: among equal scores the earlier image comes first.
+        images: in the order of their ids, in which equal scores are ranked.
         num_classes: number C of classes to average over.
         max_dets: three ascending numbers of predictions per class and image, 100 among them.
     """
@@ -203,7 +242,7 @@ def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Seque
     for image in images:
         for place, label in enumerate(image.labels.tolist()):
             places[label].append((image, place))
-    # Class by class, so that what is packed is never unpacked all at once.
+    # Class by class, so that packed bits are never unpacked all at once.
     curves = [_accumulate(evaluator, label, places[label]) for label in range(num_classes)]
     per_class = np.stack([_summarise(evaluator, [curve])[0] for curve in curves])
     stats, text = _summarise(evaluator, curves)
@@ -226,7 +265,7 @@ def _accumulate(
 
 
 def _unpacked(image: ImageMatches, place: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
-    """One class of an image as `evaluateImg` gives it, as far as `accumulate` reads it; one entry per area range."""
+    """Restore what `accumulate` reads of one class of an image; one entry per area range."""
     end = int(image.num_predicted[: place + 1].sum())
     own = slice(end - int(image.num_predicted[place]), end)
     full = (*shape, len(image.scores))
@@ -245,7 +284,7 @@ def _unpacked(image: ImageMatches, place: int, shape: tuple[int, int]) -> list[d
 
 
 def _summarise(evaluator: COCOeval, curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, str]:
-    """(12,) averages over the classes of ``curves``, and what pycocotools prints of them."""
+    """Averages (12,) over the classes of ``curves``, and what pycocotools prints."""
     precision, recall = (np.concatenate(parts, axis=-3) for parts in zip(*curves, strict=True))
     evaluator.eval = {'precision': precision, 'recall': recall}
     with contextlib.redirect_stdout(io.StringIO()) as printed:

@@ -4,7 +4,7 @@ The rules are those of cityscapesScripts' ``evalInstanceLevelSemanticLabeling.py
 ``*_gtFine_instanceIds.png``: 1000 labelId + number is an instance; below 1000 the id is the labelId itself, which for a
 thing class is a group of instances, and elsewhere stuff or void.
 
-- Instances of 100 pixels or more are truth. Groups and smaller instances are neither found nor missed.
+- Instances of 100 pixels or more count. Groups and smaller instances are neither found nor missed.
 - A prediction finds the instance of its class with which its IoU is above the threshold; of several the one with the
   highest score does, the others are wrong.
 - Any other prediction is wrong, unless its share on void and on groups and small instances of its class is above the
@@ -14,10 +14,8 @@ thing class is a group of instances, and elsewhere stuff or void.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
-import torch
 
 from eomt_mm.annotations.class_tables import CITYSCAPES_VOID_IDS
 
@@ -30,22 +28,22 @@ NUM_IDS = 1 << 16
 
 
 def match_instances(
-    ids: np.ndarray, masks: Any, scores: np.ndarray, labels: np.ndarray, label_ids: np.ndarray
+    ids: np.ndarray, masks: np.ndarray, scores: np.ndarray, labels: np.ndarray, label_ids: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Compares predictions with the ground truth of an image.
+    """Compare predictions with the ground truth of an image.
 
     Args:
         ids: (H, W), integers in [0, 65535], instance ids as in Cityscapes' files.
-        masks: (N, H, W), bool, array or tensor on any device.
+        masks: (N, H, W), bool.
         scores: (N,).
         labels: (N,), integers in [0, C - 1].
         label_ids: (C,), Cityscapes' labelId of each label.
 
     Returns:
         (M, 5), float64, a row per prediction that has pixels: label, score, highest IoU with an instance or group of
-        its class, id of this one if it is truth, else 0 (an IoU of 0.5 or less may be with any), share of its pixels on
+        its class, id of this one if it counts, else 0 (an IoU of 0.5 or less may be with any), share of its pixels on
         void and on groups and small instances of its class; and (C,), int64, the number of instances of each class that
-        are truth.
+        count.
     """
     all_areas = np.bincount(ids.ravel())
     present = np.flatnonzero(all_areas)
@@ -59,7 +57,7 @@ def match_instances(
     times_ignored = is_group.astype(np.int64) + is_small
     rows = []
     for mask, score, label in zip(masks, scores, labels, strict=True):
-        common = np.bincount(ids[as_bool(mask)], minlength=len(all_areas))[present]
+        common = np.bincount(ids[mask], minlength=len(all_areas))[present]
         area = common.sum()
         if area == 0:
             continue
@@ -80,8 +78,8 @@ def average_precisions(rows: Sequence[np.ndarray], num_true: np.ndarray) -> np.n
         num_true: (images, C), as of `match_instances`.
 
     Returns:
-        (C, 10), float64, in [0, 1]; columns are the thresholds 0.5, 0.55, .. 0.95; NaN for a class without truth, 0
-        for one without predictions that count.
+        (C, 10), float64, in [0, 1]; columns are the thresholds 0.5, 0.55, .. 0.95. NaN for a class without ground
+        truth, 0 for one without predictions that count.
     """
     totals = num_true.sum(axis=0)
     labels, scores, ious, truths, ignored = np.concatenate([np.zeros((0, 5)), *rows]).T
@@ -120,10 +118,6 @@ def _area_below_curve(scores: np.ndarray, right: np.ndarray, num_true: int) -> f
     found = right.sum() - right_below
     precision = found / (len(scores) - below)
     recall = found / num_true
-    # The curve ends in (recall 0, precision 1) and goes on level before its first point and after its last.
+    # The curve ends in (recall 0, precision 1), and is level before its first point and after its last.
     precision, recall = np.append(precision, 1.0), np.concatenate([recall[:1], recall, [0.0, 0.0]])
     return float(precision @ (recall[:-2] - recall[2:]) / 2)
-
-
-def as_bool(mask: Any) -> np.ndarray:
-    return (mask.cpu().numpy() if isinstance(mask, torch.Tensor) else np.asarray(mask)).astype(bool, copy=False)

@@ -1,4 +1,4 @@
-"""What metrics of images share: arguments, worker processes, one record per image, the end."""
+"""Base of metrics of images: one small record per image, work in other processes, result files at the end."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -6,13 +6,13 @@ from typing import Any
 
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
+from terminaltables import AsciiTable
 
 from eomt_mm.evaluation.result_files import folder_of_results
-from eomt_mm.evaluation.sample_ground_truth import name_of
+from eomt_mm.evaluation.samples import Sample, name_of
 from eomt_mm.evaluation.workers import WorkQueue
 from eomt_mm.fileio.result_names import ResultNames
 
-Sample = Mapping[str, Any]  # a data sample as a plain dict
 Record = dict[str, Any]
 Call = tuple[Any, ...]  # a function and its arguments
 MAX_NAMES = 10  # of classes, in a warning
@@ -60,13 +60,11 @@ class ImageMetric(BaseMetric):
     """A metric that compares each image at once and keeps a small record of it.
 
     Args:
-        out_dir: where to write result files; None: nowhere. With several nodes this must be shared storage.
+        out_dir: folder of result files, shared by all nodes; None: write none.
         format_only: write, do not evaluate (test sets); needs ``out_dir``.
-        num_workers: number of processes that do the work on images while this one continues; 0 does it here. It pays
-            where a GPU predicts faster than one core evaluates.
-        collect_device: 'cpu' or 'gpu'; where results of several processes meet.
-        prefix: of the keys.
-        collect_dir: see mmengine's `BaseMetric`.
+        num_workers: number of processes that work on images while this one continues; 0: this one does the work. Use
+            them where a GPU predicts faster than one core evaluates.
+        collect_device, prefix, collect_dir: see mmengine's `BaseMetric`.
 
     Raises:
         ValueError: ``format_only`` without ``out_dir``, or a negative number of workers.
@@ -88,12 +86,24 @@ class ImageMetric(BaseMetric):
         self._names = ResultNames()
         self._warn_once = WarnOnce()
 
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, meta: dict | None) -> None:
+        """Meta information of the data set; raises errors where it lacks what the metric needs."""
+        if not meta or not meta.get('classes'):
+            raise ValueError('dataset_meta has no "classes": metrics find categories by the names of classes')
+        self._dataset_meta = meta
+        self.take_meta(meta)
+
+    def take_meta(self, meta: Mapping[str, Any]) -> None:
+        """Take what the metric needs of the data set's meta information."""
+        raise NotImplementedError
+
     def work_on(self, sample: Sample, record: Record) -> Call:
-        """Function and arguments of the work on an image, whose results join its record.
+        """Return a function and arguments whose results, a dict, join the record of an image.
 
         Args:
-            sample: its data sample.
-            record: ``img_id`` and ``img_path``; takes what else is kept. ``file_name`` is the name of its result file.
+            sample: the data sample of the image.
+            record: ``img_id`` and ``img_path``; what else is added is kept. ``file_name`` is that of its result file.
         """
         raise NotImplementedError
 
@@ -102,18 +112,14 @@ class ImageMetric(BaseMetric):
         return record
 
     def write(self, records: dict[Any, Record]) -> None:
-        """Gives result files their names; records by image id."""
+        """Give result files their names; records by image id."""
 
     def average(self, records: dict[Any, Record]) -> dict[str, float]:
-        """Metrics of all images, their records by image id."""
+        """Metrics of all images; records by image id."""
         raise NotImplementedError
 
     def process(self, data_batch: Any, data_samples: Sequence[Sample]) -> None:
-        """Compares a batch.
-
-        Args:
-            data_batch: not read.
-            data_samples: see the class; each has ``img_id``.
+        """Compare a batch; samples have ``img_id``, and what the metric's class says.
 
         Raises:
             ValueError: an image has no ground truth, or a prediction that does not fit.
@@ -137,19 +143,26 @@ class ImageMetric(BaseMetric):
             self.results.append(self.keep({**record, **found}))
 
     def compute_metrics(self, results: list[Record]) -> dict[str, float]:
-        """Writes result files and averages over all images; one that comes twice (padded samplers) counts once."""
+        """Write result files and average over all images; one that comes twice (padded samplers) counts once."""
         records = by_image(results)
         if self.out_dir is not None:
             self.write(records)
         return {} if self.format_only else self.average(records)
 
 
-def by_image(results: Sequence[Record]) -> dict[Any, Record]:
-    """The last record of each image.
+def table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
+    """Table of names and numbers, in which NaN and negative numbers, which say that there is none, are '-'."""
 
-    Raises:
-        ValueError: two images share an id or, where results are written, ``file_name``.
-    """
+    def cell(value: str | float) -> str:
+        if isinstance(value, float):
+            return f'{value:.3f}' if value >= 0 else '-'
+        return str(value)
+
+    return str(AsciiTable([header, *([cell(value) for value in row] for row in rows)]).table)
+
+
+def by_image(results: Sequence[Record]) -> dict[Any, Record]:
+    """The last record of each image; raises ValueError where two images share an id or ``file_name``."""
     records: dict[Any, Record] = {}
     names = ResultNames()
     for record in results:

@@ -1,23 +1,19 @@
 """Mask AP as a metric of mmengine; what is counted and averaged is in `ap_counting`."""
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
-from terminaltables import AsciiTable
 
-from eomt_mm.annotations.masks import EXIF_HINT, RLE, check_runs
+from eomt_mm.annotations.masks import EXIF_HINT, RLE
 from eomt_mm.datasets.coco_json import InstanceAnnotations, read_instances_json
-from eomt_mm.evaluation.ap_counting import ImageMatches, average_ap, match_image
-from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, Sample
-from eomt_mm.evaluation.instance_ground_truth import ImageInstances, InstancesInFile, InstancesInSamples
-from eomt_mm.evaluation.instance_image import PackedMasks, match_masks
+from eomt_mm.evaluation.ap_counting import ImageMatches, PackedMasks, average_ap, match_image, match_masks
+from eomt_mm.evaluation.ground_truth import ImageInstances, InstancesInFile, InstancesInSamples
+from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, table
 from eomt_mm.evaluation.result_files import ResultList
-from eomt_mm.evaluation.sample_ground_truth import name_of
+from eomt_mm.evaluation.samples import Sample, name_of, predicted_instances
 from eomt_mm.registry import METRICS
 
 RESULTS = 'instance_results.json'
@@ -29,14 +25,13 @@ KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 class InstanceAP(ImageMetric):
     """Mask AP of pycocotools (COCOeval, iouType 'segm'), in [0, 1], image by image.
 
-    Gives segm_mAP, segm_mAP_50, segm_mAP_75, segm_mAP_s, segm_mAP_m and segm_mAP_l under the names of mmdet's
-    CocoMetric; like there, -1 where there is nothing to average over. Unlike there, numbers are not rounded to
-    thousandths, and every image is matched at once and kept as some bytes per prediction: its masks are gone when the
-    next image comes.
+    Reports segm_mAP, segm_mAP_50, segm_mAP_75, segm_mAP_s, segm_mAP_m and segm_mAP_l, the names of mmdet's CocoMetric,
+    not rounded; -1 where there is nothing to average over. Each image is matched at once and kept as some bytes per
+    prediction.
 
     Ground truth comes from a COCO json, that of the data set (`CocoInstance`) or ``ann_file``; without one, from the
-    samples (see `InstancesInSamples`). With a json, classes are found in it by their names, and its images without any
-    prediction count: what is there was missed.
+    samples (see `InstancesInSamples`). With a json, classes are found in it by their names, and the instances of images
+    without prediction count as missed.
 
     Samples have ``img_id`` and ``pred_instances`` with masks (N, H, W), bool, at the size of the original image (or
     their run lengths, a list as in mmdet's dumps), scores (N,) and labels (N,).
@@ -44,8 +39,8 @@ class InstanceAP(ImageMetric):
     Args:
         ann_file: json in the COCO format, in place of the data set's.
         classwise: also log a table per class.
-        out_dir: where to write ``instance_results.json`` as the benchmark server takes it, when all images are done.
-            Category ids are those of the json, without one ``category_ids`` of dataset_meta, or else label + 1.
+        out_dir: folder for ``instance_results.json``, the benchmark server's file, which is complete when all images
+            are done. Category ids are those of the json, without one ``category_ids`` of dataset_meta, or label + 1.
         format_only: write, do not evaluate (test sets).
         max_dets: three ascending numbers of predictions per class and image. pycocotools takes mAP at 100, which must
             be one of them, and the other averages at the last.
@@ -90,12 +85,8 @@ class InstanceAP(ImageMetric):
             source.instances  # noqa: B018  faulty masks are reported at once
         return source
 
-    @BaseMetric.dataset_meta.setter
-    def dataset_meta(self, meta: dict | None) -> None:
-        """Meta information of the data set; raises ValueError where its classes are not in the json."""
-        if not meta or not meta.get('classes'):
-            raise ValueError('dataset_meta has no "classes": the metric maps labels to categories by their names')
-        self._dataset_meta = meta
+    def take_meta(self, meta: Mapping[str, Any]) -> None:
+        """Take classes, and the data set's json; raises ValueError where they do not fit, or nothing is annotated."""
         file = meta.get('annotation_file')
         if self.ann_file is None and isinstance(file, InstanceAnnotations):
             source = self._take_file(file)
@@ -104,10 +95,10 @@ class InstanceAP(ImageMetric):
                     f'{file.path} has no annotations to evaluate against: give the annotated json, or only write '
                     'results (format_only=True with out_dir)'
                 )
-        self._category_ids = self._source.category_ids(meta)
+        self._category_ids = [category['id'] for category in self._source.categories(meta)]
 
     def work_on(self, sample: Sample, record: Record) -> Call:
-        labels, scores, masks = _prediction(sample, len(self._category_ids))
+        labels, scores, masks = predicted_instances(sample, len(self._category_ids))
         record.update(labels=labels, scores=scores)
         found = None
         if not self.format_only:
@@ -121,8 +112,8 @@ class InstanceAP(ImageMetric):
         return match_masks, labels, scores, sent, instances, self.max_dets, self._file is not None
 
     def keep(self, record: Record) -> Record:
-        record['num_predicted'] = len(record['labels'])
         labels, scores, rles = (record.pop(key) for key in ('labels', 'scores', 'rles'))
+        record['num_predicted'] = len(labels)
         if self._file is not None:
             category_ids = [self._category_ids[label] for label in labels]
             record['place'] = self._file.append(record['img_id'], category_ids, scores, rles)
@@ -137,48 +128,28 @@ class InstanceAP(ImageMetric):
         matches = {image_id: record['matches'] for image_id, record in records.items()}
         matches.update(self._missed(records))
         in_order = [found for _, found in sorted(matches.items(), key=_image_order)]
-        num_true = np.zeros(len(self._category_ids), np.int64)
-        for found in in_order:
-            num_true[found.labels] += found.num_true[0]
-        self._warn_once.absent_classes(self.dataset_meta['classes'], num_true.tolist(), len(in_order))
-        self._warn_of_limits(records)
+        self._warn(in_order, records)
         summary = average_ap(in_order, len(self._category_ids), self.max_dets)
         print_log('Mask AP:\n' + summary.text, logger='current')
         if self.classwise:
-            print_log('Mask AP per class:\n' + self._table(summary.per_class), logger='current')
+            rows = [
+                [name, *stats[: len(KEYS)].tolist()]
+                for name, stats in zip(self.dataset_meta['classes'], summary.per_class, strict=True)
+            ]
+            print_log('Mask AP per class:\n' + table(['class', *KEYS], rows), logger='current')
         # pycocotools keeps its denominators off 0, and so perfect predictions 2e-16 below 1.
         return {f'segm_{key}': round(float(value), 12) for key, value in zip(KEYS, summary.stats, strict=False)}
 
-    def _warn_of_limits(self, records: dict[Any, Record]) -> None:
-        """Warns where ground truth has more instances than predictions could find."""
-        most_predicted = max((record['num_predicted'] for record in records.values()), default=0)
-        found = [(int(record['matches'].num_true[0].sum()), record) for record in records.values()]
-        more = [(count, record) for count, record in found if count > most_predicted > 0]
-        if more:
-            count, record = max(more, key=lambda one: one[0])
-            self._warn_once(
-                'limits',
-                f'{name_of(record)} has {count} instances of ground truth, but no image more than {most_predicted} '
-                f'predictions; {len(more)} of {len(records)} images have more instances than that. If this is the '
-                "model's max_per_image (or its num_queries), raise it: model.panoptic_head.max_per_image=N",
-            )
-        in_class = max((int(record['matches'].num_true[0].max(initial=0)) for record in records.values()), default=0)
-        if in_class > self.max_dets[-1]:
-            self._warn_once(
-                'max_dets',
-                f'an image has {in_class} instances of one class, but AP counts at most {self.max_dets[-1]} '
-                f'predictions per class and image: raise the last of max_dets={self.max_dets} of the metric',
-            )
-
     def _missed(self, image_ids: Collection[Any]) -> dict[Any, ImageMatches]:
-        """Images of the json that nobody predicted."""
+        """Matches of the json's images that have no prediction."""
+        if not isinstance(self._source, InstancesInFile):
+            return {}
         nothing = np.zeros(0, dtype=np.int64)
         missed = {
             image_id: match_image(instances, nothing, nothing.astype(np.float64), [], self.max_dets)
-            for image_id, instances in self._source.unseen(image_ids, self._category_ids)
+            for image_id, instances in self._source.unseen(image_ids, self._category_ids).items()
         }
         if missed:
-            assert isinstance(self._source, InstancesInFile)
             print_log(
                 f'{len(missed)} images of {self._source.path} have no prediction: their instances count as missed',
                 logger='current',
@@ -186,41 +157,30 @@ class InstanceAP(ImageMetric):
             )
         return missed
 
-    def _table(self, per_class: np.ndarray) -> str:
-        lines = [
-            [name, *('-' if value < 0 else f'{value:.3f}' for value in stats[: len(KEYS)])]
-            for name, stats in zip(self.dataset_meta['classes'], per_class, strict=True)
-        ]
-        return str(AsciiTable([['class', *KEYS], *lines]).table)
-
-
-def _prediction(sample: Sample, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | list[RLE]]:
-    """Labels (N,), scores (N,) float64 and masks of a data sample, (N, H, W) bool or run lengths."""
-    found, image = sample['pred_instances'], f'image {sample["img_id"]}'
-    if 'masks' not in found:
-        raise ValueError(f'pred_instances of {image} has no masks: mask AP needs a model that predicts them')
-    labels = torch.as_tensor(found['labels']).cpu().numpy()
-    scores = torch.as_tensor(found['scores']).double().cpu().numpy()  # numpy knows no bfloat16
-    masks = found['masks']
-    if not len(labels) == len(scores) == len(masks):
-        raise ValueError(
-            f'pred_instances of {image} has {len(masks)} masks, {len(scores)} scores, {len(labels)} labels: '
-            'give one of each per instance'
-        )
-    if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
-        raise ValueError(
-            f'labels of pred_instances of {image} are in [{labels.min()}, {labels.max()}], but dataset_meta has '
-            f'{num_classes} classes: give the model the number of classes of the data set'
-        )
-    if isinstance(masks, list):
-        return labels, scores, [check_runs(mask, f'prediction {k} of {image}') for k, mask in enumerate(masks)]
-    masks = torch.as_tensor(masks)
-    if masks.ndim != 3 or masks.dtype != torch.bool:
-        raise ValueError(
-            f'pred_instances.masks of {image} has shape {tuple(masks.shape)}, type {masks.dtype}: '
-            'give booleans (N, H, W)'
-        )
-    return labels, scores, masks.cpu().numpy()
+    def _warn(self, matches: Sequence[ImageMatches], records: dict[Any, Record]) -> None:
+        """Warn of classes without ground truth, and of more ground truth than predictions could find."""
+        num_true, in_class = np.zeros(len(self._category_ids), np.int64), 0
+        for found in matches:
+            num_true[found.labels] += found.num_true[0]
+            in_class = max(in_class, int(found.num_true[0].max(initial=0)))
+        self._warn_once.absent_classes(self.dataset_meta['classes'], num_true.tolist(), len(matches))
+        most = max((record['num_predicted'] for record in records.values()), default=0)
+        counts = [(int(record['matches'].num_true[0].sum()), record) for record in records.values()]
+        more = [one for one in counts if one[0] > most > 0]
+        if more:
+            count, record = max(more, key=lambda one: one[0])
+            self._warn_once(
+                'limits',
+                f'{name_of(record)} has {count} instances of ground truth, but no image more than {most} predictions; '
+                f'{len(more)} of {len(records)} images have more instances than that. If this is the '
+                "model's max_per_image (or its num_queries), raise it: model.panoptic_head.max_per_image=N",
+            )
+        if in_class > self.max_dets[-1]:
+            self._warn_once(
+                'max_dets',
+                f'an image has {in_class} instances of one class, but AP counts at most {self.max_dets[-1]} '
+                f'predictions per class and image: raise the last of max_dets={self.max_dets} of the metric',
+            )
 
 
 def _check_size(sample: Sample, masks: np.ndarray | list[RLE], found: ImageInstances) -> None:
@@ -233,5 +193,5 @@ def _check_size(sample: Sample, masks: np.ndarray | list[RLE], found: ImageInsta
 
 
 def _image_order(item: tuple[Any, Any]) -> tuple[bool, Any]:
-    """Key that sorts (image id, ...) by ids as pycocotools does; numbers before names."""
+    """Sort key of (image id, ...), by ids as pycocotools does; numbers before names."""
     return isinstance(item[0], str), item[0]

@@ -1,14 +1,17 @@
-"""Panoptic quality of result files, as the benchmark server takes them, without a model."""
+"""Panoptic quality of result files, as the benchmark server takes them; without a model, and without hosts."""
 
+import os
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse
-from eomt_mm.datasets.coco_panoptic import read_panoptic_json
-from eomt_mm.evaluation.panoptic_image import count_files
-from eomt_mm.evaluation.pq_counting import Averages, average_pq
+from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse, read_panoptic
+from eomt_mm.annotations.panoptic_png import read_panoptic_png
+from eomt_mm.evaluation.panoptic_image import listed_segments
+from eomt_mm.evaluation.pq_counting import Averages, average_pq, count_panoptic
 from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
 
 
@@ -33,7 +36,7 @@ def pq_of_files(
         ValueError: an image has no result, or files are damaged or do not fit each other.
         RuntimeError: the same in a worker process.
     """
-    data = read_panoptic_json(ann_file)
+    data = read_panoptic(Path(ann_file).read_bytes(), ann_file)
     categories = {category['id']: bool(category['isthing']) for category in data['categories']}
     results = _read_results(result_file)
     missing = [one['image_id'] for one in data['annotations'] if one['image_id'] not in results]
@@ -42,7 +45,7 @@ def pq_of_files(
             f'{result_file} has no results of {len(missing)} annotated images of {ann_file}, such as {missing[:5]}: '
             'evaluate all images, also those in which nothing was found'
         )
-    count = partial(count_files, seg_prefix, result_folder, frozenset(categories))
+    count = partial(_count_files, seg_prefix, result_folder, frozenset(categories))
     keep_freed_memory()
     queue, rows = WorkQueue(num_workers), [np.zeros((0, 5))]
     for annotation in data['annotations']:
@@ -65,3 +68,24 @@ def _read_results(path: str) -> dict[Id, PanopticResult]:
     for image_id, one in results.items():
         check_segments(one['segments_info'], image_id, path)
     return results
+
+
+def _count_files(
+    seg_prefix: str,
+    result_folder: str,
+    category_ids: frozenset[int],
+    true: Mapping[str, Any],
+    result: Mapping[str, Any],
+) -> np.ndarray:
+    """Rows of `count_panoptic` of an image, from its entries in the two jsons; errors name the PNG."""
+    segments = listed_segments(result['segments_info'])[:, :2]
+    gt_ids = read_panoptic_png(os.path.join(seg_prefix, true['file_name']))
+    path = os.path.join(result_folder, result['file_name'])
+    pred_ids = read_panoptic_png(path)
+    unknown = set(segments[:, 1].tolist()) - category_ids
+    if unknown:
+        raise ValueError(f"{path}: categories {sorted(unknown)} are not in the ground truth's json: give its ids")
+    try:
+        return count_panoptic(gt_ids, listed_segments(true['segments_info']), pred_ids, segments, only_listed=True)
+    except ValueError as error:
+        raise ValueError(f'{path}: {error}') from error

@@ -36,7 +36,7 @@ def count_panoptic(
     pred_segments: np.ndarray,
     only_listed: bool = False,
 ) -> np.ndarray:
-    """Count matches, false positives and misses of one image.
+    """Count matches, false positives and misses of an image.
 
     Args:
         gt_ids: (H, W), integers; ids that ``gt_segments`` does not list are void.
@@ -135,8 +135,7 @@ def _match(
 
 def _overlap_with_crowd(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """Number of pixels (P,), int64, of each predicted segment on the crowd of its category."""
-    # If a category has several crowds in an image, the COCO evaluation uses only the one listed last. Do the same, so
-    # that results are comparable.
+    # Of several crowds of a category in an image, the COCO evaluation takes the one listed last.
     crowd_of = {category: row for row, category in enumerate(gt.tolist(), start=1) if is_crowd[row - 1]}
     on_crowd = [
         overlap[crowd_of[category], column] if category in crowd_of else 0

@@ -11,6 +11,7 @@ import numpy as np
 from mmengine.dist import get_rank
 
 from eomt_mm.annotations.masks import RLE, as_text
+from eomt_mm.fileio.writing import written_aside
 
 
 def folder_of_results(out_dir: str | None, format_only: bool, name: str = 'out_dir') -> Path | None:
@@ -21,7 +22,7 @@ def folder_of_results(out_dir: str | None, format_only: bool, name: str = 'out_d
 
 
 class ResultFolder:
-    """A folder of files that is filled aside, and takes its name, and the place of an earlier one, when it is complete.
+    """A folder whose files are written aside, and which replaces an earlier one when it is complete.
 
     Args:
         path: of the folder; with several nodes on shared storage.
@@ -32,7 +33,7 @@ class ResultFolder:
         self.aside = path.with_name(f'{path.name}.part')
 
     def finish(self, names: Iterable[str]) -> None:
-        """Leaves the files ``names`` only: an evaluation that was interrupted leaves others aside."""
+        """Put the folder in place, with the files ``names`` only: an interrupted evaluation may have left others."""
         current = {self.aside / name for name in names}
         self.aside.mkdir(parents=True, exist_ok=True)
         for path in self.aside.rglob('*'):
@@ -43,7 +44,7 @@ class ResultFolder:
 
 
 class Place(NamedTuple):
-    """Where results of an image lie: bytes ``start`` to ``end`` of the part that the process ``rank`` writes."""
+    """Bytes ``start`` to ``end`` of the part that the process ``rank`` writes: results of an image."""
 
     rank: int
     start: int
@@ -53,9 +54,8 @@ class Place(NamedTuple):
 class ResultList:
     """A json in the COCO result format (https://cocodataset.org/#format-results) that is never held in memory.
 
-    Every process appends its images to a part of its own beside the file. When all are done, the main process copies
-    the images that count into the file, from whichever parts hold them, and removes the parts. What an interrupted
-    evaluation has left in them belongs to no place.
+    Every process appends its images to a part of its own beside the file. In the end the main process copies the images
+    that count from all parts into the file, and removes the parts.
 
     Args:
         path: of the json; with several nodes on shared storage.
@@ -65,7 +65,7 @@ class ResultList:
         self.path = path
 
     def append(self, image_id: Any, category_ids: Iterable[int], scores: np.ndarray, rles: Iterable[RLE]) -> Place:
-        """Writes the results of an image: one category id, score and mask per instance."""
+        """Write the results of an image: one category id, score and mask per instance."""
         entries = [
             json.dumps({'image_id': image_id, 'category_id': id_, 'segmentation': as_text(rle), 'score': score})
             for id_, score, rle in zip(category_ids, scores.tolist(), rles, strict=True)
@@ -78,25 +78,19 @@ class ResultList:
             return Place(rank, start, file.tell())
 
     def assemble(self, places: Iterable[Place]) -> None:
-        """Writes the json; it appears under its name only when it is complete."""
-        aside = self._part('all')
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(aside, 'wb') as file:
-                separator = b'[\n'
-                for rank, start, end in places:
-                    if end == start:  # an image without instances
-                        continue
-                    with open(self._part(rank), 'rb') as part:
-                        part.seek(start)
-                        file.write(separator + part.read(end - start))
-                    separator = b',\n'
-                file.write(b'[]\n' if separator == b'[\n' else b'\n]\n')
-            os.replace(aside, self.path)
-        finally:
-            aside.unlink(missing_ok=True)
+        """Write the json, which appears under its name when it is complete."""
+        with written_aside(self.path) as aside, open(aside, 'wb') as file:
+            separator = b'[\n'
+            for rank, start, end in places:
+                if end == start:  # an image without instances
+                    continue
+                with open(self._part(rank), 'rb') as part:
+                    part.seek(start)
+                    file.write(separator + part.read(end - start))
+                separator = b',\n'
+            file.write(b'[]\n' if separator == b'[\n' else b'\n]\n')
         for done in self.path.parent.glob(self._part('*').name):
             done.unlink()
 
-    def _part(self, name: Any) -> Path:
-        return self.path.with_name(f'.{self.path.name}.{name}.part')
+    def _part(self, rank: Any) -> Path:
+        return self.path.with_name(f'.{self.path.name}.process_{rank}.part')

@@ -1,4 +1,4 @@
-"""mmseg's IoU metric, with a check of the ground truth and result files in the values that a server takes."""
+"""mmseg's IoU metric with checked ground truth, and result files in the values that a benchmark server takes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,14 +25,15 @@ LABELS_HINT = (
 
 @METRICS.register_module()
 class SemanticIoU(IoUMetric):
-    """mmseg's IoUMetric, but that labels beyond the classes are an error instead of wrong numbers.
+    """mmseg's IoUMetric, in which labels beyond the classes are an error instead of wrong numbers.
 
     Result files hold the data set's own values instead of class indices.
 
     Args:
         label_ids: value of each class in result files, in the order of the classes, each in [0, 255]: Cityscapes'
             labelIds, COCO-Stuff's ids. None: the class index, and one more where the data set reduces its zero label.
-        output_dir: where to write ``<image>.png``, (H, W), uint8, each put in place when it is complete.
+        output_dir: folder for ``<image>.png``, (H, W), 8 bits, or 16 for indices of more than 256 classes. Each file
+            appears when it is complete.
         img_prefix: folder of the images; files keep the path below it (``cam0/frame_0001.png``). None: the image's file
             name alone.
         **kwargs: mmseg's: iou_metrics, ignore_index, format_only (needs ``output_dir``), ...
@@ -61,7 +62,7 @@ class SemanticIoU(IoUMetric):
         self._values = None if label_ids is None else np.array(label_ids, np.uint8)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Counts a batch and writes its files; samples as for mmseg's metric.
+        """Count a batch and write its files; samples as for mmseg's metric.
 
         Raises:
             ValueError: ground truth has a label beyond the classes, the model more classes than ``label_ids``, or two
@@ -86,8 +87,11 @@ class SemanticIoU(IoUMetric):
         check_labels(labels[labels != self.ignore_index].long(), len(self.dataset_meta['classes']), source)
 
     def _in_files(self, labels: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
+        """Values of the data set for class indices (H, W)."""
         if self._values is None:
-            values: np.ndarray = (labels + int(sample.get('reduce_zero_label', False))).astype(np.uint8)
+            first = int(sample.get('reduce_zero_label', False))
+            has_8_bits = len(self.dataset_meta['classes']) + first <= 256
+            values: np.ndarray = (labels + first).astype(np.uint8 if has_8_bits else np.uint16)
             return values
         if labels.max(initial=0) >= len(self._values):
             raise ValueError(
@@ -107,7 +111,7 @@ class SemanticIoU(IoUMetric):
         return found
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """The parent's metrics; none with ``format_only``."""
+        """The parent's metrics; none with ``format_only``. Raises ValueError where two images have the same file."""
         if self._folder is not None:
             ResultNames().merge(all_gather_object(self._names))
             print_log(f'label maps of the tested images are in {self._folder}', logger='current')

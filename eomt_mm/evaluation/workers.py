@@ -1,4 +1,4 @@
-"""Work of metrics in processes of their own, so that this one can feed the device meanwhile."""
+"""Work of metrics in other processes, so that this one can keep the device busy."""
 
 import functools
 import multiprocessing
@@ -14,15 +14,15 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Calls per worker that may wait or be under way. More would not be faster, and each holds an image's predictions.
+# Calls per worker that may wait or run. More would not be faster, and each holds an image's predictions.
 CALLS_PER_WORKER = 4
 
 
 class WorkQueue:
     """Calls whose results come back in the order in which they were put.
 
-    All queues of a process share its workers. These are forked off a server process that never saw this one's threads
-    and devices (spawned, where there is no such server), at the first call; they end with this process.
+    All queues of a process share its workers, which start at the first call and end with this process. They are forked
+    off a server process without this one's threads and devices (spawned, where there is no such server).
 
     Args:
         num_workers: number of worker processes; 0 makes each call in this process, at once.
@@ -38,12 +38,12 @@ class WorkQueue:
         self._waiting: deque[tuple[Any, str, Future]] = deque()
 
     def put(self, key: Any, image: str, function: Callable[..., Any], *args: Any) -> None:
-        """Asks for ``function(*args)``.
+        """Ask for ``function(*args)``; function, arguments and result are pickled.
 
         Args:
             key: comes back beside the result.
-            image: which one it is, for messages.
-            function: of a module, as it is pickled; so are arguments and result.
+            image: its name, for messages.
+            function: of a module.
             *args: of the function.
         """
         if self.num_workers:
@@ -54,7 +54,7 @@ class WorkQueue:
         self._waiting.append((key, image, future))
 
     def results(self, all_of_them: bool = False) -> Iterator[tuple[Any, Any]]:
-        """Key and result of calls that are done; waits only where too many are not, or for all of them.
+        """Key and result of calls that are done; waits only if too many are not, or for all of them.
 
         Raises:
             RuntimeError: a call raised an error, or a worker process ended.
@@ -85,8 +85,8 @@ def _pool(number: int) -> ProcessPoolExecutor:
 
 
 def _start() -> None:
-    """Prepares a worker process."""
-    # Terminals and clusters send these to all processes; what happens then is for the parent to say.
+    """Prepare a worker process."""
+    # Terminals and clusters send these to all processes; the parent decides what happens.
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
@@ -96,7 +96,7 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent is killed: workers hold both ends of their pipe, and would wait for ever."""
+    """End this process when its parent is killed: workers hold both ends of their pipe, and would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -112,10 +112,10 @@ def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, s
 
 
 def keep_freed_memory() -> None:
-    """Lets this process reuse memory of up to 16 MB that it frees, instead of having the kernel clear new pages.
+    """Let this process reuse freed blocks of up to 16 MB, instead of having the kernel clear new pages.
 
-    glibc takes blocks above a threshold, at first 128 kB, from the kernel one by one, and raises it to the size of any
-    that is freed (mallopt(3), M_MMAP_THRESHOLD). Without this, half of the time of counting a PNG are page faults;
-    processes in which a network runs have long freed larger blocks.
+    glibc raises its threshold for taking blocks from the kernel one by one, at first 128 kB, to the size of any block
+    that is freed (mallopt(3), M_MMAP_THRESHOLD). Without this, page faults take half the time of counting a PNG. A
+    process in which a network runs has freed larger blocks already.
     """
     np.empty(16 << 20, dtype=np.uint8)

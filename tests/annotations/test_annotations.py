@@ -24,8 +24,8 @@ from eomt_mm.datasets.coco_json import InstanceAnnotations, read_instances_json
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
 from eomt_mm.datasets.loading import LoadInstances
 from eomt_mm.evaluation.ap_counting import encode_masks
+from eomt_mm.evaluation.ground_truth import InstancesInFile
 from eomt_mm.evaluation.instance_ap import InstanceAP
-from eomt_mm.evaluation.instance_ground_truth import InstancesInFile
 from eomt_mm.evaluation.panoptic_files import pq_of_files
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality
 
@@ -121,7 +121,8 @@ def ground_truth(path: str) -> list[tuple[Any, list[Any]]]:
     """Instances of each image, of the metric."""
     source = InstanceAnnotations(path, read_instances_json(path)).compact(InstancesInFile)
     assert source.instances is not None
-    return sorted(source.unseen([], source.category_ids(dict(classes=('cow',)))), key=str)
+    ids = [category['id'] for category in source.categories(dict(classes=('cow',)))]
+    return sorted(source.unseen([], ids).items(), key=str)
 
 
 def targets(path: str) -> list[np.ndarray]:

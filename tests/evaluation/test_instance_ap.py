@@ -450,7 +450,7 @@ def test_earlier_results_stay_until_new_ones_are_complete(tmp_path: Path) -> Non
     file = tmp_path / 'results' / 'instance_results.json'
     earlier = file.read_text()
     metric.process(None, samples[:6])
-    (tmp_path / 'results' / '.instance_results.json.0.part').unlink()
+    (tmp_path / 'results' / '.instance_results.json.process_0.part').unlink()
     with pytest.raises(FileNotFoundError):
         metric.evaluate(6)
     assert file.read_text() == earlier and [path.name for path in file.parent.iterdir()] == [file.name]
@@ -571,7 +571,7 @@ def test_samples_are_checked(tmp_path: Path) -> None:
         (dict(pred_instances=prediction(np.zeros((1, 6, 8)), [1, 2], [0.5, 0.5])), '1 masks, 2 scores, 2 labels'),
         (dict(pred_instances=prediction(np.zeros((1, 8)), [1], [0.5])), r'shape \(1, 8\)'),
         (dict(pred_instances=dict(good['pred_instances'], masks=torch.zeros(1, 6, 8))), r'float32: give booleans'),
-        (dict(pred_instances=dict(labels=[], scores=[])), 'has no masks'),
+        (dict(pred_instances=dict(labels=[], scores=[])), 'has no pred_instances.masks'),
     ):
         with pytest.raises(ValueError, match=message):
             metric.process(None, [{**good, **changes}])

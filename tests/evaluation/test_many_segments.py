@@ -11,7 +11,7 @@ import torch
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, write_panoptic_png
-from eomt_mm.evaluation import CityscapesAP, InstanceAP, PanopticQuality
+from eomt_mm.evaluation import CityscapesAP, InstanceAP, PanopticQuality, SemanticIoU
 from eomt_mm.evaluation.ap_counting import encode_masks
 
 NUMBER = 300
@@ -87,6 +87,16 @@ def test_cityscapes_ap(tmp_path: Path) -> None:
         'cityscapes/mAP'
     ] == pytest.approx(1)
     assert len(list((tmp_path / 'out').rglob('*.png'))) == NUMBER
+
+
+@pytest.mark.parametrize(('count', 'type_'), [(256, np.uint8), (NUMBER, np.uint16)])
+def test_label_maps_of_many_classes(count: int, type_: type, tmp_path: Path) -> None:
+    values = np.arange(count).reshape(-1, 4)
+    metric = SemanticIoU(output_dir=str(tmp_path), format_only=True)
+    metric.dataset_meta = dict(classes=[f'c{k}' for k in range(count)])
+    metric.process({}, [dict(img_path='a.jpg', pred_sem_seg=dict(data=torch.from_numpy(values)[None]))])
+    written = cv2.imread(str(tmp_path / 'a.png'), cv2.IMREAD_UNCHANGED)
+    assert written.dtype == type_ and np.array_equal(written, values)
 
 
 @pytest.mark.parametrize('source', ['file', 'map'])

@@ -20,7 +20,7 @@ from pycocotools import mask as mask_api
 from benchmark.harness import Call
 from benchmark.subject import SHAPE, SUBJECTS, Results, Subject, integer
 from benchmark.subjects.head import STUFF, THINGS
-from eomt_mm.evaluation import panoptic_files, panoptic_image
+from eomt_mm.evaluation import panoptic_files
 from eomt_mm.evaluation.instance_ap import InstanceAP
 
 CLASSES = CocoDataset.METAINFO['classes']  # things
@@ -106,14 +106,14 @@ PQ = SUBJECTS['pq'] = Subject(
 @PQ.side('eomt_mm')
 def pq(problem: Namespace) -> Call:
     """``pq_of_files``; its result: PQ, SQ and RQ of each category."""
-    read: Any = panoptic_image.read_panoptic_png
+    read: Any = panoptic_files.read_panoptic_png
     if problem.in_memory:
         read = {str(path): read(path) for path in problem.path.glob('*/*.png')}.__getitem__
 
     def call() -> dict[str, tuple[float, ...]]:
         gt_json, gt, pred_json, pred = (str(problem.path / name) for name in ('gt.json', 'gt', 'pred.json', 'pred'))
         cv2.setNumThreads(1)  # its threads would run beside the Python that is timed
-        with mock.patch.object(panoptic_image, 'read_panoptic_png', read):
+        with mock.patch.object(panoptic_files, 'read_panoptic_png', read):
             _, per_class = panoptic_files.pq_of_files(gt_json, gt, pred_json, pred)
         return {str(id_): (one['pq'], one['sq'], one['rq']) for id_, one in per_class.items()}
 

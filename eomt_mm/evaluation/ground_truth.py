@@ -1,0 +1,287 @@
+"""Where ground truth comes from: an annotation file in one of COCO's formats, or the samples themselves."""
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping
+from functools import cached_property, partial
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from eomt_mm.annotations.documents import Instance
+from eomt_mm.annotations.masks import RLE, Rings, areas, normalise, to_rle
+from eomt_mm.datasets.coco_json import AnnotationFile, categories_by_name
+from eomt_mm.datasets.segment_maps import check_size
+from eomt_mm.evaluation.ap_counting import TrueInstance, encode_segments
+from eomt_mm.evaluation.image_metric import WarnOnce
+from eomt_mm.evaluation.panoptic_image import ImageSegments, listed_segments
+from eomt_mm.evaluation.samples import Sample, categories_of, name_of, part, path_of, segment_map
+from eomt_mm.fileio.result_names import name_below
+from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
+
+
+class ImageInstances(NamedTuple):
+    """Ground truth of an image: size (height, width), its instances, and origin, for messages."""
+
+    size: tuple[int, int]
+    instances: list[TrueInstance]
+    origin: str
+
+
+class JsonSource:
+    """Categories and images of an annotation file; ``used`` are the ids of categories that have annotations."""
+
+    def __init__(self, file: AnnotationFile, used: set[Any]) -> None:
+        self._used = used
+        self.path = file.path
+        self._categories = {'categories': file.content['categories']}
+        self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in file.content['images']}
+
+    def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Categories of the classes, found by their names; raises ValueError where one is missing."""
+        return categories_by_name(self._categories, list(meta['classes']), self.path, self._used)
+
+    def size(self, sample: Sample) -> tuple[int, int]:
+        """(height, width) of an image; raises ValueError if the json lacks it, or has another size for it."""
+        image_id = sample['img_id']
+        if image_id not in self._sizes:
+            raise ValueError(
+                f'image {image_id} is not among the {len(self._sizes)} images of {self.path}: '
+                'give the data set and the metric the same ann_file'
+            )
+        check_size(f'of image {image_id} in {self.path}', self._sizes[image_id], dict(sample))
+        return self._sizes[image_id]
+
+
+class InstancesInFile(JsonSource):
+    """Instances of a COCO json, with its crowds and areas."""
+
+    def __init__(self, file: AnnotationFile) -> None:
+        self._annotations: list[Instance] = file.content['annotations']
+        super().__init__(file, {annotation['category_id'] for annotation in self._annotations})
+        self._warn_once = WarnOnce()
+
+    @cached_property
+    def instances(self) -> dict[Any, list[TrueInstance]]:
+        """Instances by image id, with category ids for labels; raises ValueError for an annotation without mask."""
+        found: dict[Any, list[TrueInstance]] = {id_: [] for id_ in self._sizes}
+        for annotation in self._annotations:
+            image_id = annotation['image_id']
+            found[image_id].append(_listed_instance(annotation, self._sizes[image_id], self.path))
+        self._annotations = []
+        return found
+
+    def find(self, sample: Sample, ids: list[int]) -> ImageInstances:
+        """Instances of an image, of the classes with these category ids.
+
+        Raises:
+            ValueError: see `size`; or the sample's labels are those of other classes.
+        """
+        found = ImageInstances(self.size(sample), self._of_classes(sample['img_id'], ids), f'of {self.path}')
+        self._check_order(sample, found.instances, ids)
+        return found
+
+    def unseen(self, image_ids: Collection[Any], ids: list[int]) -> dict[Any, list[TrueInstance]]:
+        """Instances of the json's images that are not among ``image_ids``."""
+        return {image_id: self._of_classes(image_id, ids) for image_id in self._sizes.keys() - set(image_ids)}
+
+    def _of_classes(self, image_id: Any, ids: list[int]) -> list[TrueInstance]:
+        label_of = {id_: label for label, id_ in enumerate(ids)}
+        known = [one for one in self.instances[image_id] if one.label in label_of]
+        return [one._replace(label=label_of[one.label]) for one in known]
+
+    def _check_order(self, sample: Sample, instances: list[TrueInstance], ids: list[int]) -> None:
+        """Check that label k is the k-th class for the data set too: mmdet's CocoDataset takes the json's order."""
+        categories = self._categories['categories']
+        names = {category['name'] for category in categories if category['id'] in set(ids)}
+        in_file = [category['id'] for category in categories if category['name'] in names]
+        if in_file == ids:
+            return
+        problem = (
+            f"classes stand in another order than in {self.path}, by which mmdet's CocoDataset numbers labels: use "
+            'eomt_mm.CocoInstance, or, with a model trained so, list metainfo.classes in that order'
+        )
+        labels = part(sample, 'gt_instances', 'labels')
+        if labels is None:
+            self._warn_once('order', f'AP takes label k for the k-th class, but {problem}')
+        elif Counter(labels.tolist()) - Counter(one.label for one in instances):
+            raise ValueError(f'image {sample["img_id"]} has labels of other classes than its annotations: {problem}')
+
+
+class InstancesInSamples:
+    """Instances that the test pipeline loads and packs, in one of two forms; areas are those of the masks.
+
+    Either a map of segments (`segment_map`), in which labels that are not below the number of classes are left out. Or
+    mmdet's ``instances``, dicts with bbox_label, mask (polygons or run lengths) and ignore_flag (1 for a crowd), and
+    ``ori_shape`` (height, width).
+    """
+
+    def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """See `categories_of`."""
+        return categories_of(meta)
+
+    def find(self, sample: Sample, ids: list[int]) -> ImageInstances:
+        """Raises ValueError where there is no ground truth, or its parts do not fit each other."""
+        if part(sample, 'gt_panoptic_seg', 'segment_ids') is not None:
+            found = _mapped_instances(sample)
+        elif sample.get('instances') is not None:
+            found = _packed_instances(sample)
+        else:
+            raise ValueError(
+                f'{name_of(sample)} has no ground truth: load annotations in the test pipeline and pack them with '
+                "eomt_mm.PackSegments or, for mmdet's data sets, with 'instances' among the meta_keys of "
+                'PackDetInputs; or give the metric ann_file'
+            )
+        return found._replace(instances=[one for one in found.instances if one.label < len(ids)])
+
+
+def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> TrueInstance:
+    """An annotation of a json, with the category id for a label."""
+    mask, area = annotation.get('segmentation'), annotation.get('area')
+    if mask is None:
+        raise ValueError(
+            f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]} has no "segmentation": mask '
+            'AP needs masks, not boxes only'
+        )
+    rle = to_rle(cast(Rings | RLE, mask), size)  # the reader has normalised it
+    return TrueInstance(
+        annotation['category_id'],  # type: ignore[arg-type]  # an id in place of a label
+        rle,
+        float(areas([rle])[0]) if area is None else area,
+        bool(annotation.get('iscrowd')),
+    )
+
+
+def _mapped_instances(sample: Sample) -> ImageInstances:
+    """Instances of a map of segments; labels may be those of other classes."""
+    found = segment_map(sample)
+    if found is None:
+        raise ValueError(
+            f'{name_of(sample)} has an id map without gt_instances.labels: pack both with eomt_mm.PackSegments'
+        )
+    rles = encode_segments(found.ids, len(found.labels))
+    pixels = np.bincount(found.ids.ravel(), minlength=len(found.labels) + 1)[1:].tolist()
+    columns = (found.labels.tolist(), rles, pixels, found.is_crowd.tolist())
+    height, width = found.ids.shape
+    return ImageInstances((height, width), list(map(TrueInstance, *columns)), 'in the sample')
+
+
+def _packed_instances(sample: Sample) -> ImageInstances:
+    """Instances of mmdet's ``instances``."""
+    image = name_of(sample)
+    if 'ori_shape' not in sample:
+        raise ValueError(f'{image} has instances but no ori_shape: pack it (meta_keys of PackDetInputs)')
+    size = (int(sample['ori_shape'][0]), int(sample['ori_shape'][1]))
+    instances = []
+    for number, one in enumerate(sample['instances']):
+        if not one.get('mask'):
+            raise ValueError(f'{image}: instance {number} has no mask: mask AP needs annotations with "segmentation"')
+        mask = normalise(one['mask'], size, f'{image}, instance {number}')
+        if mask is None:  # left out in training too
+            continue
+        rle = to_rle(mask, size)
+        crowd = bool(one.get('ignore_flag', 0))
+        instances.append(TrueInstance(int(one['bbox_label']), rle, float(areas([rle])[0]), crowd))
+    return ImageInstances(size, instances, 'in the sample')
+
+
+class SegmentsInFiles(JsonSource):
+    """Segments of a json in the COCO panoptic format and its folder of PNGs."""
+
+    def __init__(self, file: AnnotationFile) -> None:
+        annotations = file.content['annotations']
+        super().__init__(file, {segment['category_id'] for one in annotations for segment in one['segments_info']})
+        self.seg_prefix = file.seg_prefix
+        self._backend_args = file.backend_args
+        self._names = {
+            image['id']: os.path.splitext(image['file_name'])[0] + '.png' for image in file.content['images']
+        }
+        self._segments: dict[Any, np.ndarray] = {}
+        for annotation in annotations:
+            image_id = annotation['image_id']
+            self._segments[image_id] = listed_segments(annotation['segments_info'])
+            self._names[image_id] = annotation.get('file_name') or self._names[image_id]
+
+    def check_folder(self) -> None:
+        """Check that the PNGs' folder exists, on local disks and in zip files: other backends have no cheap way to ask.
+
+        Raises:
+            FileNotFoundError: the folder does not exist.
+            ValueError: none is given.
+        """
+        if not self.seg_prefix:
+            raise ValueError(f'seg_prefix={self.seg_prefix}: name the folder of the panoptic PNGs of {self.path}')
+        if is_missing_folder(self.seg_prefix, self._backend_args):
+            raise FileNotFoundError(f'seg_prefix: folder {self.seg_prefix} does not exist; it holds the panoptic PNGs')
+
+    def find(self, sample: Sample, ids: np.ndarray) -> ImageSegments | None:
+        """Segments of an image, whose PNG is not read yet; None without annotation. Errors: see `size`."""
+        name, segments = self.png_name(sample), self._segments.get(sample['img_id'])
+        if segments is None:
+            return None
+        path = os.path.join(str(self.seg_prefix), name)
+        return ImageSegments(path, segments, path, partial(read_file, backend_args=self._backend_args))
+
+    def png_name(self, sample: Sample) -> str:
+        """Name of the image's PNG in the json; errors: see `size`."""
+        self.size(sample)
+        return self._names[sample['img_id']]
+
+    def unseen(self, image_ids: Collection[Any]) -> set[Any]:
+        """The json's annotated images that are not among ``image_ids``."""
+        return self._segments.keys() - set(image_ids)
+
+
+class SegmentsInSamples:
+    """Segments that the test pipeline loads and packs, see `segment_map`.
+
+    Args:
+        img_prefix: folder of the images; PNGs are named after the path below it.
+    """
+
+    def __init__(self, img_prefix: str | None) -> None:
+        self._img_prefix = img_prefix
+        self._warn_once = WarnOnce()
+
+    def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Categories of the classes (`categories_of`) with 'isthing': things are ``meta['thing_classes']``.
+
+        Raises:
+            ValueError: thing_classes is missing, or does not go with classes and category_ids.
+        """
+        classes, things = list(meta['classes']), meta.get('thing_classes')
+        if things is None:
+            raise ValueError(
+                'dataset_meta has no "thing_classes": say in metainfo which of the classes are things, or give ann_file'
+            )
+        unknown = [name for name in things if name not in classes]
+        if unknown or len(set(classes)) < len(classes):
+            raise ValueError(f'dataset_meta: classes must be unique; thing_classes that are not classes: {unknown}')
+        return [{**category, 'isthing': int(category['name'] in things)} for category in categories_of(meta)]
+
+    def find(self, sample: Sample, ids: np.ndarray) -> ImageSegments:
+        """Segments of an image; raises ValueError where they are missing or do not fit each other."""
+        found = segment_map(sample)
+        if found is None:
+            raise ValueError(
+                f'{name_of(sample)} has no ground truth (gt_panoptic_seg.segment_ids, gt_instances.labels): load '
+                'annotations in the test pipeline and pack them with eomt_mm.PackSegments, or give the metric ann_file '
+                'and seg_prefix'
+            )
+        if not found.states_crowds:
+            self._warn_once(
+                'crowds',
+                'Samples have no crowd labels (ignored_instances.labels): PQ takes crowds for void. Where the data set '
+                'has crowds, load annotations with with_crowds=True',
+            )
+        labels = found.labels
+        if ((labels < 0) | (labels >= len(ids))).any():
+            raise ValueError(f'{name_of(sample)} has labels {labels.tolist()}, data set and metric {len(ids)} classes')
+        segments = np.stack([np.arange(1, len(labels) + 1), ids[labels], found.is_crowd], axis=1)
+        # Small integers: a worker process gets an eighth of the bytes.
+        id_map = found.ids.astype(np.min_scalar_type(len(labels)), copy=False)
+        return ImageSegments(id_map, segments, 'in the sample')
+
+    def png_name(self, sample: Sample) -> str:
+        """Name of the image's PNG, that of the image."""
+        return name_below(path_of(sample), self._img_prefix) + '.png'
