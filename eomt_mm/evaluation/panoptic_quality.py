@@ -169,5 +169,7 @@ def _panoptic_map(sample: Sample) -> np.ndarray:
 
 
 def _table(averages: dict[str, Averages]) -> str:
-    rows = [[name, *(100 * one[key] for key in ('pq', 'sq', 'rq')), one['n']] for name, one in averages.items()]
+    rows: list[list[str | float]] = [
+        [name, *(100 * one[key] for key in ('pq', 'sq', 'rq')), one['n']] for name, one in averages.items()
+    ]
     return table(['', 'PQ', 'SQ', 'RQ', 'categories'], rows)
