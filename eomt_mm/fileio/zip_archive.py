@@ -32,7 +32,7 @@ Report = Callable[[str], None]
 
 
 class Member(NamedTuple):
-    """Fields of `zipfile.ZipInfo`, in half of its memory and of no concern to the garbage collector; sizes in bytes."""
+    """Fields of `zipfile.ZipInfo` in half of its memory, which the garbage collector does not visit; sizes in bytes."""
 
     header_offset: int
     compress_size: int
@@ -302,10 +302,11 @@ def _read_index(path: str, part: Part) -> dict[str, Member]:
     fields = attrgetter(*Member._fields)
     members: dict[str, Member] = {}
     for entry in entries:
-        parts = [part for part in entry.filename.replace('\\', '/').split('/') if part != '.']
+        written = entry.filename.replace('\\', '/')
+        parts = [part for part in written.split('/') if part != '.']
         name = '/'.join(parts)
         is_rubbish = name.startswith('__MACOSX/') or name.endswith('.DS_Store')  # what macOS adds
-        if is_rubbish or entry.filename == './':
+        if is_rubbish or written == './':
             continue
         if reason := _fault(parts, entry.orig_filename):
             raise ValueError(f'{path}: the name of member {entry.orig_filename[:100]!r} {reason}: {FIX}')

@@ -249,7 +249,7 @@ def test_folders_of_a_zip(tmp_path: Path) -> None:
     ],
 )
 def test_names_as_other_tools_write_them(tmp_path: Path, written: str, name: str) -> None:
-    write_zip(tmp_path / 'a.zip', {'./': b'', written: CONTENT})
+    write_zip(tmp_path / 'a.zip', {'./': b'', '.\\': b'', written: CONTENT})
     archive = open_archive(str(tmp_path / 'a.zip'))
     assert list(archive.members) == [name]
     assert archive.read(name) == CONTENT
