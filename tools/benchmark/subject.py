@@ -154,7 +154,7 @@ def agreement(mine: Tensor, other: Tensor) -> float:
 
 def measure(name: str, args: Namespace) -> list[Measured]:
     """Time all sides in turns; then the memory of each in a fresh process, unless ``args.no_memory``."""
-    subject = SUBJECTS[name]
+    subject = load_subjects()[name]
     seconds = alternate(subject.calls(subject.problem(args)), args.rounds)
     found = [Measured(name=side, seconds=values) for side, values in seconds.items()]
     if subject.small is not None and not args.no_memory and CLEAR_REFS.exists():
