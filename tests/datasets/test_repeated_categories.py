@@ -32,6 +32,13 @@ MASK = np.zeros((20, 30), bool)
 MASK[3:9, 2:12] = True
 
 
+@pytest.fixture(autouse=True)
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The images that the files list are nowhere."""
+    for module in ('coco_instance', 'coco_panoptic'):
+        monkeypatch.setattr(f'eomt_mm.datasets.{module}.check_files', lambda *_: None)
+
+
 def instances_file(folder: Path, used: tuple[int, ...], categories: list[dict[str, Any]] = CATEGORIES) -> str:
     annotations = [dict(id=k, image_id=7, category_id=id_, segmentation=[RING]) for k, id_ in enumerate(used)]
     path = folder / 'instances.json'
