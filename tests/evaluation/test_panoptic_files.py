@@ -3,6 +3,7 @@
 import json
 import math
 import shutil
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.problems import write_panoptic_results
+from benchmark.subjects.metrics import pq_problem
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, write_panoptic_png
 from eomt_mm.evaluation import workers
 from eomt_mm.evaluation.panoptic_files import pq_of_files
@@ -20,9 +21,9 @@ from eomt_mm.evaluation.panoptic_quality import PanopticQuality
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('pq')
-    write_panoptic_results(folder, 5, (48, 64), 12)
-    return folder
+    sizes = dict(num_images=5, ori_size=(48, 64), num_segments=12)
+    problem = pq_problem(Namespace(**sizes, in_memory=False, panopticapi_python=None))
+    return Path(shutil.copytree(problem.path, tmp_path_factory.mktemp('pq') / 'data'))
 
 
 @pytest.fixture

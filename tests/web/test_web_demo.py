@@ -97,11 +97,15 @@ def test_opacity(models: Models, photo: Path) -> None:
 
 
 @pytest.mark.parametrize('mode', ['L', 'RGBA', 'P', 'I;16', '1'])
-def test_modes_of_images(mode: str, models: Models, tmp_path: Path) -> None:
+def test_modes_of_images(mode: str, models: Models, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shape = (40, 60, 4) if mode == 'RGBA' else (40, 60)
     pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
     image = Image.fromarray(pixels.astype(np.uint16) * 256) if mode == 'I;16' else Image.fromarray(pixels).convert(mode)
     image.save(tmp_path / 'x.png')
+    if mode == 'I;16':
+        with pytest.raises(ValueError, match='images have 8 bits'):
+            find_segments(models[NAMES['panoptic']], tmp_path / 'x.png', 0.0)
+        monkeypatch.setenv('EOMT_MM_IMAGE_BITS', '16')
     found = find_segments(models[NAMES['panoptic']], tmp_path / 'x.png', 0.0)
     assert found.image.shape == (40, 60, 3) and found.segments
 
