@@ -170,6 +170,6 @@ def _panoptic_map(sample: Sample) -> np.ndarray:
 
 def _table(averages: dict[str, Averages]) -> str:
     rows: list[list[str | float]] = [
-        [name, *(100 * one[key] for key in ('pq', 'sq', 'rq')), one['n']] for name, one in averages.items()
+        [name, 100 * one['pq'], 100 * one['sq'], 100 * one['rq'], one['n']] for name, one in averages.items()
     ]
     return table(['', 'PQ', 'SQ', 'RQ', 'categories'], rows)
