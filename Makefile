@@ -30,8 +30,8 @@ $(RUNTIME) $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@touch $(RUNTIME) $@
 
 # Files in the order of their names: by default those of the fewest tests come last, and these are the longest.
-test: setup ## fast tests
-	$(PYTEST) -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+test: setup ## fast tests: two processes of one thread each
+	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(PYTEST) -m 'not slow' -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-slow: setup ## slow tests
 	$(PYTEST) -m slow $(ARGS)
