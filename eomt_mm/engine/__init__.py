@@ -1,4 +1,4 @@
-"""What mmengine's runner needs around the model: layer decay, learning-rate schedule, mask annealing, pictures."""
+"""Training loop, hooks, schedules and optimiser constructors for mmengine's runner."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Check what a run takes from a checkpoint: the model's weights, for the same classes, and no settings."""
+"""Check that a checkpoint fits a run: same weights, same classes; settings come from the config."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,21 +20,21 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class CheckpointFitHook(Hook):
-    """Compare a loaded checkpoint with model, data and config, where mmengine would only warn.
+    """Compare a loaded checkpoint with model, data and config, and raise where mmengine only warns.
 
-    - Weights of another shape are always refused. Missing weights are refused in testing and resuming; with
-      ``load_from`` up to half may be missing, which are logged and keep their initial values.
-    - Class names of the checkpoint that differ from the data's, or have another order, are refused if class rows are
-      loaded (:func:`~eomt_mm.checkpoints.class_names.difference`).
-    - A resumed run takes rates, weight decay and schedules from its config, computed from its ``max_iters``.
+    - Weights of a different shape are always refused. Missing weights are refused when testing or resuming. With
+      ``load_from`` up to half of the weights may be missing: they are logged and keep their initial values.
+    - If class rows are loaded, the checkpoint's class names must match those of the data, in the same order
+      (:func:`~eomt_mm.checkpoints.class_names.difference`).
+    - A resumed run takes learning rates, weight decay and schedules from its config, with the config's ``max_iters``.
 
     Args:
-        class_head: False: ``load_from`` leaves out the class predictor, for other classes; 'auto': leaves it out if the
-            number of classes or their names differ. Resuming and testing always load everything.
-        same_classes: refuse other class names; False: other names mean the same classes.
+        class_head: whether ``load_from`` loads the class predictor. False: no, to train on other classes; 'auto': only
+            if the number of classes and their names match. Resuming and testing always load everything.
+        same_classes: refuse different class names. False: treat different names as the same classes.
 
     Raises:
-        ValueError: for another ``class_head``.
+        ValueError: ``class_head`` is none of True, False and 'auto'.
     """
 
     def __init__(self, class_head: ClassHead = True, same_classes: bool = True) -> None:
@@ -45,14 +45,18 @@ class CheckpointFitHook(Hook):
         self._settings: ConfigSettings | None = None
 
     def before_run(self, runner: Any) -> None:
-        """Record the settings of a training before a checkpoint replaces them."""
+        """Record the training settings before a checkpoint replaces them."""
         if isinstance(runner.optim_wrapper, BaseOptimWrapper):
             self._settings = ConfigSettings(runner)
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Raises ValueError; see :func:`~eomt_mm.checkpoints.fit.check_fit`."""
+        """Check the checkpoint against the model and its classes; drop class rows as ``class_head`` says.
+
+        Raises:
+            ValueError: the classes differ, or the weights do not fit; see :func:`~eomt_mm.checkpoints.fit.check_fit`.
+        """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        # mmengine has no public attribute for either: a loop that is built means training, _resume resuming
+        # mmengine has no public attributes for these: a built train loop means training, _resume means resuming
         starts_training = isinstance(runner._train_loop, BaseLoop) and not runner._resume
         saved = checkpoint.get('state_dict', checkpoint)
         expected, source = model.state_dict(), str(runner._load_from)
@@ -86,7 +90,7 @@ class CheckpointFitHook(Hook):
         if runner.iter >= runner.max_iters and not runner.message_hub.get_info(VALIDATION_DUE, False):
             raise ValueError(
                 f'--resume: {runner._load_from} is after step {runner.iter}, and max_iters={runner.max_iters}: nothing '
-                f'is left to train. Set train_cfg.max_iters above {runner.iter} to train on'
+                f'is left to train. Set train_cfg.max_iters above {runner.iter} to train further'
             )
         if self._settings is not None:
             self._settings.restore(runner)
@@ -105,8 +109,8 @@ class CheckpointFitHook(Hook):
     def _way_out(self, starts_training: bool) -> str:
         start = "class_head='auto' to train a new class predictor, or " if starts_training else ''
         return (
-            f'Give data with its classes in its order (metainfo), or set default_hooks.checkpoint_fit: {start}'
-            f'same_classes=False where both mean the same'
+            f'Use data with the same classes in the same order (metainfo), or set default_hooks.checkpoint_fit: {start}'
+            f'same_classes=False if both lists mean the same classes'
         )
 
     def _takes_classes(

@@ -1,4 +1,4 @@
-"""Checkpoints that neither a kill nor a full disk can take away."""
+"""Checkpoint hook that never loses the last good checkpoint to a kill or a full disk."""
 
 import logging
 import os
@@ -19,15 +19,15 @@ from eomt_mm.fileio.leftovers import remove_unfinished
 from eomt_mm.hosts.local_backend import AtomicLocalBackend
 from eomt_mm.registry import HOOKS
 
-# Entries of the message hub, which checkpoints hold. mmengine's: the numbers of the checkpoints kept, the newest one.
+# Entries of the message hub, which checkpoints hold. From mmengine: numbers of the kept checkpoints, newest one.
 KEPT, LAST = 'keep_ckpt_ids', 'last_ckpt'
-OUTDATED = 'outdated_best_ckpts'  # best checkpoints that are to be deleted once no checkpoint names them
-VALIDATION_DUE = 'due_validation'  # True between the last step before a validation and the validation's end
+OUTDATED = 'outdated_best_ckpts'  # best checkpoints to delete once no checkpoint refers to them
+VALIDATION_DUE = 'due_validation'  # True from the last step before a validation to the end of the validation
 FORMER_VALIDATION_DUE = 'validation_due'  # in older checkpoints; mmengine logs entries whose names begin with 'val'
 
 
 def on_any_rank(flag: bool) -> bool:
-    """Whether ``flag`` is true in any process; every process must ask."""
+    """Return whether ``flag`` is true in any process. A collective operation: every process must call it."""
     if get_world_size() == 1:
         return flag
     found = torch.tensor([int(flag)])
@@ -36,28 +36,28 @@ def on_any_rank(flag: bool) -> bool:
 
 
 def is_not_deprecation(record: logging.LogRecord) -> bool:
-    """Whether a record is anything but mmengine's warnings of its own ``FileClient``, which no option avoids."""
+    """Filter out mmengine's deprecation warnings about its own ``FileClient``, which no option avoids."""
     return not record.getMessage().startswith(('"FileClient" will be', '"HardDiskBackend" is'))
 
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
-    """mmengine's ``CheckpointHook`` with an order of writing and deleting that leaves no moment to be killed in.
+    """mmengine's ``CheckpointHook``, with writes and deletions ordered so that a kill at any moment loses nothing.
 
-    - What a new checkpoint replaces is deleted once the new one and ``last_checkpoint`` are in place. A best checkpoint
-      stays until no checkpoint names it as the best: a resumed run finds the file it knows of.
-    - Where a validation follows, the checkpoint says so, and after it is saved again with the new best score. A run
-      that was killed in the validation and is resumed begins with that validation; one that was killed later does not
-      repeat it.
-    - A checkpoint that cannot be written (``OSError``: full disk, no permission, in any process) is reported with file
-      and free space; all earlier ones stay, training goes on, and the next save may succeed. The last save of a run
-      raises.
-    - With ``save_last`` a run that another hook ends early is saved, too.
+    - Replaced checkpoints are deleted only after the new checkpoint and ``last_checkpoint`` are in place. A best
+      checkpoint stays until no checkpoint refers to it, so that a resumed run finds the file.
+    - A checkpoint that is saved just before a validation records that the validation is due. After the validation it
+      is saved again, with the new best score. A run that was killed during the validation resumes with that
+      validation; a run that was killed later does not repeat it.
+    - If a checkpoint cannot be written (``OSError`` in any process: full disk, no permission), the hook logs the file
+      and the free space. Earlier checkpoints are kept, training continues, and the next save may succeed. The last
+      save of a run raises instead.
+    - With ``save_last``, a run that another hook ends early is saved too.
 
-    Takes mmengine's arguments; ``backend_args`` instead of the deprecated ``file_client_args``.
+    Takes mmengine's arguments, except that ``backend_args`` replaces the deprecated ``file_client_args``.
 
     Raises:
-        ValueError: for ``file_client_args``; in training, where the metrics lack that of ``save_best``.
+        ValueError: ``file_client_args`` is given; during training, if the metrics lack the one named by ``save_best``.
         OSError: the last checkpoint of a run cannot be written.
     """
 
@@ -67,22 +67,22 @@ class SafeCheckpointHook(CheckpointHook):
             raise ValueError(f'file_client_args={self.file_client_args}: give backend_args')
         self.keep_ckpt_ids: deque[int]
         self._training = False
-        self._first = 0  # step that training begins after
-        # Steps of the latest attempt to save, and of the latest success; equal in all processes.
+        self._first = 0  # number of steps completed before this run
+        # Steps of the latest attempt to save and of the latest success; equal in all processes.
         self._tried: int | None = None
         self._saved: int | None = None
-        self._named: set[str] = set()  # best checkpoints that the newest checkpoint names
+        self._named: set[str] = set()  # best checkpoints that the newest checkpoint refers to
 
     # Stages ----------------------------------------------------------------------------------------------------------
 
     def after_load_checkpoint(self, runner: Any, checkpoint: dict[str, Any]) -> None:
-        """Read the note of older checkpoints under its former name."""
+        """Rename the entry that older checkpoints have for a due validation."""
         info = checkpoint.get('message_hub', {}).get('runtime_info', {})
         if FORMER_VALIDATION_DUE in info:
             info[VALIDATION_DUE] = info.pop(FORMER_VALIDATION_DUE)
 
     def before_train(self, runner: Any) -> None:
-        """Finds what the resumed checkpoint tells, and clears away what a killed run left."""
+        """Restore the state from a resumed checkpoint, and remove unfinished files of killed runs."""
         runner.logger.addFilter(is_not_deprecation)
         super().before_train(runner)
         hub = runner.message_hub
@@ -91,40 +91,40 @@ class SafeCheckpointHook(CheckpointHook):
         if hub.get_info(LAST):
             self.last_ckpt = self._own([hub.get_info(LAST)])[0]
         for keys in self._best_keys().values():
-            if hub.get_info(keys[1]):  # in this folder, even if it was moved: another run's is not ours to delete
+            if hub.get_info(keys[1]):  # use this run's folder, even if it was moved: never delete files of another run
                 path = self._own([hub.get_info(keys[1])])[0]
                 self._set_best(runner, keys, path if self.file_backend.exists(path) else None)
         self._named = {path for _, path in self._best_paths(runner) if path}
         if is_main_process():
             self._attempt(runner, partial(self._remove_unfinished, runner))
         self._delete_outdated(runner)
-        if self.by_epoch:  # where no epoch is left, the loop calls no other stage
+        if self.by_epoch:  # if no epoch is left, the loop calls no later stage
             self._make_up_validation(runner)
 
     def before_train_epoch(self, runner: Any) -> None:
-        """Makes up for the validation that the resumed run was killed in."""
+        """Run the validation that a resumed run was killed in."""
         if not self.by_epoch:
             self._make_up_validation(runner)
 
     def _make_up_validation(self, runner: Any) -> None:
         if runner.message_hub.get_info(VALIDATION_DUE, False) and runner.val_loop is not None:
-            runner.logger.info(f'the run was interrupted in the validation after step {self._first}: starting with it')
+            runner.logger.info(f'the run was interrupted in the validation after step {self._first}: validating first')
             runner.val_loop.run()
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """Saves every ``interval`` steps, and at the end."""
+        """Save every ``interval`` steps, and at the end."""
         if not self.by_epoch:
             self._foresee_validation(runner)
         super().after_train_iter(runner, *args, **kwargs)
 
     def after_train_epoch(self, runner: Any) -> None:
-        """Saves every ``interval`` epochs where ``by_epoch``, and at the end."""
+        """With ``by_epoch``, save every ``interval`` epochs, and at the end."""
         if self.by_epoch:
             self._foresee_validation(runner)
         super().after_train_epoch(runner)
 
     def after_val_epoch(self, runner: Any, metrics: dict[str, Any]) -> None:
-        """Saves the best checkpoint, then this step's again if there was one."""
+        """Save the best checkpoint, then save this step's checkpoint again if it exists."""
         if not self._training:
             return
         super().after_val_epoch(runner, metrics)
@@ -133,7 +133,7 @@ class SafeCheckpointHook(CheckpointHook):
             self.save_step(runner, again=True)
 
     def after_train(self, runner: Any) -> None:
-        """Saves what was not saved because the run ended early."""
+        """Save the last step if the run ended early and the step is not saved yet."""
         if self.save_last and self._first < self._step(runner):
             self.save_step(runner, final=True)
         self._training = False
@@ -142,13 +142,14 @@ class SafeCheckpointHook(CheckpointHook):
     # Saving ----------------------------------------------------------------------------------------------------------
 
     def save_step(self, runner: Any, in_step: bool = False, final: bool = False, again: bool = False) -> None:
-        """Saves a checkpoint of the present step (or epoch), unless there is one.
+        """Save a checkpoint of the current step (or epoch), unless it is already saved.
 
         Args:
-            runner: of the training.
-            in_step: called from ``after_train_iter`` (or ``after_train_epoch``): mmengine has not counted it yet.
-            final: raise where it cannot be written, as at the end of the schedule.
-            again: save even if there is one.
+            runner: the training's runner.
+            in_step: the call comes from ``after_train_iter`` (or ``after_train_epoch``), before mmengine has counted
+                the step (or epoch).
+            final: raise if the checkpoint cannot be written, as at the end of the schedule.
+            again: save even if it is already saved.
         """
         step = self._step(runner, in_step)
         if self._saved == step and not again:
@@ -167,7 +168,7 @@ class SafeCheckpointHook(CheckpointHook):
         path = self.file_backend.join_path(self.out_dir, self.filename_tmpl.format(step))
         info: dict[str, Any] = {LAST: path}
         kept: list[int] = []
-        if self.max_keep_ckpts > 0:  # the new list with those to be deleted: mmengine deletes them after a resume
+        if self.max_keep_ckpts > 0:  # includes checkpoints about to be deleted: mmengine deletes them after a resume
             kept = [*(other for other in self.keep_ckpt_ids if other != step), step]
             info[KEPT] = kept
         options = dict(
@@ -191,7 +192,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _write(
         self, runner: Any, path: str, info: dict[str, Any], meta: dict[str, Any], final: bool, **options: Any
     ) -> bool:
-        """Saves with ``info`` in the message hub; where it fails, takes it back and reports or raises."""
+        """Save with ``info`` in the message hub; on failure, restore the hub and log the error, or raise if ``final``.
+
+        Returns:
+            whether all processes succeeded.
+        """
         hub, error = runner.message_hub, None
         before = {key: hub.get_info(key) for key in info}
         hub.update_info_dict(info)
@@ -208,19 +213,19 @@ class SafeCheckpointHook(CheckpointHook):
         reason = f'{error} ({_free_space(self.out_dir)})' if error else 'see the other processes'
         text = f'checkpoint {path} could not be written: {reason}. The last whole one is {self.last_ckpt}'
         if final:
-            raise OSError(f'{text}. Make room there and go on with --resume') from error
-        runner.logger.error(f'{text}; training goes on, and the next save may succeed')
+            raise OSError(f'{text}. Free some space and continue with --resume') from error
+        runner.logger.error(f'{text}; training continues, and the next save may succeed')
         return False
 
     def _step(self, runner: Any, in_step: bool = False) -> int:
-        """Steps (or epochs) done."""
+        """Return the number of completed steps (or epochs)."""
         return (runner.epoch if self.by_epoch else runner.iter) + in_step
 
     def _last_step(self, runner: Any) -> int:
         return runner.max_epochs if self.by_epoch else runner.max_iters
 
     def _foresee_validation(self, runner: Any) -> None:
-        """Notes whether the loop will validate after this step; a loop by epochs does so after epochs only."""
+        """Record whether the loop will validate after this step. A loop by epochs validates only after epochs."""
         step, due = self._step(runner, in_step=True), False
         if runner.val_loop is not None and isinstance(runner.train_loop, EpochBasedTrainLoop) == self.by_epoch:
             at_interval = step % runner.val_interval == 0 or step == self._last_step(runner)
@@ -245,7 +250,7 @@ class SafeCheckpointHook(CheckpointHook):
     def _replace_best(self, runner: Any, indicator: str, score: float) -> None:
         hub, keys = runner.message_hub, self._best_keys()[indicator]
         step = self._step(runner)
-        # The slash of a metric's prefix is none of a folder.
+        # The slash after a metric's prefix must not become a folder.
         name = f'best_{indicator}_{self.filename_tmpl.format(step)}'.replace('/', '_')
         path, old = self.file_backend.join_path(self.out_dir, name), hub.get_info(keys[1])
         info = dict(zip(keys, (score, path), strict=True))
@@ -262,7 +267,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._delete(runner, [old])
 
     def _best_keys(self) -> dict[str, tuple[str, str]]:
-        """Per metric of ``save_best``, mmengine's entries in the message hub for score and path."""
+        """Return mmengine's message-hub keys for score and path, per metric of ``save_best``."""
         if not self.save_best:
             return {}
         ends = [''] if len(self.key_indicators) == 1 else [f'_{indicator}' for indicator in self.key_indicators]
@@ -275,7 +280,7 @@ class SafeCheckpointHook(CheckpointHook):
         return [(indicator, runner.message_hub.get_info(key)) for indicator, (_, key) in self._best_keys().items()]
 
     def _set_best(self, runner: Any, keys: tuple[str, str], path: str | None) -> None:
-        """Notes a best checkpoint where mmengine looks for it."""
+        """Record a best checkpoint where mmengine looks for it."""
         runner.message_hub.update_info(keys[1], path)
         paths = dict(self._best_paths(runner))
         if len(paths) == 1:
@@ -286,11 +291,11 @@ class SafeCheckpointHook(CheckpointHook):
     # Files -----------------------------------------------------------------------------------------------------------
 
     def _own(self, paths: list[str]) -> list[str]:
-        """The same names in this run's folder."""
+        """Move paths into this run's folder, keeping their file names."""
         return [self.file_backend.join_path(self.out_dir, os.path.basename(path)) for path in paths]
 
     def _delete(self, runner: Any, paths: list[str]) -> None:
-        """Deletes files, and folders of sharded or DeepSpeed's checkpoints."""
+        """Delete checkpoint files, and the checkpoint folders of sharded or DeepSpeed runs."""
         if not is_main_process():
             return
         for path in paths:
@@ -300,7 +305,7 @@ class SafeCheckpointHook(CheckpointHook):
                 self._attempt(runner, partial(self.file_backend.rmtree, path))
 
     def _remove_unfinished(self, runner: Any) -> None:
-        """Clears away what killed runs left of any file; logs, metrics and imported weights lie in subfolders."""
+        """Remove files that killed runs left unfinished, including logs, metrics and imported weights in subfolders."""
         found = remove_unfinished(runner.work_dir, depth=2)
         if isinstance(self.file_backend, LocalBackend):
             found += remove_unfinished(self.out_dir)
@@ -312,15 +317,15 @@ class SafeCheckpointHook(CheckpointHook):
         runner.message_hub.update_info(OUTDATED, [])
 
     def _attempt(self, runner: Any, action: Callable[[], None]) -> None:
-        """What training need not end for."""
+        """Run an action whose failure must not end the training; log the error instead."""
         try:
             action()
         except OSError as error:
-            runner.logger.error(f'{error} ({_free_space(self.out_dir)}); training goes on')
+            runner.logger.error(f'{error} ({_free_space(self.out_dir)}); training continues')
 
 
 def _free_space(folder: str) -> str:
     try:
         return f'{shutil.disk_usage(folder).free / 2**30:.2f} GiB free in {folder}'
-    except OSError:  # the folder does not exist, or is no local one
+    except OSError:  # the folder does not exist or is not local
         return f'in {folder}'

@@ -1,4 +1,4 @@
-"""What a run shows on the screen: few, short lines. The log file gets everything."""
+"""Terse console output: a few short lines on the screen, everything in the log file."""
 
 import copy
 import logging
@@ -9,7 +9,7 @@ from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-# Beginnings of lines that only the log file gets: environment, config, order of hooks, and what no user acts on.
+# Prefixes of lines that go to the log file only: environment, config, order of hooks, and others no user acts on.
 FILE_ONLY = (
     '\n----', 'Config:', 'Hooks will be executed', 'Distributed training is not used', 'Exp name:',
     'Checkpoints will be saved', 'layer decay',
@@ -17,13 +17,16 @@ FILE_ONLY = (
 
 
 class ScreenFormatter(logging.Formatter):
-    """Time and message; the level only of warnings and errors. A record's ``screen`` takes the place of its message."""
+    """Formatter for the screen: time and message, with the level for warnings and errors only.
+
+    If a record has an attribute ``screen``, that text replaces the message.
+    """
 
     def __init__(self) -> None:
         super().__init__('%(asctime)s %(message)s', datefmt='%H:%M:%S')
 
     def format(self, record: logging.LogRecord) -> str:
-        """One record as text."""
+        """Format one record."""
         shown = copy.copy(record)
         level = '' if record.levelno == logging.INFO else f'{record.levelname}: '
         shown.msg, shown.args = f'{level}{getattr(record, "screen", record.getMessage())}', None
@@ -31,15 +34,15 @@ class ScreenFormatter(logging.Formatter):
 
 
 def is_for_screen(record: logging.LogRecord) -> bool:
-    """Whether a record is shown at all."""
+    """Return whether a record is shown on the screen."""
     return record.levelno > logging.INFO or not record.getMessage().startswith(FILE_ONLY)
 
 
 class TerseConsole(Runner):
-    """Runner whose screen shows few, short lines, and whose log file is mmengine's."""
+    """Runner with a few short lines on the screen and mmengine's usual log file."""
 
     def build_logger(self, *args: Any, **kwargs: Any) -> MMLogger:
-        """mmengine's logger, with short lines on the screen unless the level is DEBUG."""
+        """Build mmengine's logger, with short lines on the screen unless the level is DEBUG."""
         logger = super().build_logger(*args, **kwargs)
         for handler in logger.handlers:
             if not isinstance(handler, logging.FileHandler) and handler.level > logging.DEBUG:
@@ -49,5 +52,5 @@ class TerseConsole(Runner):
 
 
 def build_runner(cfg: Config) -> Runner:
-    """The runner of a config: its ``runner_type``, or `TerseConsole`."""
+    """Build the runner of a config: its ``runner_type`` if given, otherwise `TerseConsole`."""
     return RUNNERS.build(cfg) if 'runner_type' in cfg else TerseConsole.from_cfg(cfg)

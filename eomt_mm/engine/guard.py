@@ -21,16 +21,16 @@ SKIPPED = 'non_finite_steps'  # in the message hub, and thereby in every checkpo
 class NonFiniteGuardHook(Hook):
     """Skip optimiser steps whose gradients are not all finite, and end the run after too many in a row.
 
-    A skipped step changes neither weights nor the optimiser's state, in any process; schedules continue. A warning
-    names the files of the batch, and the log's averages leave the step out. Steps that a loss scaler (``--amp`` in
-    float16) skips by itself, to find its scale, count as well.
+    A skipped step changes neither the weights nor the optimiser state, in any process; schedules continue. A warning
+    names the files of the batch, and the step is left out of the log's averages. Steps that a loss scaler (``--amp``
+    in float16) skips on its own while it searches for its scale count too.
 
-    Costs per step: one pass over the gradients for the largest absolute value, in distributed runs the exchange of one
-    number, and one wait of the host for the device, because Python decides. mmengine waits as often for every loss that
-    it logs.
+    Cost per step: one pass over the gradients for the largest absolute value; in distributed runs, an all-reduce of
+    one number; and one synchronisation of host and device, because the decision is made in Python. mmengine
+    synchronises in the same way for every loss that it logs.
 
     Args:
-        max_in_a_row: skipped steps in a row that end the run; at least 1.
+        max_in_a_row: number of consecutive skipped steps that ends the run; at least 1.
 
     Raises:
         ValueError: ``max_in_a_row`` is below 1.
@@ -41,14 +41,14 @@ class NonFiniteGuardHook(Hook):
             raise ValueError(f'max_in_a_row={max_in_a_row}: at least 1')
         self.max_in_a_row = max_in_a_row
         self._in_a_row = 0
-        self._skips = True  # until the optimiser steps: a loss scaler skips a step by not calling it
+        self._skips = True  # until the optimiser's step is called: a loss scaler skips a step by not calling it
         self._files: list[str] = []
 
     def before_train(self, runner: Any) -> None:
-        """Start to watch the optimiser.
+        """Register a hook on the optimiser's step.
 
         Raises:
-            TypeError: it is not torch's.
+            TypeError: the optimiser is not a torch optimiser.
         """
         optimizer = getattr(runner.optim_wrapper, 'optimizer', None)
         if not isinstance(optimizer, Optimizer):
@@ -61,7 +61,7 @@ class NonFiniteGuardHook(Hook):
     def after_train_iter(
         self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: dict[str, Any] | None = None
     ) -> None:
-        """Count and log.
+        """Count and log skipped steps.
 
         Raises:
             FloatingPointError: ``max_in_a_row`` is reached.
@@ -76,14 +76,14 @@ class NonFiniteGuardHook(Hook):
         self._skips, self._files = True, []
 
     def after_train(self, runner: Any) -> None:
-        """Log the total."""
+        """Log the total number of skipped steps."""
         self._handle.remove()
         skipped = runner.message_hub.get_info(SKIPPED, 0)
         level = logging.WARNING if skipped else logging.INFO
         print_log(f'{skipped} of {runner.iter} steps skipped for non-finite gradients', logger='current', level=level)
 
     def _before_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        """Remove all gradients if one is not finite: the optimiser then skips all parameters."""
+        """Remove all gradients if any is not finite: the optimiser then skips all parameters."""
         params = [param for group in optimizer.param_groups for param in group['params'] if param.grad is not None]
         self._skips = not all_finite([local_part(param.grad) for param in params])
         if self._skips:
@@ -104,13 +104,13 @@ class NonFiniteGuardHook(Hook):
         if self._in_a_row >= self.max_in_a_row:
             raise FloatingPointError(
                 f'no finite gradients for {self._in_a_row} steps in a row (max_in_a_row={self.max_in_a_row}), up to '
-                f'step {runner.iter + 1} with {files}. Look at these images and their annotations; if they are sound, '
-                f'go on from an earlier checkpoint with a lower learning rate or, with --amp, bfloat16'
+                f'step {runner.iter + 1} with {files}. Check these images and their annotations; if they are correct, '
+                f'continue from an earlier checkpoint with a lower learning rate or, with --amp, bfloat16'
             )
 
 
 def forget_non_finite(message_hub: MessageHub) -> None:
-    """Remove values of this step that are not finite from averages, which they would spoil for a whole window."""
+    """Remove non-finite values of this step from the averages, which they would spoil for a whole window."""
     for history in message_hub.log_scalars.values():
         values, counts = history.data  # the history's own arrays
         if len(values) and not math.isfinite(values[-1]):
@@ -118,7 +118,7 @@ def forget_non_finite(message_hub: MessageHub) -> None:
 
 
 def all_finite(gradients: list[Tensor]) -> bool:
-    """Whether the gradients of all processes are finite; all must ask, and all get the same answer."""
+    """Return whether the gradients of all processes are finite. A collective operation: every process must call it."""
     gradients = [gradient for gradient in gradients if gradient.numel()]
     # The largest absolute value: unlike a sum of squares it does not overflow while all are finite.
     largest = torch.stack(torch._foreach_norm(gradients, torch.inf)) if gradients else torch.zeros(1)
@@ -128,5 +128,5 @@ def all_finite(gradients: list[Tensor]) -> bool:
 
 
 def local_part(gradient: Tensor) -> Tensor:
-    """The part of a gradient that this process holds: all of it, but with ``fully_shard`` (torch's DTensor)."""
+    """Return the part of a gradient that this process holds: its shard under ``fully_shard`` (DTensor), else all."""
     return gradient.to_local() if hasattr(gradient, 'to_local') else gradient

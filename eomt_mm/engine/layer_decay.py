@@ -16,14 +16,14 @@ from eomt_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Builds an optimiser with one parameter group per learning-rate factor, in backbone and rest.
+    """Build an optimiser with one parameter group per learning-rate factor, separately for backbone and rest.
 
-    ``paramwise_cfg`` takes ``layer_decay`` (1: none) and ``decay_joint_blocks`` (published: True with DINOv2, False
-    with DINOv3). Weight decay acts on every parameter, biases, norms and queries included, as published. Frozen
-    parameters belong to no group. Groups carry ``is_backbone``, which the schedule reads.
+    ``paramwise_cfg`` takes ``layer_decay`` (1: no decay) and ``decay_joint_blocks`` (published: True with DINOv2,
+    False with DINOv3). Weight decay applies to every parameter including biases, norms and queries, as published.
+    Frozen parameters belong to no group. Each group has the key ``is_backbone``, which the schedule reads.
 
     Raises:
-        ValueError: for an unknown key of ``paramwise_cfg`` or a model without a TimmViT.
+        ValueError: ``paramwise_cfg`` has an unknown key, or the model has no TimmViT.
     """
 
     def __init__(self, optim_wrapper_cfg: dict[str, Any], paramwise_cfg: dict[str, Any] | None = None) -> None:
@@ -40,7 +40,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         super().__init__(optim_wrapper_cfg)
 
     def __call__(self, model: Any) -> Any:
-        """Optimiser wrapper for ``model``, which may be wrapped for distributed training."""
+        """Build the optimiser wrapper for ``model``, which may be wrapped for distributed training."""
         if is_model_wrapper(model):
             model = model.module
         wrapper_cfg = dict(self.optim_wrapper_cfg)
@@ -49,7 +49,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return OPTIM_WRAPPERS.build(wrapper_cfg, default_args=dict(optimizer=optimizer))
 
     def param_groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Groups with ``params``, ``lr``, ``lr_factor``, ``is_backbone`` and ``param_names``."""
+        """Return groups with ``params``, ``lr``, ``lr_factor``, ``is_backbone`` and ``param_names``."""
         vits = [(name, module) for name, module in model.named_modules() if isinstance(module, PlainViT)]
         heads = [module for module in model.modules() if isinstance(module, EoMTHead)]
         if len(vits) != 1 or len(heads) != 1:
@@ -74,5 +74,5 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             group['params'].append(param)
             group['param_names'].append(name)
         print_log(f'layer decay {self.layer_decay}: {len(groups)} parameter groups', logger='current')
-        # The head first: its learning rate, which is never decayed, is the one that the log shows.
+        # The head comes first: the log shows the learning rate of the first group, and the head's is never decayed.
         return sorted(groups.values(), key=lambda group: (group['is_backbone'], -group['lr_factor']))

@@ -1,4 +1,4 @@
-"""Mask annealing: block by block, the joint blocks learn to do without masks (EoMT paper, "Mask annealing")."""
+"""Mask annealing: masked attention is phased out block by block (EoMT paper, "Mask annealing")."""
 
 import logging
 import math
@@ -21,22 +21,21 @@ from eomt_mm.registry import HOOKS
 class MaskAnnealingHook(Hook):
     """Set the keep probability of each joint block's masks after every iteration, and log it.
 
-    Without ``starts`` and ``ends`` the steps follow from the rule of the published recipes, from 1/6..4/6 to 2/6..5/6
-    of the schedule for any number of joint blocks (:func:`published_steps`).
+    By default the steps follow the rule of the published recipes: annealing starts at 1/6 (first block) to 4/6 (last
+    block) of the schedule and ends at 2/6 to 5/6, for any number of joint blocks (:func:`published_steps`).
 
     Args:
-        starts, ends: per joint block, where its annealing starts and ends: fractions of ``max_iters`` in [0, 1] or,
-            with ``total_steps``, optimiser steps.
-        unit: optimiser steps that the annealing of each block takes, if the published value is not a sixth of the
-            schedule, as in the rule.
-        first_block: (start, end) of the first joint block in optimiser steps, in place of the rule's (published with
+        starts, ends: where the annealing of each joint block starts and ends, instead of the rule: fractions of
+            ``max_iters`` in [0, 1] or, with ``total_steps``, optimiser steps.
+        unit: number of optimiser steps that the annealing of each block takes. None: a sixth of the schedule.
+        first_block: (start, end) of the first joint block in optimiser steps, instead of the rule's (published with
             DINOv3: (0, 3000)).
-        total_steps: length of the schedule that the steps above refer to. If ``max_iters`` differs, they are scaled to
-            it.
-        power: exponent of the fall.
+        total_steps: length of the schedule that the steps above refer to. If ``max_iters`` differs, the steps are
+            scaled to it.
+        power: exponent of the polynomial decay.
 
     Raises:
-        ValueError: where the arguments do not fit each other or the model's number of joint blocks.
+        ValueError: the arguments are inconsistent, or do not fit the model's number of joint blocks.
     """
 
     def __init__(
@@ -49,11 +48,14 @@ class MaskAnnealingHook(Hook):
         power: float = 0.9,
     ) -> None:
         if starts is not None and (unit is not None or first_block is not None):
-            raise ValueError(f'starts={starts} with unit={unit}, first_block={first_block}: steps or a rule, not both')
+            raise ValueError(
+                f'starts={starts} with unit={unit}, first_block={first_block}: give either starts and ends, or unit '
+                f'and first_block'
+            )
         if (unit is not None or first_block is not None) and total_steps is None:
             raise ValueError(
-                f'unit={unit}, first_block={first_block} need total_steps, the length of the schedule that they are '
-                f'steps of'
+                f'unit={unit}, first_block={first_block} need total_steps, the length of the schedule that these '
+                f'steps refer to'
             )
         if first_block is not None and not 0 <= first_block[0] <= first_block[1]:
             raise ValueError(f'first_block={first_block}: 0 <= start <= end, in optimiser steps')
@@ -67,7 +69,7 @@ class MaskAnnealingHook(Hook):
             if total_steps is None and max(ends) > 1:
                 raise ValueError(
                     f'ends={ends} exceed 1: give fractions of max_iters, or set total_steps to the length of the '
-                    f'schedule that they are steps of'
+                    f'schedule that these steps refer to'
                 )
         elif total_steps is not None and unit is None and first_block is None:
             raise ValueError(f'total_steps={total_steps} needs starts and ends, unit, or first_block in steps')
@@ -79,13 +81,13 @@ class MaskAnnealingHook(Hook):
         self.power = power
         self._steps: list[tuple[int, int]] = []  # empty outside of training
         self._explained = False
-        self._most: list[float] = []  # probabilities of a resumed checkpoint: upper limits of all later ones
+        self._most: list[float] = []  # probabilities in a resumed checkpoint: upper limits of all later ones
 
     def before_train(self, runner: Any) -> None:
         """Compute the steps for this schedule and model, and set the probabilities, also in a resumed run.
 
         Raises:
-            ValueError: where the loop counts micro-batches, not steps.
+            ValueError: the loop counts micro-batches instead of optimiser steps.
         """
         check_counts_steps(runner)
         head = find_head(runner.model)
@@ -114,7 +116,7 @@ class MaskAnnealingHook(Hook):
         self._set(runner, find_head(runner.model), done=1)
 
     def after_val(self, runner: Any) -> None:
-        """Explain, after the first validation of a training, why its numbers are low while masks are on."""
+        """After the first validation of a training, log why its metrics are low while masks are on."""
         if not self._explained and max(self.keep_probs(runner.iter), default=0) > 0:
             self._explained, last = True, max(end for _, end in self._steps)
             print_log(
@@ -123,7 +125,7 @@ class MaskAnnealingHook(Hook):
             )
 
     def after_train(self, runner: Any) -> None:
-        """Warn if the run ends before the annealing: evaluation runs without the masks that it was trained with."""
+        """Warn if the run ends before the annealing does: evaluation does not use the masks of the training."""
         probs = self.keep_probs(runner.iter)
         if runner.iter < runner.max_iters and max(probs) > 0:
             print_log(
@@ -135,7 +137,7 @@ class MaskAnnealingHook(Hook):
             )
 
     def annealing_steps(self, num_blocks: int, max_iters: int) -> list[tuple[int, int]]:
-        """(start, end) of each joint block in steps of a schedule of ``max_iters``."""
+        """Return (start, end) of each joint block's annealing, in steps of a schedule of ``max_iters`` steps."""
         if self.starts is None or self.ends is None:
             if self.total_steps is None:
                 return published_steps(num_blocks, max_iters)
@@ -153,14 +155,14 @@ class MaskAnnealingHook(Hook):
         return [(math.floor(start * scale + 0.5), math.floor(end * scale + 0.5)) for start, end in stated]
 
     def keep_probs(self, step: int) -> list[float]:
-        """Keep probability of each joint block after ``step`` steps."""
+        """Return the keep probability of each joint block after ``step`` steps."""
         probs = [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
-        # The saved probabilities are float32: small differences to the schedule's own are rounding.
+        # The saved probabilities are float32: small differences from the schedule's values are rounding.
         most = self._most or [1.0] * len(probs)
         return [prob if prob <= limit + 1e-6 else limit for prob, limit in zip(probs, most, strict=True)]
 
     def _resumed_probs(self, runner: Any, head: EoMTHead) -> list[float]:
-        """Upper limits of the probabilities: a longer schedule does not turn masks on again that were off."""
+        """Return the checkpoint's probabilities as upper limits, so that a longer schedule turns no mask on again."""
         self._most = []
         if not runner.iter:
             return []
@@ -182,10 +184,11 @@ class MaskAnnealingHook(Hook):
 
 @HOOKS.register_module()
 class DefaultAnnealingHook(Hook):
-    """Add a `MaskAnnealingHook` to models that train with masks, in ``default_hooks``, which no list replaces.
+    """Add a `MaskAnnealingHook` if the model trains with masks.
 
-    Its arguments are the config's top-level ``mask_annealing``, a dict. Without that key the published rule applies;
-    None leaves masks on. A `MaskAnnealingHook` among ``custom_hooks`` takes precedence.
+    This hook belongs in ``default_hooks``: a config that sets its own list of ``custom_hooks`` does not remove it. The
+    arguments of the `MaskAnnealingHook` are the config's top-level dict ``mask_annealing``. Without that key the
+    published rule applies; None leaves masks on. A `MaskAnnealingHook` in ``custom_hooks`` takes precedence.
     """
 
     def before_run(self, runner: Runner) -> None:
@@ -196,23 +199,23 @@ class DefaultAnnealingHook(Hook):
 
 
 def stated_annealing(cfg: Config) -> dict[str, Any] | None:
-    """Arguments of `MaskAnnealingHook` at the top level of a config; None if it turns annealing off."""
+    """Return the arguments of `MaskAnnealingHook` from the top level of a config; None if annealing is turned off."""
     settings = cfg.get('mask_annealing', {})
     return settings if settings is None else dict(settings)
 
 
 def has_annealing(runner: Runner) -> bool:
-    """Whether one of the runner's hooks anneals masks."""
+    """Return whether one of the runner's hooks anneals masks."""
     return any(isinstance(hook, MaskAnnealingHook) for hook in runner.hooks)
 
 
 def trains_with_masks(model: nn.Module) -> bool:
-    """Whether a model has an EoMT head with masked attention."""
+    """Return whether a model has an EoMT head with masked attention."""
     return any(isinstance(module, EoMTHead) and module.masked_attention for module in model.modules())
 
 
 def find_head(model: nn.Module) -> EoMTHead:
-    """The EoMT head of a model, which may be wrapped for distributed training."""
+    """Find the EoMT head of a model, which may be wrapped for distributed training."""
     for module in model.modules():
         if isinstance(module, EoMTHead):
             return module

@@ -21,29 +21,31 @@ Meta: TypeAlias = dict[str, Any]
 
 @HOOKS.register_module()
 class PictureHook(Hook):
-    """Pictures of the first images of each validation or test: image, ground truth (where loaded) and prediction.
+    """Draw the first images of each validation or test: image, ground truth (if loaded) and prediction side by side.
 
-    They go to a folder or, without one, to the back-ends of the visualizer (its files, TensorBoard, W&B, ...) under
-    ``val_NAME_OF_IMAGE`` and ``test_NAME_OF_IMAGE`` with the iteration as the step. No config has this hook;
-    ``tools/test.py --show-dir`` adds it, and so does in a config, of which the second line is for TensorBoard::
+    Pictures go to a folder or, without one, to the visualizer's back-ends (local files, TensorBoard, W&B, ...) as
+    ``val_NAME_OF_IMAGE`` and ``test_NAME_OF_IMAGE``, with the iteration as the step. No config includes this hook.
+    ``tools/test.py --show-dir`` adds it, or a config does (the second line is for TensorBoard)::
 
         default_hooks = dict(pictures=dict(type='eomt_mm.PictureHook'))
         visualizer = dict(vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])
 
     Args:
-        out_dir: folder, made where missing: ``NAME_OF_IMAGE.png`` of a test, ``NAME_OF_IMAGE_ITERATION.png`` of a
-            validation. None: the back-ends, which only the first process feeds.
-        img_prefix: folder of the images; names keep the path below it. None: the image's file name alone. Where two
-            images would share a name, the second gets ``_2``.
-        max_images: of a test, per process.
-        max_val_images: of a validation, per process.
-        interval: draw in every so many validations.
-        score_thr: instances below it are not drawn, in [0, 1].
-        palette: 'dataset', the data set's own colours, or 'distinct', colours for readers of every colour vision.
-        max_side: images with a longer side in pixels are shrunk.
+        out_dir: folder, created if missing; files are ``NAME_OF_IMAGE.png`` in a test and
+            ``NAME_OF_IMAGE_ITERATION.png`` in a validation. None: the back-ends, which only the first process writes
+            to.
+        img_prefix: folder of the images; names keep the path below it. None: the file name alone. If two images would
+            share a name, the second gets ``_2``.
+        max_images: number of pictures of a test, per process.
+        max_val_images: number of pictures of a validation, per process.
+        interval: draw in every ``interval``-th validation.
+        score_thr: minimum score of drawn instances, in [0, 1].
+        palette: 'dataset' for the data set's own colours, or 'distinct' for colours that are distinguishable with
+            colour vision deficiency.
+        max_side: longest side of a drawn image in pixels; larger images are shrunk.
 
     Raises:
-        ValueError: ``palette`` is another, or ``interval`` or ``max_side`` below 1.
+        ValueError: ``palette`` is unknown, or ``interval`` or ``max_side`` is below 1.
     """
 
     priority = 'LOWEST'
@@ -75,30 +77,32 @@ class PictureHook(Hook):
         self._validations = 0
 
     def before_val(self, runner: Any) -> None:
-        """Counts anew; in a validation that ``interval`` leaves out, nothing is drawn."""
+        """Reset the count of pictures; draw nothing in validations that ``interval`` skips."""
         skipped = self._validations % self.interval > 0
         self._drawn = self.limits['val'] if skipped else 0
         self._validations += 1
 
     def before_test(self, runner: Any) -> None:
-        """Counts anew."""
+        """Reset the count of pictures."""
         self._drawn = 0
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Draws the batch's samples."""
+        """Draw the samples of the batch."""
         self._draw_batch(runner, 'val', runner.val_dataloader.dataset.metainfo, outputs)
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Draws the batch's samples."""
+        """Draw the samples of the batch."""
         self._draw_batch(runner, 'test', runner.test_dataloader.dataset.metainfo, outputs)
 
     def _draw_batch(self, runner: Any, mode: str, meta: Meta, samples: Sequence[Sample] | None) -> None:
         for sample in (samples or [])[: max(0, self.limits[mode] - self._drawn)]:
             if isinstance(sample, TrackDataSample):
-                raise TypeError('PictureHook draws images; videos: python tools/demo.py FRAMES CONFIG CHECKPOINT')
+                raise TypeError(
+                    'PictureHook draws images only; for videos use: python tools/demo.py FRAMES CONFIG CHECKPOINT'
+                )
             picture = sample_picture(sample, with_palette(meta, self.palette), self.score_thr, self.max_side)
             name = name_below(sample.img_path, self.img_prefix)
-            # Back-ends make no folders.
+            # Back-ends create no folders.
             name = self._names.unique(name.replace('/', '_') if self.out_dir is None else name, sample.img_path)
             if self.out_dir is None:
                 runner.visualizer.add_image(f'{mode}_{name}', np.asarray(picture), runner.iter)
@@ -109,13 +113,13 @@ class PictureHook(Hook):
 
 
 def sample_picture(sample: Sample, meta: Meta, score_thr: float = 0.3, max_side: int | None = None) -> Image.Image:
-    """Image, ground truth (where the sample has it) and prediction side by side; void of the ground truth is hatched.
+    """Draw image, ground truth (if the sample has it) and prediction side by side; void in the ground truth is hatched.
 
     Args:
-        sample: with a prediction at the image's size.
-        meta: of the data set: classes and palette.
-        score_thr: instances below it are not drawn, in [0, 1].
-        max_side: images with a longer side in pixels are shrunk.
+        sample: sample with a prediction at the image's size.
+        meta: classes and palette of the data set.
+        score_thr: minimum score of drawn instances, in [0, 1].
+        max_side: longest side of a drawn image in pixels; larger images are shrunk.
     """
     image = mmcv.imread(sample.img_path, channel_order='rgb')
     expected, found = drawn_ground_truth(sample, meta), drawn_prediction(sample, meta, score_thr)

@@ -9,7 +9,7 @@ from mmengine.device import get_device
 from mmengine.registry import MODEL_WRAPPERS
 from torch.nn.parallel import DistributedDataParallel
 
-# Per launcher, its variables for what torch reads as RANK, WORLD_SIZE and LOCAL_RANK.
+# The variables in which each launcher provides what torch reads as RANK, WORLD_SIZE and LOCAL_RANK.
 VARIABLES = {
     'pytorch': ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     'slurm': ('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -26,16 +26,17 @@ DEFAULT_PORT = '29500'  # torch's and mmengine's
 def start_processes(cfg: Config, launcher: str) -> None:
     """Prepare a run that ``launcher`` started, before its runner is built.
 
-    Without an accelerator the process group is set up here, over gloo: mmengine's Runner then keeps it, and its model
-    wrapper is configured not to look for GPUs. With an accelerator, mmengine does everything.
+    Without an accelerator, this function initialises the process group with gloo, which mmengine's Runner then uses,
+    and configures the model wrapper not to look for GPUs. With an accelerator, mmengine does both.
 
     Args:
-        cfg: gets ``launcher`` and, without an accelerator, ``env_cfg.dist_cfg.backend`` and ``model_wrapper_cfg``.
+        cfg: config to modify: sets ``launcher`` and, without an accelerator, ``env_cfg.dist_cfg.backend`` and
+            ``model_wrapper_cfg``.
         launcher: 'none', 'pytorch' (torchrun), 'slurm' or 'mpi'.
 
     Raises:
-        ValueError: the launcher is not known, its environment is incomplete, torchrun started the process without
-            ``launcher``, or the accelerator is one that torch's process groups do not know (Apple's).
+        ValueError: the launcher is unknown, its environment is incomplete, torchrun started several processes although
+            ``launcher`` is 'none', or torch's process groups do not support the accelerator (Apple GPUs).
     """
     cfg.launcher = launcher
     if launcher == 'none':
@@ -45,7 +46,7 @@ def start_processes(cfg: Config, launcher: str) -> None:
         raise ValueError(f"launcher='{launcher}': one of none, {', '.join(VARIABLES)}")
     device = get_device()
     if device == 'mps':
-        raise ValueError(f'--launcher {launcher}: this machine has an Apple GPU, which works in one process only')
+        raise ValueError(f'--launcher {launcher}: this machine has an Apple GPU, which supports only one process')
     on_cpu = device == 'cpu'
     _take_environment(launcher, on_cpu)
     if on_cpu:
@@ -55,7 +56,7 @@ def start_processes(cfg: Config, launcher: str) -> None:
 
 
 def _check_alone() -> None:
-    """Refuse several unconnected processes, which would write into one work_dir."""
+    """Raise ValueError if torchrun started several processes that are not connected and share one work_dir."""
     size = os.environ.get('WORLD_SIZE', '1')
     if 'TORCHELASTIC_RUN_ID' in os.environ and size != '1':
         raise ValueError(
@@ -65,11 +66,11 @@ def _check_alone() -> None:
 
 
 def _take_environment(launcher: str, on_cpu: bool) -> None:
-    """Copy the launcher's variables to those that torch reads; raises ValueError if some are missing."""
+    """Copy the launcher's variables to those that torch reads; raise ValueError if some are missing."""
     needed = [*VARIABLES[launcher]]
     if launcher == 'pytorch':
         needed += ['MASTER_ADDR', 'MASTER_PORT']
-    elif on_cpu:  # with an accelerator, mmengine asks slurm for it
+    elif on_cpu:  # with an accelerator, mmengine queries slurm for it
         needed.append('MASTER_ADDR')
     missing = [name for name in needed if name not in os.environ]
     if missing:
@@ -83,7 +84,7 @@ def _take_environment(launcher: str, on_cpu: bool) -> None:
 
 
 def _wrap_without_devices(cfg: Config) -> None:
-    """Let mmengine wrap the model as by default, or as configured, but without ``device_ids``."""
+    """Configure mmengine's default wrapper, or the configured one, without ``device_ids``."""
     wrapper = cfg.get('model_wrapper_cfg') or dict(
         broadcast_buffers=False, find_unused_parameters=cfg.get('find_unused_parameters', False)
     )
@@ -94,6 +95,6 @@ def _wrap_without_devices(cfg: Config) -> None:
 
 
 def _start_gloo(timeout: float | None) -> None:
-    """Join the process group; ``timeout`` in seconds, None: torch's own (half an hour)."""
+    """Join the process group; ``timeout`` in seconds, None: torch's default (half an hour)."""
     if not dist.is_initialized():
         dist.init_process_group('gloo', timeout=None if timeout is None else timedelta(seconds=timeout))

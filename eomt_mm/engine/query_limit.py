@@ -13,13 +13,13 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class QueryLimitHook(Hook):
-    """Compare the most targets of an image, which our data sets count, with ``num_queries`` of the head.
+    """Compare the largest number of targets per image, as counted by our data sets, with the head's ``num_queries``.
 
-    A query learns one target: of 256 targets, 200 queries learn 200, and which ones depends on the matching.
+    Each query is matched to at most one target: of 256 targets, 200 queries learn only the 200 that the matching picks.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Log a warning with the numbers and the options."""
+        """Log a warning with both numbers and the options to change them."""
         num_queries = find_head(runner.model).num_queries
         counts = [getattr(dataset, 'most_targets', None) for dataset in datasets_in(runner.train_dataloader.dataset)]
         most, image = max(filter(None, counts), default=(0, ''))
@@ -27,15 +27,15 @@ class QueryLimitHook(Hook):
             print_log(
                 f'{image} has {most} targets and the model {num_queries} queries, each of which learns one target: '
                 'raise num_queries and max_per_image of the head '
-                f'(--cfg-options model.panoptic_head.num_queries={most}), or cut images into parts. Checkpoints with '
-                'another number of queries load without them',
+                f'(--cfg-options model.panoptic_head.num_queries={most}), or cut images into parts. A checkpoint with '
+                'a different number of queries loads without its queries',
                 logger='current',
                 level=logging.WARNING,
             )
 
 
 def datasets_in(dataset: Any) -> Iterator[Any]:
-    """A data set and those that it wraps."""
+    """Yield a data set and all data sets that it wraps."""
     yield dataset
     inner = [*getattr(dataset, 'datasets', ())]
     if 'dataset' in vars(dataset):

@@ -1,7 +1,8 @@
-"""Take the settings of a resumed run from the config; the checkpoint gives the state of optimiser and schedules.
+"""Restore the config's optimiser and schedule settings in a resumed run; their state comes from the checkpoint.
 
-mmengine and torch restore settings and state together: ``Optimizer.load_state_dict`` replaces the rates, weight decay
-and betas of parameter groups, ``_ParamScheduler.load_state_dict`` every attribute, such as the schedule's length.
+mmengine and torch load settings and state together: ``Optimizer.load_state_dict`` also replaces learning rates, weight
+decay and betas of the parameter groups, and ``_ParamScheduler.load_state_dict`` replaces every attribute, including
+the schedule's length.
 """
 
 import warnings
@@ -17,9 +18,9 @@ from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 from eomt_mm.engine.schedule import TwoStagePolyLR
 
 State = dict[str, Any]
-# Keys of groups that are not settings, or follow from the schedule at each step.
+# Keys of parameter groups that are not settings, or that the schedule sets at each step.
 NO_SETTINGS = ('params', 'param_names', 'lr')
-# Keys of schedulers that change with each step, or repeat the groups' settings.
+# Keys of schedulers that change at each step, or repeat settings of the groups.
 COUNTS = ('last_step', '_global_step', '_last_value', 'base_values')
 
 
@@ -31,14 +32,14 @@ class ConfigSettings:
         self.schedulers = [deepcopy(scheduler.state_dict()) for scheduler in schedulers_of(runner)]
 
     def check_fit(self, saved: State, source: str) -> None:
-        """Compare the parameters of the groups with a checkpoint's, because torch assigns momenta by position.
+        """Check that the checkpoint has the same parameter groups, because torch assigns optimiser state by position.
 
         Args:
             saved: ``optimizer`` of the checkpoint.
             source: the checkpoint, for the message.
 
         Raises:
-            ValueError: the parameters differ, or are in other groups.
+            ValueError: the parameters or their grouping differ.
         """
         own = [group['param_names'] for group in self.groups if 'param_names' in group]
         theirs = [group['param_names'] for group in saved.get('param_groups', ()) if 'param_names' in group]
@@ -47,9 +48,9 @@ class ConfigSettings:
         differing = sorted(set(chain(*own)) ^ set(chain(*theirs)))
         what = f'other trained parameters, such as {differing[0]}' if differing else 'the same parameters'
         raise ValueError(
-            f'--resume: {source} has momenta for {len(theirs)} parameter groups, the config makes {len(own)} with '
-            f'{what}: resume with the layer_decay, frozen_stages and number of blocks of the checkpoint, or start '
-            f'anew from its weights with load_from={source}'
+            f'--resume: {source} has momenta for {len(theirs)} parameter groups, the config has {len(own)} groups with '
+            f'{what}: resume with the layer_decay, frozen_stages and number of blocks of the checkpoint, or start a '
+            f'new training from its weights with load_from={source}'
         )
 
     def restore(self, runner: Any) -> None:
@@ -76,22 +77,22 @@ class ConfigSettings:
 
 
 def groups_of(runner: Any) -> list[State]:
-    """Parameter groups of all optimisers, with the one that mmengine adds for its log."""
+    """Return the parameter groups of all optimisers, including the one that mmengine adds for its log."""
     wrapper = runner.optim_wrapper
     parts = wrapper.values() if isinstance(wrapper, OptimWrapperDict) else [wrapper]
     return [group for part in parts for group in part.param_groups]
 
 
 def schedulers_of(runner: Any) -> list[_ParamScheduler]:
-    """Schedulers of all optimisers."""
+    """Return the schedulers of all optimisers."""
     found = runner.param_schedulers or []
     return list(chain(*found.values())) if isinstance(found, dict) else list(found)
 
 
 def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
-    """Advance new schedulers by ``steps`` steps (or epochs, if they count these).
+    """Advance new schedulers by ``steps`` steps, or by ``epochs`` if they count epochs.
 
-    mmengine's schedulers derive each value from the previous one, so all steps are repeated.
+    mmengine's schedulers compute each value from the previous one, so every step is replayed.
     """
     if all(isinstance(scheduler, TwoStagePolyLR) for scheduler in schedulers):
         for scheduler in schedulers:
@@ -99,7 +100,7 @@ def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
             scheduler.jump(steps)
         return
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the optimiser's own steps are not repeated
+        warnings.simplefilter('ignore')  # torch warns because the optimiser's steps are not replayed
         for step in range(max(steps, epochs)):
             for scheduler in schedulers:
                 if step < (epochs if scheduler.by_epoch else steps):
@@ -107,7 +108,7 @@ def advance(schedulers: list[_ParamScheduler], steps: int, epochs: int) -> None:
 
 
 def _note(changes: dict[str, str], before: State, after: State, but: tuple[str, ...]) -> None:
-    """Add the settings that change; of several groups the first one is shown."""
+    """Add the settings that change; if a setting changes in several groups, the first change is shown."""
     for key in _changed(before, after):
         if key not in but:
             changes.setdefault(key.removeprefix('initial_'), f'{before[key]} -> {after[key]}')

@@ -15,17 +15,18 @@ CHECKPOINT_NAME = re.compile(r'(iter|epoch)_(\d+)\.(pth|dcp)')
 
 
 def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
-    """Find the newest undamaged checkpoint of a work dir; the log names damaged ones, which are kept.
+    """Find the newest undamaged checkpoint in a work dir; damaged ones are logged and kept.
 
-    Candidates are ``iter_*`` and ``epoch_*`` (``.pth``, ``.dcp``) and the file that ``last_checkpoint`` names, in
-    ``work_dir`` or at the path written there. The highest number is the newest. Files with a higher number than
-    ``last_checkpoint``'s that are older than it belong to an earlier run in the same folder, and are tried last.
+    Candidates are ``iter_*`` and ``epoch_*`` (``.pth``, ``.dcp``) and the checkpoint that ``last_checkpoint`` names, in
+    ``work_dir`` or at the path written there. The checkpoint with the highest number is the newest. Files that have a
+    higher number than the one ``last_checkpoint`` names but were written before it belong to an earlier run in the
+    same folder; they are tried last.
 
     Args:
-        work_dir: may be missing.
+        work_dir: folder to search; may be missing.
 
     Returns:
-        path; None if there is no undamaged checkpoint.
+        path, or None if there is no undamaged checkpoint.
     """
     damaged: list[str] = []
     for path in _newest_first(Path(work_dir)):
@@ -41,14 +42,14 @@ def latest_whole_checkpoint(work_dir: str | Path) -> str | None:
 
 
 def check_whole(path: str | Path) -> None:
-    """Check a checkpoint that the user asked to resume.
+    """Raise an error if a checkpoint that the user asked to resume is missing or damaged.
 
     Args:
         path: file, folder or ``http(s)://`` address.
 
     Raises:
         FileNotFoundError: it does not exist.
-        ValueError: it is damaged; the message names the last undamaged one in its folder.
+        ValueError: it is damaged; the message names the newest undamaged checkpoint in its folder.
     """
     path = local_path(path)
     text = damage(path)
@@ -60,10 +61,11 @@ def check_whole(path: str | Path) -> None:
 
 
 def damage(path: str | Path) -> str | None:
-    """Describe the damage of a checkpoint, in words that follow its name; None if there is no damage.
+    """Describe the damage of a checkpoint as a predicate to its name, such as 'is empty'; None if there is no damage.
 
-    ``torch.save`` writes a zip file with checksums; comparing them reads the whole file. In a checkpoint folder, each
-    ``.pth`` and ``.pt`` is checked; in a ``.dcp`` each tensor too, and its index, which torch writes last.
+    ``torch.save`` writes a zip file with checksums; verifying them reads the whole file. In a checkpoint folder, every
+    ``.pth`` and ``.pt`` file is verified; in a ``.dcp`` folder also every tensor, and the index, which torch writes
+    last.
     """
     path = Path(path)
     if path.is_dir():
@@ -78,12 +80,12 @@ def damage(path: str | Path) -> str | None:
         return zip_damage(path)
     except FileNotFoundError:
         return 'does not exist'
-    except OSError as error:  # of the disk, or a place outside the file
+    except OSError as error:  # a disk error, or an offset outside the file
         return f'cannot be read ({error.strerror})'
 
 
 def _tensor_damage(folder: Path) -> str | None:
-    from eomt_mm.engine.sharding.reader import folder_damage  # needs torch >= 2.6, as writing such a folder does
+    from eomt_mm.engine.sharding.reader import folder_damage  # needs torch >= 2.6, like writing such a folder
 
     try:
         fault = folder_damage(folder)
@@ -114,6 +116,6 @@ def _named_by_pointer(work_dir: Path) -> Path | None:
         return None
     if not text:
         return None
-    # In its own folder first: that may have been moved.
+    # Look in work_dir first: the folder may have been moved since the path was written.
     places = (work_dir / os.path.basename(text), Path(text))
     return next((place for place in places if place.exists()), None)

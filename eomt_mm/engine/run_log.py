@@ -1,4 +1,4 @@
-"""Progress of a run: what it trains at its start, and a line with losses, rate, masks and time at intervals."""
+"""Progress log of a run: a header at the start, then lines with losses, learning rate, masks and time."""
 
 import datetime
 import resource
@@ -21,24 +21,24 @@ from eomt_mm.engine.threads import usable_cpus
 from eomt_mm.engine.train_loop import TrainLoop
 from eomt_mm.registry import HOOKS
 
-SHORT_RUN = 10_000  # steps, up to which lines come more often
-TIMED_STEPS = 5  # after which the time of a step is reported; the first one is left out of it
-LOSSES = dict(loss='loss', loss_cls='cls', loss_mask='mask', loss_dice='dice')  # total, and those of the final layer
+SHORT_RUN = 10_000  # runs of up to this many steps log more often
+TIMED_STEPS = 5  # steps before the time per step is reported; the first one is left out of the mean
+LOSSES = dict(loss='loss', loss_cls='cls', loss_mask='mask', loss_dice='dice')  # total, then losses of the final layer
 KINDS = dict(thing='things', stuff='stuff')
 Scalars = Mapping[str, Any]
 
 
 @HOOKS.register_module()
 class RunLogHook(LoggerHook):
-    """mmengine's ``LoggerHook`` with a header, a line for the first and the last step, and short lines on the screen.
+    """mmengine's ``LoggerHook`` with a header, lines for the first and the last step, and short lines on the screen.
 
-    Log file and ``scalars.json`` get all scalars. The screen (:mod:`eomt_mm.engine.console`) gets the total loss, the
-    losses of the final layer, learning rate, probabilities of masks, peak memory, time per step and time left.
+    The log file and ``scalars.json`` get all scalars. The screen (:mod:`eomt_mm.engine.console`) gets the total loss,
+    the losses of the final layer, learning rate, mask probabilities, peak memory, time per step and time left.
 
     Args:
-        interval: steps between lines. None: 10 in runs of up to 10,000 steps, else 50. In runs of 10, the log
-            processor's window is no longer.
-        **kwargs: mmengine's.
+        interval: steps between lines. None: 50, but 10 in runs of up to 10,000 steps, where the log processor's window
+            is shortened to at most 10 steps as well.
+        **kwargs: arguments of mmengine's hook.
     """
 
     def __init__(self, interval: int | None = None, **kwargs: Any) -> None:
@@ -48,20 +48,20 @@ class RunLogHook(LoggerHook):
         self._first = 0
 
     def before_run(self, runner: Runner) -> None:
-        """Log what is trained, with what, and where results go."""
+        """Log data, model, steps, device and results folder of a training."""
         super().before_run(runner)
         if isinstance(runner._train_loop, BaseLoop):
             runner.logger.info('\n'.join(header(runner)))
 
     def before_train(self, runner: Runner) -> None:
-        """Settle the interval."""
+        """Choose the interval."""
         self._first = runner.iter
         if self._derived and runner.max_iters <= SHORT_RUN:
             self._train_interval = 10
             runner.log_processor.window_size = min(10, runner.log_processor.window_size)
 
     def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Log the first and the last step, and one of each interval; once, how long a step takes."""
+        """Log the first and the last step and one step per interval, and once the time per step."""
         step = runner.iter + 1
         done = step - self._first
         if done == TIMED_STEPS < runner.max_iters - self._first:
@@ -76,18 +76,18 @@ class RunLogHook(LoggerHook):
 
 
 def mean_time(runner: Runner, done: int) -> float:
-    """Mean seconds of a step of this run, without the first of its ``done`` steps."""
+    """Return the mean seconds per step over the ``done`` steps of this run, leaving out the first."""
     return runner.message_hub.get_scalar('train/time').mean(done - 1)
 
 
 def short_line(scalars: Scalars, step: int, total: int, seconds: float | None) -> str:
-    """The line of a step for the screen.
+    """Format the line of a step for the screen.
 
     Args:
-        scalars: of the step, as the log processor collects them.
-        step: number of steps done.
-        total: length of the run.
-        seconds: per step; None: not known yet.
+        scalars: scalars of the step, as the log processor collects them.
+        step: number of completed steps.
+        total: length of the run in steps.
+        seconds: seconds per step; None: not known yet.
     """
     parts = [f'[{step:>{len(str(total))}}/{total}]']
     parts += [f'{label} {scalars[name]:.3f}' for name, label in LOSSES.items() if name in scalars]
@@ -105,19 +105,19 @@ def short_line(scalars: Scalars, step: int, total: int, seconds: float | None) -
 
 
 def peak_memory(scalars: Scalars) -> float:
-    """GiB: of the accelerator where the log processor states it (in MiB), else the largest resident set."""
+    """Return the peak memory in GiB: of the accelerator if the log processor has it (in MiB), else resident memory."""
     if 'memory' in scalars:
         return scalars['memory'] / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == 'darwin' else 1024) / 2**30
 
 
 def time_text(seconds: float) -> str:
-    """H:MM:SS."""
+    """Format seconds as H:MM:SS."""
     return str(datetime.timedelta(seconds=round(seconds)))
 
 
 def header(runner: Runner) -> list[str]:
-    """Data, model, steps, device and folder of a training, a line each."""
+    """Describe data, model, steps, device and results folder of a training, one line each."""
     log = Path(runner.log_dir, f'{runner.timestamp}.log')
     lines = [
         ('data', data_text(runner)),
@@ -130,7 +130,7 @@ def header(runner: Runner) -> list[str]:
 
 
 def data_text(runner: Runner) -> str:
-    """Numbers of images and classes."""
+    """Describe the data: numbers of images and classes."""
     dataset = runner.train_dataloader.dataset
     meta = getattr(dataset, 'metainfo', {})
     unit = 'videos' if isinstance(unwrapped(dataset), BaseVideoDataset) else 'images'
@@ -144,12 +144,12 @@ def data_text(runner: Runner) -> str:
 
 
 def unwrapped(dataset: Any) -> Any:
-    """The host's data set."""
+    """Return the host's data set without our wrapper."""
     return dataset.dataset if isinstance(dataset, SeededDataset) else dataset
 
 
 def model_text(runner: Runner) -> str:
-    """Backbone, number of parameters, queries, joint blocks."""
+    """Describe the model: backbone, number of parameters, queries, joint blocks."""
     model: nn.Module = runner.model
     name = runner.cfg.get('model', {}).get('backbone', {}).get('model_name') or type(model).__name__
     parts = [f'{name}, {sum(p.numel() for p in model.parameters()) / 1e6:.1f} M parameters']
@@ -161,7 +161,7 @@ def model_text(runner: Runner) -> str:
 
 
 def steps_text(runner: Runner) -> str:
-    """Length of the run in steps and epochs."""
+    """Describe the length of the run in steps and epochs."""
     loop, text = runner.train_loop, f'{runner.max_iters}'
     if isinstance(loop, TrainLoop):
         epochs = runner.max_iters * loop.samples_per_step / len(loop.dataloader.dataset)
@@ -172,7 +172,7 @@ def steps_text(runner: Runner) -> str:
 
 
 def device_text() -> str:
-    """Accelerator, or CPU with its threads."""
+    """Describe the device: accelerator, or CPU with its number of threads."""
     text = get_device()
     if text == 'cuda':
         text = torch.cuda.get_device_name()

@@ -1,4 +1,4 @@
-"""The published learning-rate schedule: the backbone waits while the head warms up, then follows."""
+"""The published learning-rate schedule: the head warms up first, then the backbone."""
 
 from typing import Any
 
@@ -14,17 +14,18 @@ class TwoStagePolyLR(_ParamScheduler):
     """Two-stage warm-up and polynomial decay per iteration; see :func:`two_stage_factor`.
 
     Args:
-        optimizer: with groups that carry ``is_backbone``
+        optimizer: optimiser whose groups have the key ``is_backbone``
             (:class:`~eomt_mm.engine.layer_decay.LayerDecayOptimWrapperConstructor`).
-        warmup_steps: (w0, w1); published are (500, 1000) with DINOv2, (2000, 3000) with DINOv3. Where both make up
-            more than ``max_warmup`` of the schedule they are shortened to that, in proportion, and the log says so.
+        warmup_steps: (w0, w1); published are (500, 1000) with DINOv2, (2000, 3000) with DINOv3. If their sum exceeds
+            the fraction ``max_warmup`` of the schedule, both are shortened in proportion, and this is logged.
         end: length of the schedule; mmengine fills in the training loop's ``max_iters``.
-        power: of the decay.
-        max_warmup: largest share of the schedule, in (0, 1]; the largest published is just below a quarter.
-        last_step, verbose: mmengine's.
+        power: exponent of the decay.
+        max_warmup: largest fraction of the schedule for warm-up, in (0, 1]; the largest published fraction is just
+            below a quarter.
+        last_step, verbose: as in mmengine.
 
     Raises:
-        ValueError: for negative steps, or a share outside (0, 1].
+        ValueError: ``warmup_steps`` are negative, ``max_warmup`` is outside (0, 1], or ``by_epoch`` is True.
     """
 
     def __init__(
@@ -42,7 +43,8 @@ class TwoStagePolyLR(_ParamScheduler):
             raise ValueError('by_epoch=True: TwoStagePolyLR counts iterations; set by_epoch=False')
         if min(warmup_steps) < 0 or not 0 < max_warmup <= 1:
             raise ValueError(
-                f'warmup_steps={tuple(warmup_steps)}, max_warmup={max_warmup}: steps from 0 on, a share in (0, 1]'
+                f'warmup_steps={tuple(warmup_steps)}, max_warmup={max_warmup}: steps must be at least 0, max_warmup in '
+                f'(0, 1]'
             )
         self.total = end
         self.warmup_steps = (warmup_steps[0], warmup_steps[1])
@@ -58,14 +60,14 @@ class TwoStagePolyLR(_ParamScheduler):
         super().__init__(optimizer, 'lr', end=end, last_step=last_step, by_epoch=False, verbose=verbose)
 
     def _get_value(self) -> list[float]:
-        # mmengine appends a group of its own, without parameters, that logs the undecayed rate as base_lr.
+        # mmengine appends a group without parameters, which logs the undecayed rate as base_lr.
         return [
             base * two_stage_factor(self.last_step, self.total, self.warmup_steps, in_backbone, self.power)
             for base, in_backbone in zip(self.base_values, self._in_backbone, strict=True)
         ]
 
     def jump(self, step: int) -> None:
-        """Sets the rates of ``step``, as if all steps before had been made."""
+        """Set the learning rates of ``step``, as if all earlier steps had been made."""
         within = min(step, self.end - 1)
         self.last_step = self._global_step = within - 1
         self.step()

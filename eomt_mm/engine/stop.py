@@ -1,4 +1,4 @@
-"""Stop on a signal: Ctrl-C or a cluster's SIGTERM lets the step finish, saves it, and ends with status 0."""
+"""Graceful stop: on Ctrl-C or a cluster's SIGTERM, finish the step, save a checkpoint and exit with status 0."""
 
 import logging
 import os
@@ -19,35 +19,36 @@ from mmengine.runner import EpochBasedTrainLoop
 from eomt_mm.engine.checkpointing import SafeCheckpointHook, on_any_rank
 from eomt_mm.registry import HOOKS
 
-# Seconds within which signals count as one request: timeout(1), srun with torchrun, and torchrun on Ctrl-C, send it
-# twice. A user's second Ctrl-C counts at any time.
+# Seconds within which several signals count as one request: timeout(1), srun with torchrun, and torchrun on Ctrl-C send
+# the signal twice. A user's second Ctrl-C always counts as a second request.
 ONE_REQUEST = 3.0
 
 
 @HOOKS.register_module()
 class GracefulStopHook(Hook):
-    """Stop a run on SIGTERM or Ctrl-C: all processes finish the step, save it and end with status 0.
+    """Stop a run on SIGTERM or Ctrl-C: all processes finish the step, save a checkpoint and exit with status 0.
 
     ``--resume`` continues the run.
 
-    - In training, the checkpoint of the current step is saved, for any interval, and the loop ends.
-    - In a validation, the step's checkpoint is saved unless it exists, the validation is abandoned, and the resumed run
-      starts with it. A metric that is being computed from the predictions is finished first.
-    - If the checkpoint cannot be written, the status is 1.
-    - A second signal ends the process at once, other signals than Ctrl-C's after 3 seconds; earlier checkpoints stay.
+    - During training, the current step is saved regardless of the checkpoint interval, and the loop ends.
+    - During validation, the current step is saved unless it already is, and the validation is abandoned; a resumed run
+      starts with that validation. If a metric is already being computed from the predictions, that finishes first.
+    - If the checkpoint cannot be written, the exit status is 1.
+    - A second Ctrl-C ends the process at once. Other signals do so if they arrive more than 3 seconds after the first.
+      Earlier checkpoints are kept.
 
-    The worker processes of data loaders ignore the signal, which clusters send to all processes. ``torchrun`` kills
-    what still runs 30 seconds after its own SIGTERM.
+    The worker processes of data loaders ignore the signals, because clusters send them to all processes. ``torchrun``
+    kills processes that are still running 30 seconds after it receives SIGTERM.
 
-    Needs a :class:`SafeCheckpointHook` that counts steps (``by_epoch=False``), a loop by steps, and the main thread;
-    otherwise it logs that and does not handle signals.
+    The hook needs a :class:`SafeCheckpointHook` that counts steps (``by_epoch=False``), a loop by steps, and the main
+    thread. Otherwise it logs a warning and handles no signals.
 
     Args:
-        signals: names. Slurm's ``--signal=USR1@120`` sends SIGUSR1, by which ``torchrun`` itself ends; use
-            ``--signal=TERM@120`` there.
+        signals: names of the signals. ``torchrun`` itself ends on SIGUSR1, which Slurm's ``--signal=USR1@120`` sends;
+            use ``--signal=TERM@120`` with it.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: a signal name is unknown.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
@@ -55,16 +56,16 @@ class GracefulStopHook(Hook):
     def __init__(self, signals: Sequence[str] = ('SIGTERM', 'SIGUSR1', 'SIGINT')) -> None:
         unknown = [name for name in signals if name not in signal.Signals.__members__]
         if unknown:
-            raise ValueError(f'signals={list(signals)}: {unknown} are none of this system, such as SIGTERM')
+            raise ValueError(f'signals={list(signals)}: this system has no {unknown}; give names such as SIGTERM')
         self.signals = [signal.Signals[name] for name in signals]
-        self._checkpoints: SafeCheckpointHook | None = None  # while signals are handled
+        self._checkpoints: SafeCheckpointHook | None = None  # set while signals are handled
         self._before: dict[signal.Signals, Any] = {}
         self._asked: tuple[signal.Signals, float] | None = None
         self._owner = os.getpid()
         self._common_batches = 0
 
     def before_train(self, runner: Any) -> None:
-        """Install the signal handlers. Workers that loaders start later ignore the signals."""
+        """Install the signal handlers, and make data-loader workers that start later ignore the signals."""
         self._asked, self._owner = None, os.getpid()
         hooks = [hook for hook in runner.hooks if isinstance(hook, SafeCheckpointHook) and not hook.by_epoch]
         by_steps = not isinstance(runner.train_loop, EpochBasedTrainLoop)
@@ -82,23 +83,23 @@ class GracefulStopHook(Hook):
         self._before = {number: signal.signal(number, self._handle) for number in self.signals}
 
     def after_train_iter(self, runner: Any, *args: Any, **kwargs: Any) -> None:
-        """End training after a step."""
+        """End training after a step, if requested."""
         self._stop_if_asked(runner, in_step=True)
 
     def before_val(self, runner: Any) -> None:
-        """End before a validation, if the signal came in the step before it."""
+        """Exit before a validation, if the signal came during the step before it."""
         if self._checkpoints is not None and runner.train_loop.stop_training and on_any_rank(self._asked is not None):
             self._leave_validation(runner)
 
     def before_val_epoch(self, runner: Any) -> None:
-        """Count the batches that every process has: only after these can all processes agree."""
+        """Count the batches that every process has: all processes can communicate only after these."""
         if self._checkpoints is not None:
             count = torch.tensor([len(runner.val_dataloader)])
             all_reduce(count, 'min')
             self._common_batches = int(count)
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
-        """Abandon a validation after a batch."""
+        """Abandon the validation after a batch, if requested."""
         if self._checkpoints is None or batch_idx >= self._common_batches or not on_any_rank(self._asked is not None):
             return
         for hook in runner.hooks:
@@ -107,7 +108,7 @@ class GracefulStopHook(Hook):
         self._leave_validation(runner)
 
     def after_val(self, runner: Any) -> None:
-        """End training after a validation, if the signal came at its end."""
+        """End training after a validation, if the signal came near its end."""
         self._stop_if_asked(runner)
 
     def after_train(self, runner: Any) -> None:
@@ -124,7 +125,7 @@ class GracefulStopHook(Hook):
         self._tell(runner)
 
     def _leave_validation(self, runner: Any) -> None:
-        """Save and exit: there is no other way out of a validation loop."""
+        """Save and exit the process: a validation loop offers no other way out."""
         assert self._checkpoints is not None
         self._checkpoints.save_step(runner, final=True)
         self._tell(runner)
@@ -139,7 +140,7 @@ class GracefulStopHook(Hook):
         )
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        """Record the request only: a handler may run between any two instructions, where nothing can be saved."""
+        """Only record the request: a handler can run between any two instructions, where saving is not safe."""
         now = time.monotonic()
         window = 0.0 if number == signal.SIGINT and 'TORCHELASTIC_RUN_ID' not in os.environ else ONE_REQUEST
         again = self._asked is not None and now - self._asked[1] > window
@@ -152,18 +153,19 @@ class GracefulStopHook(Hook):
 
 
 def shielded_worker(init: Callable[[int], None] | None, signals: Sequence[signal.Signals], worker_id: int) -> None:
-    """``worker_init_fn`` of a data loader: the worker ignores ``signals``, except SIGTERM from its parent.
+    """``worker_init_fn`` of a data loader: make the worker ignore ``signals``, except SIGTERM from its parent.
 
-    torch's workers end on SIGTERM from any process, which raises in the middle of the parent's step.
+    By default torch's workers end on SIGTERM from any process, which raises an error in the middle of the parent's
+    step.
 
     Args:
         init: the loader's own ``worker_init_fn``.
-        signals: to be blocked.
+        signals: signals to block.
         worker_id: number of the worker.
     """
     if init is not None:
         init(worker_id)
-    if hasattr(signal, 'sigwaitinfo'):  # macOS lacks it: there workers end as torch's do
+    if hasattr(signal, 'sigwaitinfo'):  # macOS lacks it: workers there keep torch's behaviour
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
         threading.Thread(target=_end_with_parent, daemon=True).start()
 

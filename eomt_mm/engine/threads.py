@@ -1,6 +1,6 @@
-"""Number of threads where a machine is shared: CPUs that this process may use, and that others leave free.
+"""Number of threads on a shared machine: the CPUs that this process may use and that other processes leave free.
 
-Imports no torch: what the others use is measured while the rest is imported.
+This module does not import torch, so that the load of other processes can be measured while torch is imported.
 """
 
 import os
@@ -13,13 +13,13 @@ VARIABLE = 'OMP_NUM_THREADS'
 
 
 def usable_cpus() -> int:
-    """CPUs that this process may use, at least 1: its affinity and the quotas of its control groups."""
+    """Return the number of CPUs that this process may use, at least 1, from its affinity and its cgroup quotas."""
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
     return max(1, min([cpus, *(round(quota) for quota in quotas())]))
 
 
 def quotas(root: Path = CGROUPS, membership: Path = Path('/proc/self/cgroup')) -> list[float]:
-    """CPUs that the process's control groups grant, of both versions; none where nothing is limited."""
+    """Return the CPU quotas of the process's cgroups (v1 and v2), in CPUs; empty if there is no limit."""
     try:
         entries = [line.split(':', 2) for line in membership.read_text().splitlines()]
     except OSError:
@@ -46,19 +46,19 @@ def quotas(root: Path = CGROUPS, membership: Path = Path('/proc/self/cgroup')) -
 
 
 class Load:
-    """CPU time that other processes use from now on."""
+    """Measure the CPU time that other processes use, from construction on."""
 
     def __init__(self) -> None:
         self.start = self._times()
 
     def busy_elsewhere(self) -> float:
-        """Mean number of CPUs that others kept busy since the start; 0 where the system does not say."""
+        """Return the mean number of CPUs that other processes kept busy so far; 0 if the system has no /proc/stat."""
         (since, all_before, own_before), (now, all_now, own_now) = self.start, self._times()
         return max(0.0, (all_now - all_before - own_now + own_before) / max(now - since, 1e-3))
 
     @staticmethod
     def _times() -> tuple[float, float, float]:
-        """Clock, CPU seconds of all processes, and of this one with its children."""
+        """Return the clock, the CPU seconds of all processes, and those of this process with its children."""
         own = sum(os.times()[:4])
         try:
             user, nice, system = map(int, STAT.read_text().split(maxsplit=4)[1:4])
@@ -68,12 +68,12 @@ class Load:
 
 
 def free_threads(usable: int, total: int, busy: float) -> int:
-    """Threads for a process that may use ``usable`` of ``total`` CPUs, of which others keep ``busy`` busy."""
+    """Return the number of threads for a process that may use ``usable`` of ``total`` CPUs, ``busy`` of them in use."""
     return max(1, min(usable, round(total - busy)))
 
 
 def set_threads(load: Load) -> None:
-    """Set torch's number of threads, unless OMP_NUM_THREADS does; print why they are fewer than the usable CPUs."""
+    """Set torch's number of threads unless OMP_NUM_THREADS is set; print the reason if it is below the usable CPUs."""
     if VARIABLE in os.environ:
         return
     import torch
@@ -83,4 +83,4 @@ def set_threads(load: Load) -> None:
     torch.set_num_threads(threads)
     if threads < usable and busy >= 0.5:
         text = f'threads: {threads} of {usable}, because other processes keep {busy:.1f} CPUs busy'
-        print(f'{text}; {VARIABLE}={usable} takes all', flush=True)
+        print(f'{text}; set {VARIABLE}={usable} to use all', flush=True)

@@ -1,4 +1,4 @@
-"""Warn if the number of images per step is not that of the learning rate."""
+"""Warn if the number of images per step does not match the learning rate."""
 
 import logging
 from typing import Any
@@ -12,14 +12,14 @@ from eomt_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class TotalBatchHook(Hook):
-    """Warn if the images per step are not the config's ``auto_scale_lr.base_batch_size``.
+    """Warn if the number of images per step differs from the config's ``auto_scale_lr.base_batch_size``.
 
-    With ``auto_scale_lr.enable`` (``--auto-scale-lr``) mmengine scales the learning rate by their ratio, and no warning
-    is needed.
+    With ``auto_scale_lr.enable`` (``--auto-scale-lr``) mmengine scales the learning rate by the ratio of the two, and
+    there is no warning.
     """
 
     def before_train(self, runner: Any) -> None:
-        """Compare, and log a warning with hints."""
+        """Compare the two numbers, and log a warning with hints if they differ."""
         scaling = runner.cfg.get('auto_scale_lr') or {}
         expected, batch_size = scaling.get('base_batch_size'), runner.train_dataloader.batch_size
         if expected is None or batch_size is None or scaling.get('enable'):
@@ -31,7 +31,7 @@ class TotalBatchHook(Hook):
         print_log(
             f'{total} images per step ({get_world_size()} processes x {batch_size}'
             f'{f" x {accumulated} accumulated" if accumulated > 1 else ""}), but the learning rate is for {expected}: '
-            f'give --auto-scale-lr to scale it, or train_dataloader.batch_size={max(1, expected // get_world_size())}',
+            f'scale it with --auto-scale-lr, or set train_dataloader.batch_size={max(1, expected // get_world_size())}',
             logger='current',
             level=logging.WARNING,
         )

@@ -18,11 +18,11 @@ from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_p
 from eomt_mm.registry import LOOPS
 
 Batch = dict[str, Any]
-SAMPLES_SEEN = 'samples_seen'  # in the message hub, and thereby in every checkpoint
+SAMPLES_SEEN = 'samples_seen'  # entry of the message hub, which every checkpoint saves
 
 
 def micro_batches_per_step(optim_wrapper: Any) -> int:
-    """``accumulative_counts`` of an optimiser wrapper or its config."""
+    """Return ``accumulative_counts`` of an optimiser wrapper or its config."""
     if isinstance(optim_wrapper, dict):
         return optim_wrapper.get('accumulative_counts', 1)
     return getattr(optim_wrapper, '_accumulative_counts', 1)
@@ -41,7 +41,7 @@ def check_counts_steps(runner: Any) -> None:
 
 @LOOPS.register_module()
 class TrainLoop(BaseLoop):
-    """Training by optimiser steps; replaces mmengine's IterBasedTrainLoop and accepts its arguments.
+    """Training loop that counts optimiser steps; replaces mmengine's IterBasedTrainLoop and accepts its arguments.
 
     * With ``optim_wrapper.accumulative_counts=k`` an iteration takes k micro-batches. ``iter``, ``max_iters``,
       schedulers, hooks and checkpoints all count optimiser steps. Hooks receive the k micro-batches as one batch, and
@@ -135,7 +135,7 @@ class TrainLoop(BaseLoop):
         return len(self.dataloader.sampler) // (self.dataloader.batch_size * self.micro_batches)
 
     def _as_steps(self, steps_name: str, steps: float | None, epochs_name: str, epochs: float | None) -> int:
-        """Number of steps, from an argument in steps or one in epochs."""
+        """Convert an argument in steps or one in epochs to a number of steps."""
         if steps is not None:
             if steps != int(steps) or steps < 1:
                 raise ValueError(f'{steps_name}={steps}: a whole number of optimiser steps, at least 1')
@@ -182,7 +182,7 @@ class TrainLoop(BaseLoop):
         self._iter += 1
 
     def _prepare(self) -> None:
-        """Set position and seed (from the checkpoint in a resumed run), and the counts of the optimiser wrapper."""
+        """Set position and seed (in a resumed run from the checkpoint) and the counters of the optimiser wrapper."""
         # use the seed of the first process, which checkpoints hold; with diff_rank_seed the others differ
         seed = torch.tensor(self.runner.seed)
         broadcast(seed)
@@ -200,12 +200,12 @@ class TrainLoop(BaseLoop):
 
     def _resumed_position(self) -> int:
         seen = self.runner.message_hub.get_info(SAMPLES_SEEN)
-        derived = ' (derived from the step: the checkpoint does not say)' if seen is None else ''
+        derived = ' (derived from the step: the checkpoint does not state it)' if seen is None else ''
         if seen is None:
             seen = self._iter * self.samples_per_step
         print_log(
-            f'resumed after {self._iter} whole steps and {seen} samples{derived}: no gradient is lost, and no data is '
-            f'loaded to be skipped',
+            f'resumed after {self._iter} whole steps and {seen} samples{derived}: no gradient is lost, and the samples '
+            f'already seen are skipped without loading them',
             logger='current',
         )
         return seen
@@ -232,14 +232,14 @@ class TrainLoop(BaseLoop):
 
 
 def joined(micro_batches: Sequence[Batch]) -> Batch:
-    """Micro-batches as one batch, whose entries are lists with one item per sample."""
+    """Join micro-batches to one batch, whose entries are lists with one item per sample."""
     if len(micro_batches) == 1:
         return micro_batches[0]
     return {key: list(chain.from_iterable(batch[key] for batch in micro_batches)) for key in micro_batches[0]}
 
 
 def averaged(outputs: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Mean of each 0-d entry over the micro-batches."""
+    """Average each 0-d entry over the micro-batches."""
     if len(outputs) == 1:
         return outputs[0]
     return {name: torch.stack([output[name].detach() for output in outputs]).mean(0) for name in outputs[0]}

@@ -1,4 +1,4 @@
-"""Lock a work dir for one training: two would overwrite each other's checkpoints without an error."""
+"""Lock of a work dir for one training: two runs would silently overwrite each other's checkpoints."""
 
 import os
 import time
@@ -12,7 +12,7 @@ from eomt_mm.fileio.leftovers import HOST, started_at
 
 LOCK = '.train.lock'
 HOLDER = '.train.lock.holder'
-# Workers of a killed process hold its lock until they end; torch's check for their parent every 5 seconds.
+# Seconds. Data-loader workers of a killed process hold its lock until they end; they look for their parent every 5 s.
 WORKERS_END = 20.0
 
 
@@ -20,13 +20,13 @@ WORKERS_END = 20.0
 def work_dir_lock(work_dir: str | Path) -> Iterator[None]:
     """Hold the lock of a work dir while a training runs in it.
 
-    The operating system releases the lock whenever its process ends, so a killed run blocks no other.
+    The operating system releases the lock when its process ends, so a killed run does not block later ones.
 
     Args:
         work_dir: created if it is missing.
 
     Raises:
-        RuntimeError: another process holds it; the message says which, where, and since when.
+        RuntimeError: another process holds the lock; the message names the process, its host and its start time.
     """
     folder = Path(work_dir)
     folder.mkdir(parents=True, exist_ok=True)
@@ -35,11 +35,11 @@ def work_dir_lock(work_dir: str | Path) -> Iterator[None]:
         _acquire(lock, holder)
     except Timeout:
         raise RuntimeError(
-            f'work_dir {work_dir} is in use by {_read(holder) or "another process"}. Wait for its end, stop it, or '
-            f'give this run a folder of its own with --work-dir'
+            f'work_dir {work_dir} is in use by {_read(holder) or "another process"}. Wait until it ends, stop it, or '
+            f'give this run its own folder with --work-dir'
         ) from None
     except (NotImplementedError, OSError) as error:
-        print(f'work_dir {work_dir} cannot be locked ({error}): start no second training in it')
+        print(f'work_dir {work_dir} cannot be locked ({error}): do not start a second training in it')
         yield
         return
     try:

@@ -179,7 +179,7 @@ def test_training_goes_on_where_a_checkpoint_cannot_be_written(
     assert info(tmp_path / 'iter_7.pth')['keep_ckpt_ids'] == [7]
     errors = [line for line in capsys.readouterr().out.splitlines() if 'ERROR' in line]
     assert len(errors) == 2  # before the validation and after
-    for words in (f'{tmp_path}/iter_6.pth could not', 'No space left', 'GiB free', 'training goes on', 'iter_3.pth'):
+    for words in (f'{tmp_path}/iter_6.pth could not', 'No space left', 'GiB free', 'training continues', 'iter_3.pth'):
         assert words in errors[0]
 
 
