@@ -1,1 +1,1 @@
-"""Training of models that do not fit on one device: weights in parts, checkpoints in folders."""
+"""Training of models that do not fit on one device: sharded weights, and checkpoints in folders."""

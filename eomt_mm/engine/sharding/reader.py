@@ -1,4 +1,4 @@
-"""Checkpoint folders ``.dcp`` read without executing anything: torch unpickles their index without limits."""
+"""Safe reader of ``.dcp`` checkpoint folders: nothing is executed, while torch unpickles their index unrestricted."""
 
 import io
 import math
@@ -19,7 +19,7 @@ _METADATA = (
     'Metadata', 'TensorStorageMetadata', 'TensorProperties', 'ChunkStorageMetadata', 'MetadataIndex', 'StorageMeta',
     '_MEM_FORMAT_ENCODING',
 )  # fmt: skip
-# What torch.distributed.checkpoint writes into the index of a folder of tensors.
+# All classes and functions that torch.distributed.checkpoint writes into the index of a folder of tensors.
 INDEX: Allowed = {
     **{(metadata.__name__, name): getattr(metadata, name) for name in _METADATA if hasattr(metadata, name)},
     (filesystem.__name__, '_StorageInfo'): filesystem._StorageInfo,
@@ -33,10 +33,10 @@ INDEX: Allowed = {
 
 
 class LimitedReader(dcp.FileSystemReader):
-    """torch's reader of checkpoint folders, for folders of tensors alone.
+    """torch's reader of checkpoint folders, restricted to folders that hold only tensors.
 
     Args:
-        folder: ``.dcp``.
+        folder: path that ends in ``.dcp``.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -44,21 +44,21 @@ class LimitedReader(dcp.FileSystemReader):
         self._folder = Path(folder)
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> metadata.Metadata:
-        """The index, after it was read by an unpickler that knows nothing but its classes.
+        """Read the index, after checking it with an unpickler that is restricted to the classes of an index.
 
         Raises:
-            FileNotFoundError: there is none.
-            ValueError: it holds anything else, or more than the folder does.
+            FileNotFoundError: the folder has no index.
+            ValueError: the index holds other objects, or more data than the files of the folder.
         """
         for index in {self._folder / '.metadata', *self._folder.glob('*.metadata')}:
             self._check(index)
         return super().read_metadata(*args, **kwargs)
 
     def read_data(self, plan: dcp.LoadPlan, planner: dcp.LoadPlanner) -> Future[None]:
-        """Tensors, after the checksums of those that this process reads were compared.
+        """Read tensors, after verifying the checksums of those that this process reads.
 
         Raises:
-            ValueError: one of them is damaged.
+            ValueError: a tensor is damaged.
         """
         for place in {item.storage_index for item in plan.items}:
             if fault := piece_damage(self._folder, self.storage_data[place]):
@@ -68,7 +68,7 @@ class LimitedReader(dcp.FileSystemReader):
     def _check(self, index: Path) -> None:
         found = read_pickle(index, INDEX)
         try:
-            # Entries of any other kind, which torch unpickles without limits, have no class in INDEX and no size.
+            # Raises AttributeError for entries other than tensors, which torch would unpickle unrestricted.
             size = sum(math.prod(e.size) * e.properties.dtype.itemsize for e in found.state_dict_metadata.values())
             pieces = list(found.storage_data.values())
             places = {piece.relative_path for piece in pieces}
@@ -77,14 +77,14 @@ class LimitedReader(dcp.FileSystemReader):
         except (AttributeError, TypeError) as error:
             raise ValueError(f'{index} is no index of a checkpoint folder ({error}): copy the folder again') from error
         if not is_beside or not is_within:
-            raise ValueError(f'{index} names files elsewhere, or places outside of them: copy the folder again')
+            raise ValueError(f'{index} names files elsewhere, or places outside the files: copy the folder again')
         held = sum((self._folder / place).stat().st_size for place in places)
         if size > held:
-            raise ValueError(f'{index} names tensors of {size} bytes, and its files hold {held}: copy the folder again')
+            raise ValueError(f'{index} names tensors of {size} bytes, but the files hold {held}: copy the folder again')
 
 
 def folder_damage(folder: Path) -> str | None:
-    """What is wrong with the tensors of a checkpoint folder, in words that begin with a file's name; None: nothing.
+    """Describe the damage of a folder's tensors, as text that starts with a file name; None if there is no damage.
 
     Raises:
         OSError, ValueError: see :meth:`LimitedReader.read_metadata`.
@@ -94,7 +94,7 @@ def folder_damage(folder: Path) -> str | None:
 
 
 def piece_damage(folder: Path, piece: filesystem._StorageInfo) -> str | None:
-    """As :func:`folder_damage`, of one tensor: each is an archive of ``torch.save`` within a file."""
+    """Describe the damage of one tensor, which is an archive of ``torch.save`` in a file; see :func:`folder_damage`."""
     with (folder / piece.relative_path).open('rb') as file:
         file.seek(piece.offset)
         fault = zip_damage(io.BytesIO(file.read(piece.length)))

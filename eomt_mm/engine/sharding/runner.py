@@ -1,10 +1,10 @@
-"""Training of models too large for one device: torch's ``fully_shard`` (FSDP2) in mmengine's runner.
+"""Runner for models too large for one device: torch's ``fully_shard`` (FSDP2) in mmengine's runner.
 
-Each process holds a part of every parameter, gradient and optimiser state; a block's parameters come together while it
-runs. mmengine 0.10's own wrapper demands CUDA and the older API.
+Each process holds a shard of every parameter, gradient and optimiser state; a block's parameters are gathered while it
+runs. mmengine 0.10's own wrapper requires CUDA and uses the older API.
 
-Checkpoints are ordinary ``.pth`` files, which unsharded runs and every tool read, or, where the whole state does not
-fit one host, folders ``.dcp`` that all processes write and read (``torch.distributed.checkpoint``).
+Checkpoints are ordinary ``.pth`` files, which unsharded runs and all tools can read. If the whole state does not fit in
+one host's memory, they are ``.dcp`` folders that all processes write and read (``torch.distributed.checkpoint``).
 """
 
 import re
@@ -48,15 +48,15 @@ DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch
 
 @dataclass(frozen=True)
 class Sharding:
-    """The config's ``sharding``.
+    """Settings of the config's ``sharding``.
 
     Attributes:
-        param_dtype: 'bfloat16' or 'float16' to compute in it, parameters and optimiser state stay float32; takes the
-            place of ``--amp``. None: float32.
-        reduce_dtype: in which gradients are averaged over processes.
-        reshard_after_forward: give a block's parameters back after its forward and gather them again for its backward;
-            False is faster and keeps a whole copy of the weights from forward to backward.
-        cpu_offload: keep parameters, gradients and optimiser state in the memory of the host.
+        param_dtype: dtype of the computation, 'bfloat16' or 'float16'; parameters and optimiser state stay float32.
+            Replaces ``--amp``. None: float32.
+        reduce_dtype: dtype in which gradients are averaged over processes.
+        reshard_after_forward: free a block's gathered parameters after its forward pass and gather them again for its
+            backward pass. False is faster, but keeps a whole copy of the weights from forward to backward.
+        cpu_offload: keep parameters, gradients and optimiser state in host memory.
     """
 
     param_dtype: str | None = None
@@ -72,7 +72,7 @@ class Sharding:
 
     @classmethod
     def from_cfg(cls, settings: Mapping[str, Any]) -> 'Sharding':
-        """Raises ValueError for unknown keys and values."""
+        """Build from a config dict; raise ValueError for unknown keys and values."""
         unknown = sorted(set(settings) - set(cls.__dataclass_fields__))
         if unknown:
             raise ValueError(f'sharding has unknown keys {unknown}: it takes {sorted(cls.__dataclass_fields__)}')
@@ -80,10 +80,10 @@ class Sharding:
 
 
 def shard(model: nn.Module, settings: Sharding) -> int:
-    """Shards ``model`` in place over all processes, each ViT block by itself and the rest together.
+    """Shard ``model`` in place over all processes: each ViT block on its own, the rest together.
 
     Args:
-        model: best on the 'meta' device: parameters are then never whole anywhere.
+        model: preferably on the 'meta' device, so that no process ever holds whole parameters.
         settings: see :class:`Sharding`.
 
     Returns:
@@ -103,47 +103,49 @@ def shard(model: nn.Module, settings: Sharding) -> int:
     common: dict[str, Any] = dict(
         mesh=init_device_mesh(get_device(), (get_world_size(),)),
         reshard_after_forward=settings.reshard_after_forward,
-        # without an accelerator everything is on the host already
+        # without an accelerator, everything is in host memory already
         offload_policy=CPUOffloadPolicy() if settings.cpu_offload and get_device() != 'cpu' else OffloadPolicy(),
     )
     blocks = [block for vit in model.modules() if isinstance(vit, PlainViT) for block in vit.vit.blocks]
     for block in blocks:
         cast_buffers(block, dtypes['param_dtype'])
-        # Inputs come in the right dtype from the root; rotary positions must stay in float32.
+        # The root module casts the inputs; rotary positions must stay in float32.
         fully_shard(block, mp_policy=MixedPrecisionPolicy(**dtypes, cast_forward_inputs=False), **common)
     fully_shard(model, mp_policy=MixedPrecisionPolicy(**dtypes), **common)
     return len(blocks)
 
 
 def cast_buffers(block: nn.Module, dtype: torch.dtype | None) -> None:
-    """Buffers in the dtype of the parameters that they meet: timm's Eva keeps the zero bias of its keys as one."""
+    """Cast buffers to the dtype of the parameters, with which they are combined: timm's Eva has a zero key bias."""
     for module in block.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(dtype or buffer.dtype))
 
 
 def allocate(model: nn.Module, cpu_offload: bool) -> None:
-    """Brings a sharded model from 'meta' to the device, without values; offloaded parameters go to the host."""
+    """Allocate a sharded 'meta' model on the device, uninitialised; offloaded parameters go to host memory."""
     device = get_device()
     model.to_empty(device='cpu' if cpu_offload else device)
     for module in model.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(device))
         if isinstance(module, BaseDataPreprocessor):
-            module.to(device)  # it remembers where to put the images
+            module.to(device)  # the preprocessor stores the device for its images
 
 
 @RUNNERS.register_module()
 class ShardedRunner(Runner):
     """mmengine's runner with a sharded model: ``runner_type='eomt_mm.ShardedRunner'`` in the config.
 
-    The config's ``sharding`` has the settings (:class:`Sharding`). The main process alone builds, initialises and
-    reads whole weights, on its host; the others get their parts from it. Checkpoints whose name ends in '.dcp'
-    (``default_hooks.checkpoint.filename_tmpl='iter_{}.dcp'``) become folders that are never gathered. Both kinds resume
-    at any number of processes; without a launcher this is mmengine's runner that also reads and writes folders.
+    The config's ``sharding`` has the settings (:class:`Sharding`). Only the main process builds, initialises and reads
+    whole weights, in host memory; the other processes receive their shards from it. Checkpoints whose name ends in
+    '.dcp' (``default_hooks.checkpoint.filename_tmpl='iter_{}.dcp'``) become folders, and their state is never gathered.
+    Both kinds can be resumed with any number of processes. Without a launcher, this is mmengine's runner that can also
+    read and write such folders.
 
     Raises:
-        ValueError: for unknown settings, a model wrapper, or an EMA hook, which would copy the whole model.
+        ValueError: the settings are unknown, or the config has a model wrapper or an EMA hook, which would copy the
+            whole model.
     """
 
     _whole_model: nn.Module | None = None
@@ -152,24 +154,26 @@ class ShardedRunner(Runner):
     optim_wrapper: Any
 
     def build_model(self, model: Any) -> nn.Module:
-        """The model on 'meta'; the main process keeps a whole one until weights are loaded."""
+        """Build the model on 'meta'; the main process keeps a whole model until weights are loaded."""
         self._sharding = Sharding.from_cfg(self.cfg.get('sharding') or {})
         if not self.distributed:
             return super().build_model(model)
         if isinstance(model, nn.Module):
-            raise TypeError('ShardedRunner builds the model from its config, so that no process holds all of it')
+            raise TypeError('ShardedRunner needs the config of the model, not a built model')
         if is_main_process():
             self._whole_model = super().build_model(model)
         with torch.device('meta'):
             return super().build_model(model)
 
     def wrap_model(self, model_wrapper_cfg: dict[str, Any] | None, model: nn.Module) -> nn.Module:
-        """Shards the model over the processes."""
+        """Shard the model over the processes."""
         if not self.distributed:
             return super().wrap_model(model_wrapper_cfg, model)
         wrapper = (model_wrapper_cfg or {}).get('type', 'MMDistributedDataParallel')
-        if wrapper != 'MMDistributedDataParallel':  # which sharding takes the place of
-            raise ValueError(f"model_wrapper_cfg.type='{wrapper}': ShardedRunner wraps nothing, it shards in place")
+        if wrapper != 'MMDistributedDataParallel':  # mmengine's default, which sharding replaces
+            raise ValueError(
+                f"model_wrapper_cfg.type='{wrapper}': ShardedRunner shards the model in place; remove model_wrapper_cfg"
+            )
         num_blocks = shard(model, self._sharding)
         allocate(model, self._sharding.cpu_offload)
         self.model = model
@@ -183,10 +187,10 @@ class ShardedRunner(Runner):
     def register_hooks(self, default_hooks: Any = None, custom_hooks: Any = None) -> None:
         super().register_hooks(default_hooks, custom_hooks)
         if self.distributed and any(isinstance(hook, EMAHook) for hook in self.hooks):
-            raise ValueError('custom_hooks: EMAHook copies the whole model, which a ShardedRunner does not have')
+            raise ValueError('custom_hooks: EMAHook copies the whole model; ShardedRunner cannot use it, so remove it')
 
     def _init_model_weights(self) -> None:
-        """Pretrained weights, read by the main process."""
+        """Initialise the weights in the main process and copy them to all shards."""
         if not self.distributed:
             return super()._init_model_weights()
         whole: Any = self._whole_model
@@ -210,10 +214,10 @@ class ShardedRunner(Runner):
         strict: bool = False,
         revise_keys: Iterable[tuple[str, str]] = ((r'^module\.', ''),),
     ) -> dict[str, Any]:
-        """Loads weights from a file, which the main process reads, or a folder ``.dcp``; see mmengine.
+        """Load weights from a file, which the main process reads, or from a ``.dcp`` folder; see mmengine.
 
         Raises:
-            ValueError: shapes differ, or with ``strict`` names.
+            ValueError: shapes differ, or with ``strict``, names differ.
         """
         revise_keys = list(revise_keys)
         if not self.distributed and not is_folder(filename):
@@ -233,7 +237,7 @@ class ShardedRunner(Runner):
         else:
             copy_from_main_process(saved, targets)
         for module in self.model.modules():
-            if isinstance(module, EoMTHead):  # tensors were written in place, past its load_state_dict
+            if isinstance(module, EoMTHead):  # tensors were written in place, without its load_state_dict
                 module.note_attn_mask_probs(module.attn_mask_probs.tolist())
         self._has_loaded = True
         self.logger.info(f'weights loaded from {filename}')
@@ -255,7 +259,7 @@ class ShardedRunner(Runner):
         resume_param_scheduler: bool = True,
         map_location: Any = 'default',
     ) -> None:
-        """Resumes weights, optimiser, schedules and counters from a file or folder, see mmengine."""
+        """Resume weights, optimiser, schedules and counters from a file or folder; see mmengine."""
         if not self.distributed and not is_folder(filename):
             return super().resume(filename, resume_optimizer, resume_param_scheduler, map_location)
         self.optim_wrapper = self.build_optim_wrapper(self.optim_wrapper)
@@ -275,7 +279,7 @@ class ShardedRunner(Runner):
     def save_checkpoint(
         self, out_dir: str, filename: str, file_client_args: Any = None, save_optimizer: bool = True, **kwargs: Any
     ) -> None:
-        """Saves a file, or a folder where ``filename`` ends in '.dcp'; every process must call it, see mmengine."""
+        """Save a file, or a folder if ``filename`` ends in '.dcp'; every process must call it. See mmengine."""
         if is_folder(filename):
             return self._save_folder(Path(out_dir) / filename, save_optimizer, **kwargs)
         if not self.distributed:
@@ -286,7 +290,7 @@ class ShardedRunner(Runner):
         self._save_with(whole, out_dir, filename, file_client_args=file_client_args, **kwargs)
 
     def _save_folder(self, folder: Path, save_optimizer: bool, **kwargs: Any) -> None:
-        """All processes write beside ``folder``; what they wrote then takes its place, or is removed."""
+        """Save a folder: all processes write a temporary folder, which replaces ``folder`` if no process fails."""
         aside = folder.with_name(f'.{folder.name}.part')
         from_main_process(partial(remove_unfinished, folder.parent))
         tensors: dict[str, Any] = dict(state_dict=self.model.state_dict())
@@ -298,12 +302,12 @@ class ShardedRunner(Runner):
             write_tensors(tensors, aside, no_dist=not self.distributed)
             self._save_with(rest, str(aside), REST, **kwargs)
             from_main_process(partial(put_in_place, aside, folder))
-        except Exception:  # in all processes, none of which writes any longer
+        except Exception:  # raised in all processes, so none is still writing
             from_main_process(partial(remove_unfinished, folder.parent))
             raise
 
     def _save_with(self, parts: dict[str, Any], out_dir: str, filename: str, **kwargs: Any) -> None:
-        """mmengine's way of saving, with ``parts`` for what it would take from model and optimiser."""
+        """Save with mmengine's method in the main process, using ``parts`` as state of model and optimiser."""
         self._whole_state = parts
         try:
             from_main_process(partial(super().save_checkpoint, out_dir, filename, save_optimizer=False, **kwargs))
@@ -312,5 +316,5 @@ class ShardedRunner(Runner):
 
     def call_hook(self, fn_name: str, **kwargs: Any) -> None:
         if fn_name == 'before_save_checkpoint' and self._whole_state is not None:
-            kwargs['checkpoint'].update(self._whole_state)  # hooks then see what will be written
+            kwargs['checkpoint'].update(self._whole_state)  # before the hooks, so that they see what will be written
         super().call_hook(fn_name, **kwargs)

@@ -1,4 +1,4 @@
-"""State of sharded models: whole in the main process or in a file, in parts in all processes or in a folder."""
+"""Conversion of model and optimiser state: whole (main process, file) to sharded (all processes, folder) and back."""
 
 import shutil
 from collections.abc import Callable, Mapping
@@ -24,16 +24,16 @@ except ImportError as too_old:
     raise ImportError(f'sharding needs torch >= 2.6, and {torch.__version__} is installed') from too_old
 
 FOLDER_SUFFIX = '.dcp'
-REST = 'runner.pth'  # what a checkpoint folder holds beside tensors: counters, message hub, schedulers, meta
+REST = 'runner.pth'  # file in a checkpoint folder for everything but tensors: counters, message hub, schedulers, meta
 
 T = TypeVar('T')
 
 
 def from_main_process(action: Callable[[], T]) -> T:
-    """Runs ``action`` in the main process and gives its result to all; a failure raises in all of them.
+    """Run ``action`` in the main process and broadcast its result; a failure raises in all processes.
 
     Raises:
-        OSError, RuntimeError: in the other processes, with the message of the main one.
+        OSError, RuntimeError: in the other processes, with the main process's message.
     """
     answer: list[Any] = [None, None]
     failure: Exception | None = None
@@ -51,11 +51,12 @@ def from_main_process(action: Callable[[], T]) -> T:
 
 
 def shard_like(full: Tensor | None, target: Tensor) -> Tensor:
-    """The main process's ``full`` in the way that ``target``, of equal shape, is sharded; plain targets get a copy.
+    """Distribute the main process's tensor ``full`` over all processes with the sharding of ``target``.
 
     Args:
-        full: None in the other processes.
-        target: gives mesh, placement, device and dtype.
+        full: whole tensor in the main process, None in the others.
+        target: tensor of equal shape; determines mesh, placement, device and dtype. If it is not sharded, each process
+            gets a copy of ``full``.
     """
     device = target.device_mesh.device_type if isinstance(target, DTensor) else get_device()
     if full is None:
@@ -63,29 +64,29 @@ def shard_like(full: Tensor | None, target: Tensor) -> Tensor:
     full = full.detach().to(device, target.dtype)
     if isinstance(target, DTensor):
         return distribute_tensor(full, target.device_mesh, target.placements).to(target.device)
-    full = full.clone()  # broadcast writes into it
+    full = full.clone()  # broadcast overwrites it
     broadcast(full)
     return full.to(target.device)
 
 
 @torch.no_grad()
 def copy_from_main_process(values: Mapping[str, Tensor], targets: Mapping[str, Tensor]) -> None:
-    """Copies the main process's ``values`` into ``targets``, one tensor at a time; ``values`` are unused elsewhere."""
+    """Copy the main process's ``values`` into ``targets``, one tensor at a time; those of others are ignored."""
     for name, target in targets.items():
         target.copy_(shard_like(values[name] if is_main_process() else None, target))
 
 
 def num_local(model: nn.Module) -> int:
-    """Number of elements of a sharded model's parameters that this process holds."""
+    """Return the number of parameter elements of a sharded model that this process holds."""
     return sum(param.to_local().numel() for param in model.parameters() if isinstance(param, DTensor))
 
 
 def gather(state: Any) -> Any:
-    """Whole tensors of a nested state on the main process's host, one at a time; None in their place elsewhere."""
+    """Gather the tensors of a nested state in the main process's host memory, one at a time; others get None."""
 
     def whole(x: Tensor) -> Tensor | None:
         if isinstance(x, DTensor):
-            on_device: Any = x.to(x.device_mesh.device_type)  # offloaded ones cannot be gathered where they are
+            on_device: Any = x.to(x.device_mesh.device_type)  # offloaded shards cannot be gathered in host memory
             x = on_device.full_tensor()
         return x.cpu() if is_main_process() else None
 
@@ -93,34 +94,34 @@ def gather(state: Any) -> Any:
 
 
 def shard_optimizer_state(saved: dict[str, Any], optimizer: torch.optim.Optimizer) -> dict[str, Any]:
-    """An optimiser's whole ``state_dict()`` as that of ``optimizer``, whose parameters are sharded.
+    """Shard an optimiser's whole ``state_dict()`` for ``optimizer``, whose parameters are sharded.
 
     Args:
-        saved: in the other processes with tensors on 'meta' in place of the large ones.
-        optimizer: with equal parameters in equal order.
+        saved: whole state in the main process; in the other processes, large tensors are replaced by 'meta' tensors.
+        optimizer: optimiser with the same parameters in the same order.
 
     Raises:
-        ValueError: it has another number of parameters.
+        ValueError: the number of parameters differs.
     """
     params = [param for group in optimizer.param_groups for param in group['params']]
     num_saved = sum(len(group['params']) for group in saved['param_groups'])
     if num_saved != len(params):
         raise ValueError(
             f'the checkpoint has optimiser state of {num_saved} parameters, the model trains {len(params)}: resume '
-            f'with the same frozen parts, or start anew from its weights (load_from)'
+            f'with the same frozen parts, or start a new training from its weights (load_from)'
         )
 
     def like(value: Any, param: Tensor) -> Any:
         if isinstance(value, Tensor) and value.shape == param.shape:
             return shard_like(value if is_main_process() else None, param)
-        return value  # counters of steps
+        return value  # step counters
 
     state = {i: {key: like(value, params[i]) for key, value in of.items()} for i, of in saved['state'].items()}
     return dict(saved, state=state)
 
 
 def outline(checkpoint: Any) -> Any:
-    """A checkpoint with shapes ('meta' tensors) in place of values, but for single numbers."""
+    """Replace the tensors of a checkpoint by 'meta' tensors of the same shape, except for those with one element."""
     return apply_to(checkpoint, lambda x: isinstance(x, Tensor) and x.numel() > 1, lambda x: x.to('meta'))
 
 
@@ -129,7 +130,7 @@ def is_folder(filename: str | Path) -> bool:
 
 
 def read_file(filename: str) -> dict[str, Any]:
-    """A checkpoint in the main process, its outline in the others, which need not see the file."""
+    """Read a checkpoint in the main process; the others get its :func:`outline` and need no access to the file."""
     whole: dict[str, Any] = {}
 
     def read() -> dict[str, Any]:
@@ -141,22 +142,22 @@ def read_file(filename: str) -> dict[str, Any]:
 
 
 def read_folder(folder: str) -> dict[str, Any]:
-    """What a checkpoint folder holds, its weights as shapes.
+    """Read a checkpoint folder, with 'meta' tensors in place of the weights.
 
     Raises:
-        FileNotFoundError: there is no such folder, or it is not a whole one.
+        FileNotFoundError: the folder does not exist or is incomplete.
     """
     if not (Path(folder) / REST).is_file():
-        raise FileNotFoundError(f'checkpoint {folder} does not exist, or is no folder that ShardedRunner wrote')
+        raise FileNotFoundError(f'checkpoint {folder} does not exist, or is no folder that ShardedRunner finished')
     rest = read_torch(Path(folder) / REST)
     return dict(rest, state_dict=folder_tensors(folder, 'state_dict'))
 
 
 def write_tensors(tensors: dict[str, Any], folder: Path, no_dist: bool) -> None:
-    """Writes nested tensors, each process its parts.
+    """Write nested tensors to a folder; each process writes its shards.
 
     Raises:
-        OSError: in all processes, where one of them could not; torch's own error is no ``Exception``.
+        OSError: in all processes, if one of them fails; torch's own error is no subclass of ``Exception``.
     """
     try:
         dcp.save(tensors, checkpoint_id=str(folder), no_dist=no_dist)
@@ -166,10 +167,10 @@ def write_tensors(tensors: dict[str, Any], folder: Path, no_dist: bool) -> None:
 
 
 def load_tensors(tensors: dict[str, Any], folder: str | Path, no_dist: bool) -> None:
-    """Reads nested tensors in place, each process its parts.
+    """Read nested tensors from a folder in place; each process reads its shards.
 
     Raises:
-        ValueError: in all processes, where one of them could not; torch's own error is no ``Exception``.
+        ValueError: in all processes, if one of them fails; torch's own error is no subclass of ``Exception``.
     """
     try:
         dcp.load(tensors, storage_reader=LimitedReader(folder), no_dist=no_dist)
@@ -179,13 +180,13 @@ def load_tensors(tensors: dict[str, Any], folder: str | Path, no_dist: bool) -> 
 
 
 def remove_unfinished(parent: Path) -> None:
-    """Removes what an interrupted run left of checkpoint folders."""
+    """Remove checkpoint folders that an interrupted run left unfinished."""
     for left in parent.glob(f'.*{FOLDER_SUFFIX}.part'):
         shutil.rmtree(left)
 
 
 def put_in_place(aside: Path, folder: Path) -> None:
-    """Renames ``aside`` to ``folder``, in place of an older one."""
+    """Rename ``aside`` to ``folder``, replacing an older one."""
     if folder.exists():
         older = folder.with_name(f'.{folder.name}.old{FOLDER_SUFFIX}.part')
         folder.rename(older)
@@ -196,7 +197,7 @@ def put_in_place(aside: Path, folder: Path) -> None:
 
 
 def folder_tensors(folder: str | Path, kind: str) -> dict[str, Tensor]:
-    """Names and 'meta' tensors below ``kind`` ('state_dict' or 'optimizer') in a checkpoint folder."""
+    """Map names to 'meta' tensors for all tensors below ``kind`` ('state_dict' or 'optimizer') in a folder."""
     metadata = LimitedReader(folder).read_metadata().state_dict_metadata
     return {
         name.removeprefix(f'{kind}.'): torch.empty(entry.size, dtype=entry.properties.dtype, device='meta')
@@ -206,11 +207,11 @@ def folder_tensors(folder: str | Path, kind: str) -> dict[str, Tensor]:
 
 
 def merge_folder(folder: str | Path, target: str | Path) -> None:
-    """Writes the weights of a checkpoint folder as a ``.pth`` for every other tool; needs no process group.
+    """Convert the weights of a checkpoint folder to a ``.pth`` file for all other tools; needs no process group.
 
     Args:
-        folder: ``.dcp``, written by :class:`ShardedRunner`.
-        target: file; replaced where it exists.
+        folder: ``.dcp`` folder written by :class:`ShardedRunner`.
+        target: file to write; replaced if it exists.
     """
     state = {
         name: torch.empty_like(value, device='cpu') for name, value in folder_tensors(folder, 'state_dict').items()
