@@ -1,5 +1,5 @@
-"""What mmengine and the hosts do differently once :func:`~eomt_mm.hosts.install.install` was called: file backends,
-checkpoint reading, image loading."""
+"""Changes to mmengine and the hosts made by :func:`~eomt_mm.hosts.install.install`: file backends, checkpoint reading,
+image loading."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Checkpoints that mmengine reads: by our reader, and with ``weights_only`` on."""
+"""Safe checkpoint reading in mmengine: with our reader, and with ``weights_only``."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -15,12 +15,14 @@ from eomt_mm.checkpoints.torch_files import read_torch
 
 
 def allow_checkpoint_globals() -> None:
-    """Allow what mmengine's checkpoints hold beside tensors, so that ``torch.load`` reads them with ``weights_only``.
+    """Allow the types that mmengine's checkpoints hold besides tensors, so that ``weights_only`` can read them.
 
     mmengine saves its message hub: ``HistoryBuffer`` objects, the numpy arrays and scalars in them, and references to
-    the four statistics of ``HistoryBuffer``. Names of numpy 1 and 2 are both allowed, whichever is installed.
+    the four statistics of ``HistoryBuffer``. The names used by numpy 1 and by numpy 2 are both allowed, regardless of
+    the installed version.
 
-    torch finds an allowed global by its module and name, and so do the functions that stand in for others here.
+    torch looks up an allowed global by its module and name. The replacement functions below therefore carry the module
+    and name of the functions that they replace.
     """
     numbers = [type(np.dtype(name)) for name in ('bool', 'uint8', 'int32', 'int64', 'float32', 'float64')]
     # numpy has no public names for the two functions that rebuild arrays and scalars; their pickles refer to them.
@@ -42,11 +44,11 @@ def _renamed(function: Callable[..., Any], module: str, name: str) -> Callable[.
 
 
 def read_checkpoints_safely() -> None:
-    """Make mmengine read every checkpoint by our reader.
+    """Make mmengine read every checkpoint with our reader.
 
-    mmengine leaves ``weights_only`` to torch, whose default is off before 2.6 and in ``torch.hub`` always, keeps
-    downloads by their base names, and compares no checksums; its fork onedl-mmengine unpickles without limits what
-    ``weights_only`` refuses. With each scheme registered anew, none of that code is reached.
+    mmengine leaves ``weights_only`` to torch, where it is off by default before 2.6, and always in ``torch.hub``. It
+    also caches downloads by base name and verifies no checksums. Its fork onedl-mmengine unpickles without
+    restrictions what ``weights_only`` refuses. Re-registering every scheme bypasses all of that code.
     """
 
     def named(names: Callable[[], Mapping[str, str]]) -> Callable[..., Any]:
@@ -58,19 +60,19 @@ def read_checkpoints_safely() -> None:
         )
 
     loaders: dict[tuple[str, ...], Callable[..., Any]] = {
-        tuple(CheckpointLoader._schemes): load_from_eomt_mm,  # what is not listed below is refused by name
+        tuple(CheckpointLoader._schemes): load_from_eomt_mm,  # refuses the schemes that are not listed below
         ('', 'http://', 'https://', 'hf://'): load_from_eomt_mm,
         ('modelzoo://', 'torchvision://'): named(checkpoint.get_torchvision_models),
         ('open-mmlab://', 'openmmlab://'): named(_openmmlab_models),
         ('mmcls://',): mmcls,
     }
     for prefixes, loader in loaders.items():
-        loader.__name__ = load_from_eomt_mm.__name__  # which mmengine logs
+        loader.__name__ = load_from_eomt_mm.__name__  # mmengine logs this name
         CheckpointLoader.register_scheme(prefixes, loader, force=True)
 
 
 def load_from_eomt_mm(filename: str, map_location: Any = None) -> Any:
-    """A checkpoint for mmengine, on the CPU whatever ``map_location``: models copy from there.
+    """Load a checkpoint for mmengine, always on the CPU; models copy it to their device. ``map_location`` is ignored.
 
     Raises:
         OSError, ValueError: see :func:`~eomt_mm.checkpoints.files.local_path`,
@@ -80,25 +82,25 @@ def load_from_eomt_mm(filename: str, map_location: Any = None) -> Any:
 
 
 def _address(filename: str, places: Mapping[str, str]) -> str:
-    """What a name such as ``torchvision://resnet50`` stands for."""
+    """Resolve a name such as ``torchvision://resnet50`` to its address."""
     name = filename.partition('://')[2]
     if name not in places:
-        raise ValueError(f"checkpoint '{filename}': there is no model of this name")
+        raise ValueError(f"checkpoint '{filename}': there is no model with this name; check its spelling")
     return places[name]
 
 
 def _openmmlab_models() -> dict[str, str]:
-    """Addresses by name, deprecated names included; relative files lie in mmengine's home."""
+    """Map model names to addresses, including deprecated names; relative paths are below mmengine's home."""
     home, models = checkpoint._get_mmengine_home(), checkpoint.get_external_models()
     models.update({old: models[new] for old, new in checkpoint.get_deprecated_model_names().items() if new in models})
     return {name: place if '://' in place else os.path.join(home, place) for name, place in models.items()}
 
 
 def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
-    """``getattr`` as mmengine's checkpoints use it: they name the methods ``HistoryBuffer.min`` and so on.
+    """Replacement of ``getattr`` in mmengine's checkpoints that returns only the statistics of ``HistoryBuffer``.
 
-    ``getattr`` itself would lead from any allowed class to everything in the process.
+    The real ``getattr`` would give access from any allowed class to every object in the process.
     """
     if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(f'the checkpoint asks for attribute {name!r} of {owner!r}, which is not allowed')
+        raise UnpicklingError(f'the checkpoint refers to attribute {name!r} of {owner!r}, which is not allowed')
     return getattr(HistoryBuffer, name)

@@ -1,4 +1,4 @@
-"""One explicit call that makes mmengine and the hosts read and write files safely."""
+"""Install safe reading and writing of files in mmengine and the hosts, with one explicit call."""
 
 from typing import Any
 
@@ -12,16 +12,16 @@ from eomt_mm.hosts.zip_backend import register_zip_backend
 
 
 def install() -> None:
-    """Change how mmengine and the hosts treat files in this process; a second call changes nothing.
+    """Change how mmengine and the hosts read and write files in this process; a second call has no effect.
 
-    - Paths ``zip://...`` are read from zip files in place, by all of ``mmengine.fileio``.
-    - Local files are written whole or not at all.
+    - All of ``mmengine.fileio`` reads ``zip://...`` paths from zip files without unpacking them.
+    - Local files are written atomically: either completely or not at all.
     - ``torch.load`` reads mmengine's own checkpoints with ``weights_only``: exactly their types are allowed.
-    - Checkpoints are read by our reader, whatever their address: nothing in them is executed.
+    - Our reader reads all checkpoints, local or remote, and executes nothing in them.
     - ``LoadImageFromFile`` in pipelines of mmdet and mmseg is our checked :class:`~eomt_mm.datasets.loading.LoadImage`.
 
-    :mod:`eomt_mm.registry` calls it, and mmengine imports that module at the first ``type='eomt_mm.NAME'``; so it holds
-    in our tools and under the hosts' own tools, inferencers and ``mim train`` alike.
+    :mod:`eomt_mm.registry` calls this function, and mmengine imports that module at the first ``type='eomt_mm.NAME'``.
+    The changes therefore apply in our tools as well as in the hosts' own tools, inferencers and ``mim train``.
     """
     register_zip_backend()
     replace_local_backend()
@@ -31,18 +31,18 @@ def install() -> None:
 
 
 def load_images_checked() -> None:
-    """Make ``type='LoadImageFromFile'`` in pipelines of mmdet and mmseg our `LoadImage`, a subclass of mmcv's.
+    """Register our `LoadImage`, a subclass of mmcv's transform, as ``LoadImageFromFile`` in mmdet and mmseg.
 
-    The hosts' inferencers look for that very name and build it anew. With it, evaluation and inferencers name damaged
-    files and limit pixels as training does.
+    The hosts' inferencers look for exactly this name and rebuild the transform. Under this name, evaluation and
+    inferencers also report damaged files by name and limit the number of pixels, as training does.
     """
     for registry in (MMDET_TRANSFORMS, MMSEG_TRANSFORMS):
         registry.register_module('LoadImageFromFile', module=_load_image_from_file, force=True)
 
 
 def _load_image_from_file(**arguments: Any) -> mmcv.transforms.LoadImageFromFile:
-    if arguments.get('file_client_args') is not None:  # deprecated; stock configs of old may have it
+    if arguments.get('file_client_args') is not None:  # deprecated, but old configs of the hosts may have it
         return mmcv.transforms.LoadImageFromFile(**arguments)
-    from eomt_mm.datasets.loading import LoadImage  # it registers, and so needs the registry that is being imported
+    from eomt_mm.datasets.loading import LoadImage  # deferred: it imports the registry, which imports us
 
     return LoadImage(**arguments)

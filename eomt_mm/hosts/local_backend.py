@@ -1,7 +1,7 @@
-"""mmengine's local files, written whole or not at all.
+"""Local file backend of mmengine with atomic writes.
 
-mmengine's own backend truncates the old file and then writes: a run that is killed in between, or whose disk is full,
-has neither the old content nor the new one.
+mmengine's own backend truncates the old file before it writes. If the run is killed in between, or the disk is full,
+both the old and the new content are lost.
 """
 
 import os
@@ -15,19 +15,19 @@ from eomt_mm.fileio.writing import write_whole
 
 
 class AtomicLocalBackend(LocalBackend):
-    """mmengine's local backend, with ``put`` and ``put_text`` that write aside, flush to the disk and rename."""
+    """mmengine's local backend, with ``put`` and ``put_text`` that write a temporary file, flush it and rename it."""
 
     def put(self, obj: bytes, filepath: str | Path) -> None:
-        """Write bytes; raises as :func:`~eomt_mm.fileio.writing.write_whole`."""
+        """Write bytes; for errors see :func:`~eomt_mm.fileio.writing.write_whole`."""
         write_whole(filepath, obj, sync=True)
 
     def put_text(self, obj: str, filepath: str | Path, encoding: str = 'utf-8') -> None:
-        """Write text, see :meth:`put`; line ends are the system's."""
+        """Write text with the system's line ends; see :meth:`put`."""
         self.put(obj.replace('\n', os.linesep).encode(encoding), filepath)
 
 
 def replace_local_backend() -> None:
-    """Register the backend as 'local' and for paths without a prefix, in place of mmengine's and of its instances."""
+    """Replace mmengine's backend 'local', used for paths without a prefix, and drop its cached instances."""
     fileio.register_backend('local', AtomicLocalBackend, force=True, prefixes='')
     for key in [key for key, backend in backend_instances.items() if type(backend) is LocalBackend]:
         del backend_instances[key]

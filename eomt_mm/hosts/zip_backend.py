@@ -1,18 +1,18 @@
-"""``zip://`` paths for ``mmengine.fileio``: data sets read out of the zip files that they were downloaded as.
+"""``zip://`` paths for ``mmengine.fileio``: read data sets directly from the zip files that they are distributed in.
 
-``zip://PATH`` is what would be at PATH if every zip file were unpacked where it lies. With train2017.zip and
-panoptic_annotations_trainval2017.zip in data/coco, there are zip://data/coco/train2017/000000000009.jpg and
-zip://data/coco/annotations/panoptic_train2017/000000000009.png, the latter in a zip inside the zip. In detail, the
-first of these counts:
+``zip://PATH`` is the file that would be at PATH if every zip file were unpacked in its own folder. With train2017.zip
+and panoptic_annotations_trainval2017.zip in data/coco, there are zip://data/coco/train2017/000000000009.jpg and
+zip://data/coco/annotations/panoptic_train2017/000000000009.png; the latter is in a zip inside the zip. A path is looked
+up in this order:
 
-1. a real file or folder (so what is already unpacked is used, and a real folder is listed without zips),
-2. a path that leads through a zip file, as zip://data/coco/train2017.zip/train2017/000000000009.jpg,
-3. what zips in the deepest existing folder on the path hold under the rest of it, then those in the two folders above
-   (data/coco, where only some of data/coco/annotations is unpacked).
+1. a real file or folder. Unpacked files are therefore preferred, and a real folder is listed without zips;
+2. a path through a zip file, such as zip://data/coco/train2017.zip/train2017/000000000009.jpg;
+3. the rest of the path inside the zips of its deepest existing folder, then inside those of the two folders above
+   (data/coco, if only a part of data/coco/annotations is unpacked).
 
-A single top folder named like its zip (or, in 3, like the folder that the zip lies in) may be left out: with
-ADEChallengeData2016.zip in data/ade there is zip://data/ade/images/training too. Where nothing is found otherwise, the
-only top folder may be left out whatever its name. Backslashes in names of members count as slashes.
+If a zip has a single top folder with the name of the zip (or, in 3, of the folder that contains the zip), the path may
+omit it: with ADEChallengeData2016.zip in data/ade there is also zip://data/ade/images/training. If nothing else is
+found, the path may omit a single top folder of any name. Backslashes in member names count as slashes.
 """
 
 import io
@@ -34,11 +34,11 @@ from mmengine.logging import print_log
 from eomt_mm.fileio.zip_archive import Archive, is_zip_name, open_archive
 
 PREFIX = 'zip://'
-# How many folders of a path are searched for zips, the deepest existing one first: unpacked folders of PNGs lie two
-# below the root, and further up there are the zips of other data sets.
+# Number of folders of a path that are searched for zips, starting with the deepest existing one. Unpacked folders of
+# PNGs are two levels below the data root; folders above the root hold the zips of other data sets.
 NUM_FOLDERS = 3
-# Nanoseconds. A folder's time of change says that its listing is still valid only if it was this old when listed:
-# clocks of file systems tick coarsely.
+# Nanoseconds. File systems have coarse clocks: an unchanged modification time proves that a cached listing is valid
+# only if the folder had not been modified for this long when it was listed.
 SETTLED = 2 * 10**9
 
 PathLike = str | Path
@@ -48,10 +48,10 @@ FOLDERS: Kind = attrgetter('folders')
 
 
 def zip_root(root: str) -> str:
-    """``data_root`` of a config for data that may still be zipped.
+    """Return the ``data_root`` of a config for data that may be zipped.
 
     Args:
-        root: folder, zip file, or address of some file backend.
+        root: folder, zip file, or address of another file backend.
 
     Returns:
         ``zip://<root>/`` for a zip file and for a folder with at least one zip file directly in it, else ``root``.
@@ -65,7 +65,7 @@ def zip_root(root: str) -> str:
 
 
 def is_missing_folder(path: str, backend_args: dict | None = None) -> bool:
-    """Whether a local or ``zip://`` path is no folder; False for other backends, which have no cheap way to ask."""
+    """Return whether a local or ``zip://`` path is not a folder; False for other backends, where this is costly."""
     if '://' in path and not path.startswith(PREFIX):
         return False
     backend = fileio.get_file_backend(path, backend_args=backend_args)
@@ -73,17 +73,17 @@ def is_missing_folder(path: str, backend_args: dict | None = None) -> bool:
 
 
 class ZipBackend(BaseStorageBackend):
-    """Reads ``zip://`` paths, absolute or relative; see the module for what they name.
+    """Read-only file backend for ``zip://`` paths, absolute or relative; see the module's docstring for their meaning.
 
-    Safe to use from several threads, and from forked and spawned processes: an index is parsed once per process (in
-    forked ones not again), reads share no position, and a zip file that is replaced is noticed.
+    It is safe in several threads and in forked and spawned processes. The index of a zip is parsed once per process,
+    and not again in forked processes. Reads share no file position. A replaced zip file is detected.
 
-    All methods raise ValueError where a zip or member that they need is damaged, encrypted or compressed by a method
+    All methods raise ValueError if a zip or member that they need is damaged, encrypted, or compressed with a method
     other than deflate.
     """
 
     def get(self, filepath: PathLike) -> bytes:
-        """Content of a file; raises FileNotFoundError, or IsADirectoryError."""
+        """Read a file; raise FileNotFoundError or IsADirectoryError if there is none."""
         path = _local(filepath)
         if os.path.isfile(path):
             return Path(path).read_bytes()
@@ -91,26 +91,26 @@ class ZipBackend(BaseStorageBackend):
         return archive.read(name)
 
     def get_text(self, filepath: PathLike, encoding: str = 'utf-8') -> str:
-        """Content of a text file; raises as `get`."""
+        """Read a text file; for errors see `get`."""
         return self.get(filepath).decode(encoding)
 
     def exists(self, filepath: PathLike) -> bool:
-        """Whether there is such a file or folder."""
+        """Return whether a file or folder exists."""
         path = _local(filepath)
         return os.path.exists(path) or any(_search(path, FILES, FOLDERS))
 
     def isfile(self, filepath: PathLike) -> bool:
-        """Whether there is such a file."""
+        """Return whether a path is an existing file."""
         path = _local(filepath)
         return os.path.isfile(path) or any(_search(path, FILES))
 
     def isdir(self, filepath: PathLike) -> bool:
-        """Whether there is such a folder; a zip file is a file and, with what is in it, a folder."""
+        """Return whether a path is an existing folder; a zip file is both a file and a folder."""
         path = _local(filepath)
         return os.path.isdir(path) or any(_search(path, FOLDERS))
 
     def join_path(self, filepath: PathLike, *filepaths: PathLike) -> str:
-        """Joins parts of a path; an absolute or ``zip://`` one drops those before it."""
+        """Join parts of a path; an absolute or ``zip://`` part discards all parts before it."""
         path = str(filepath)
         for part in map(str, filepaths):
             path = part if part.startswith(PREFIX) else os.path.join(path, part)
@@ -118,7 +118,7 @@ class ZipBackend(BaseStorageBackend):
 
     @contextmanager
     def get_local_path(self, filepath: PathLike) -> Iterator[str]:
-        """Path of a file on the disk: a real file's own, or that of a copy which is removed afterwards."""
+        """Provide a local path of a file: its own if the file is real, else that of a temporary copy."""
         path = _local(filepath)
         if os.path.exists(path):
             yield path
@@ -138,21 +138,21 @@ class ZipBackend(BaseStorageBackend):
         suffix: str | tuple[str, ...] | None = None,
         recursive: bool = False,
     ) -> Iterator[str]:
-        """List a folder, sorted; several zips that hold a part of it are listed together.
+        """List a folder in sorted order; if several zips hold parts of it, their entries are merged.
 
         Args:
-            dir_path: the folder.
+            dir_path: folder to list.
             list_dir: whether to list folders.
-            list_file: whether to list files; those whose name starts with '.' never are.
-            suffix: ending or endings of the files to list; not together with ``list_dir``.
-            recursive: whether to list folders in it, too (not zips nested in zips).
+            list_file: whether to list files; files whose name starts with '.' are never listed.
+            suffix: ending or endings of the files to list; cannot be combined with ``list_dir``.
+            recursive: whether to list subfolders too, but not zips nested in zips.
 
         Returns:
             paths relative to ``dir_path``.
 
         Raises:
-            TypeError: ``suffix`` is given together with ``list_dir``, or is neither a string nor a tuple.
-            FileNotFoundError: there is no such folder.
+            TypeError: ``suffix`` is combined with ``list_dir``, or is neither a string nor a tuple.
+            FileNotFoundError: the folder does not exist.
         """
         if list_dir and suffix is not None:
             raise TypeError('`suffix` should be None when `list_dir` is True')
@@ -172,7 +172,7 @@ class ZipBackend(BaseStorageBackend):
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
         raise io.UnsupportedOperation(
             f'{", ".join(map(str, args[:2]))}: {PREFIX} paths can only be read (get, get_text, get_local_path), not '
-            'written, copied or removed: give a path without it'
+            f'written, copied or removed: give a path without {PREFIX}'
         )
 
     put = put_text = remove = rmtree = _refuse
@@ -181,12 +181,12 @@ class ZipBackend(BaseStorageBackend):
 
 
 def _local(path: PathLike) -> str:
-    """Absolute path without ``zip://``; of the slashes at its end none is left."""
+    """Return the absolute path without ``zip://`` and without trailing slashes."""
     return os.path.abspath(str(path).removeprefix(PREFIX))
 
 
 def _member(path: str) -> tuple[Archive, str]:
-    """The file of a path that does not really exist."""
+    """Find the zip and the member name of a file that exists only in a zip."""
     found = next(_search(path, FILES), None)
     if found:
         return found
@@ -196,12 +196,12 @@ def _member(path: str) -> tuple[Archive, str]:
 
 
 def _search(path: str, *kinds: Kind) -> Iterator[tuple[Archive, str]]:
-    """Finds a path in zips: at most one place in each of them, and in the zips nested there.
+    """Find a path in zips and the zips nested in them; yield at most one place per zip.
 
-    A zip that cannot be read counts only where nothing is found in others: it may be of another data set.
+    An unreadable zip raises an error only if no other zip has the path, because it may belong to another data set.
     """
     broken = None
-    # A top folder of another name may be left out only where nothing else fits.
+    # A top folder of any name may be left out only if nothing else matches.
     for any_top, candidates in zip((False, True), tee(_candidates(path)), strict=True):
         found = False
         for zip_path, names in candidates:
@@ -209,7 +209,7 @@ def _search(path: str, *kinds: Kind) -> Iterator[tuple[Archive, str]]:
                 archive = open_archive(zip_path, _report)
                 places = (place for name in names for place in archive.places(name, any_top))
                 place = next((place for place in places if any(place[1] in kind(place[0]) for kind in kinds)), None)
-            except FileNotFoundError:  # removed since its folder was listed
+            except FileNotFoundError:  # the zip was removed after its folder was listed
                 continue
             except (ValueError, PermissionError) as error:
                 broken = broken or error
@@ -228,7 +228,7 @@ def _report(line: str) -> None:
 
 
 def _candidates(path: str) -> Iterator[tuple[str, list[str]]]:
-    """Zips that may hold a path which does not really exist, each with the names that it may have there."""
+    """Yield zips that may hold a path that is not a real file, each with the possible names of the member."""
     folder, rest = path, ''
     while not os.path.isdir(folder):
         if is_zip_name(folder) and os.path.isfile(folder):
@@ -239,7 +239,7 @@ def _candidates(path: str) -> Iterator[tuple[str, list[str]]]:
     for _ in range(NUM_FOLDERS):
         last = os.path.basename(folder)
         named = rest.split('/')
-        # First those named like a folder on the path: the index of others is then not needed.
+        # Zips named like a folder on the path come first: a hit there saves parsing the index of the others.
         for zip_path in sorted(_zips_in(folder), key=lambda zip_path: os.path.basename(zip_path)[:-4] not in named):
             yield zip_path, [rest, f'{last}/{rest}']
         if not last:  # the root of the file system
@@ -248,7 +248,7 @@ def _candidates(path: str) -> Iterator[tuple[str, list[str]]]:
 
 
 def _zips_in(folder: str) -> list[str]:
-    """Sorted paths of the zip files directly in a folder; none where it must not be listed."""
+    """Return the sorted paths of the zip files directly in a folder; none if listing it is not permitted."""
     try:
         changed = os.stat(folder).st_mtime_ns
         known = _listings.get(folder)
@@ -269,7 +269,7 @@ def _not_found(path: str) -> str:
 
 
 def _entries(archive: Archive, folder: str, recursive: bool) -> Iterator[tuple[str, bool]]:
-    """Paths below a folder of a zip and whether each is a folder, as mmengine's `LocalBackend` lists real ones."""
+    """Yield (path, is_folder) for the entries below a folder of a zip, in the way of mmengine's `LocalBackend`."""
     start = f'{folder}/' if folder else ''
     for names, is_folder in ((archive.members, False), (archive.folders, True)):
         for name in (name[len(start) :] for name in names if name.startswith(start)):
@@ -279,12 +279,12 @@ def _entries(archive: Archive, folder: str, recursive: bool) -> Iterator[tuple[s
 
 
 def register_zip_backend() -> None:
-    """Make ``zip://`` paths known to ``mmengine.fileio``; a second call changes nothing."""
+    """Register the backend for ``zip://`` paths in ``mmengine.fileio``; a second call has no effect."""
     fileio.register_backend('eomt_mm.zip', ZipBackend, force=True, prefixes='zip')
 
 
 def read_file(path: str, backend_args: dict | None = None) -> bytes:
-    """Content of a file by any of mmengine's backends; knows ``zip://`` in processes without the registry, too."""
+    """Read a file with any of mmengine's backends; supports ``zip://`` also in processes without our registry."""
     register_zip_backend()
     return fileio.get(path, backend_args=backend_args)
 
