@@ -1,4 +1,4 @@
-"""The ViT as configs name it: pretrained weights load where mmengine initialises the model."""
+"""ViT for configs, whose pretrained weights load when mmengine initialises the model."""
 
 from typing import Any
 
@@ -9,19 +9,19 @@ from eomt_mm.registry import MODELS
 
 @MODELS.register_module()
 class TimmViT(PlainViT):
-    """A plain ViT of timm with its pretrained weights.
+    """A plain timm ViT with pretrained weights.
 
     Args:
         model_name, img_size, patch_size: see :class:`~eomt_mm.core.backbone.PlainViT`.
-        pretrained: load timm's weights for ``model_name``. Happens in :meth:`init_weights`, that is, at the start of
-            training only; building never touches the network.
-        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), or ``hf://owner/name``
-            or an ``http(s)://`` address, instead of timm's download; positions and patch kernels are resampled. Loaded
-            like ``pretrained``.
+        pretrained: load timm's weights for ``model_name``. They load in :meth:`init_weights`, that is, only at the
+            start of training; building the model never accesses the network.
+        weights: file or folder of timm, Meta or Hugging Face (DINOv2 with registers, DINOv3), ``hf://owner/name`` or
+            an ``http(s)://`` address, to load instead of timm's download. Position embeddings and patch kernels are
+            resampled. Loads at the same time as ``pretrained``.
         **kwargs: further arguments of :class:`~eomt_mm.core.backbone.PlainViT`.
 
     Raises:
-        FileNotFoundError: where ``weights`` do not exist.
+        FileNotFoundError: ``weights`` is a path that does not exist.
     """
 
     def __init__(
@@ -40,10 +40,10 @@ class TimmViT(PlainViT):
         self.weights = weights
 
     def init_weights(self) -> None:
-        """Loads the pretrained weights, resampled to this patch and image size.
+        """Load the pretrained weights, resampled to this patch and image size.
 
-        mmengine calls this once, before training and before ``load_from`` or a resume. timm's own ``init_weights`` is
-        never called: it would draw the weights anew.
+        mmengine calls this once at the start of training, before ``load_from`` or a resume. timm's own ``init_weights``
+        is never called, because it would reinitialise the weights at random.
         """
         if self.pretrained or self.weights:
             load_pretrained(self, self.weights)

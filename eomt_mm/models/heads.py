@@ -1,4 +1,4 @@
-"""The head as mmseg and mmdet see it: ``loss`` and ``predict`` over the network's output and the host's samples."""
+"""Heads for mmseg and mmdet: ``loss`` and ``predict`` from the network's output and the host's samples."""
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -37,10 +37,10 @@ class HostHead(StepLosses, EoMTHead):
 
     Args:
         num_classes: number K of classes.
-        criterion: arguments of :class:`~eomt_mm.core.criterion.Criterion` that differ from the published ones, another
-            criterion (``type``) or matcher (``matcher``); see :func:`~eomt_mm.models.losses.build_criterion`.
-        ignore_void: leave pixels without ground truth out of matching and mask losses: void, crowds, and the padding of
-            crops, which pipelines fill with void. As published they count as background of every mask.
+        criterion: arguments of :class:`~eomt_mm.core.criterion.Criterion` that differ from the published ones, or a
+            different criterion (``type``) or matcher (``matcher``); see :func:`~eomt_mm.models.losses.build_criterion`.
+        ignore_void: exclude pixels without ground truth from matching and mask losses: void, crowds, and the padding of
+            crops, which pipelines fill with void. False, as published: they count as background of every mask.
         **head_kwargs: arguments of :class:`~eomt_mm.core.head.EoMTHead`; ``embed_dim``, ``depth`` and
             ``patch_size`` come from the backbone.
     """
@@ -58,11 +58,11 @@ class HostHead(StepLosses, EoMTHead):
         self._masks_reported = False
 
     def target(self, sample: Any) -> Target:
-        """Labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
+        """Return labels (N,) and masks (N, H, W) of a sample, padded to its ``batch_input_shape``."""
         raise NotImplementedError
 
     def num_targets(self, sample: Any) -> int:
-        """Number N of a sample's targets, without making them."""
+        """Return the number N of a sample's targets, without computing their masks."""
         raise NotImplementedError
 
     def count_step(self, micro_batches: Sequence[Sequence[Any]]) -> StepTotals:
@@ -71,7 +71,7 @@ class HostHead(StepLosses, EoMTHead):
         return StepTotals(len(samples), num_matched, len(micro_batches))
 
     def loss(self, predictions: Predictions, samples: list[Any]) -> dict[str, Tensor]:
-        """Weighted losses of all prediction layers; see :meth:`~eomt_mm.core.criterion.Criterion.forward`."""
+        """Compute the weighted losses of all layers; see :meth:`~eomt_mm.core.criterion.Criterion.forward`."""
         self._report_masks_left_on()
         targets = [self.target(sample) for sample in samples]
         if self.ignore_void:
@@ -79,36 +79,36 @@ class HostHead(StepLosses, EoMTHead):
         return self.criterion(*predictions, targets, totals=self.step_totals)
 
     def _report_masks_left_on(self) -> None:
-        """Warn in a training run in which nothing anneals the masks, whatever its loop and hooks."""
+        """Warn in a training run, with any loop and hooks, if nothing anneals the masks."""
         if self._masks_reported or self.probs_were_set or not any(map(self.masks_block, range(self.num_blocks))):
             return
-        if MessageHub.get_current_instance().get_info('max_iters') is None:  # of a run, which states its length
+        if MessageHub.get_current_instance().get_info('max_iters') is None:  # not in a training run
             return
         self._masks_reported = True
         print_log(
             'masks are not annealed: the model trains with masked attention, no hook is a MaskAnnealingHook, and masks '
-            "are off in evaluation. Add dict(type='eomt_mm.DefaultAnnealingHook') to default_hooks (and no "
+            "are off in evaluation. Add dict(type='eomt_mm.DefaultAnnealingHook') to default_hooks (without "
             'mask_annealing=None), or set masked_attention=False in the head',
             logger='current',
             level=logging.WARNING,
         )
 
     def predict(self, predictions: Predictions, samples: list[Any]) -> list[Any]:
-        """Adds the prediction of the final layer."""
+        """Add the prediction of the final layer to the samples."""
         raise NotImplementedError
 
     def predict_inputs(self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[Any]) -> list[Any]:
-        """What :meth:`predict` adds, for inputs (N, 3, H, W) that ``network`` has not yet seen."""
+        """Run ``network`` on inputs (N, 3, H, W), and add the predictions to the samples; see :meth:`predict`."""
         return self.predict(network(inputs), samples)
 
     def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[Any]) -> None:
-        """Adds the prediction of one layer, as far as metrics read it."""
+        """Add the prediction of one layer, limited to the fields that metrics read."""
         self.predict(([class_logits], [mask_logits]), samples)
 
     def add_layer_predictions(self, predictions: Predictions, samples: list[Any]) -> None:
-        """Adds ``layer_predictions``: for each layer before the final one, a dictionary of what :meth:`predict` adds.
+        """Add ``layer_predictions``: a dict of the fields that :meth:`predict` adds, for each layer before the final one.
 
-        Without ``predict_intermediate`` there are none, and samples stay as they are.
+        Without ``predict_intermediate`` there are no such layers, and samples are unchanged.
         """
         earlier = list(zip(*predictions, strict=True))[:-1]
         found: list[list[dict[str, Any]]] = [[] for _ in samples]
@@ -130,13 +130,13 @@ class EoMTSegHead(HostHead):
     Args:
         num_classes: number of classes.
         ignore_index: label of void pixels.
-        keep_scores: leave the class scores in the predictions (mmseg's test-time augmentation merges them).
-        window_batch: how many windows go through the network at once; more where a batch has more images. An image of
-            more windows takes several forward passes, so that its memory does not grow with their number.
+        keep_scores: keep the class scores in the predictions (mmseg's test-time augmentation merges them).
+        window_batch: number of windows per forward pass, or the number of images in the batch if that is larger. An
+            image with more windows takes several passes, so that memory does not grow with the number of windows.
         **kwargs: see :class:`HostHead`.
     """
 
-    align_corners = False  # mmseg's tools ask for it
+    align_corners = False  # mmseg's tools read it
 
     def __init__(
         self,
@@ -147,7 +147,7 @@ class EoMTSegHead(HostHead):
         **kwargs: Any,
     ) -> None:
         if window_batch < 1:
-            raise ValueError(f'window_batch={window_batch}: at least 1 window goes through the network at once')
+            raise ValueError(f'window_batch={window_batch}: must be at least 1')
         super().__init__(num_classes=num_classes, **kwargs)
         self.ignore_index = ignore_index
         self.keep_scores = keep_scores
@@ -161,18 +161,18 @@ class EoMTSegHead(HostHead):
         return num_seg_targets(sample, self.ignore_index)
 
     def predict(self, predictions: Predictions, samples: list[SegDataSample]) -> list[SegDataSample]:
-        """Adds ``pred_sem_seg`` (1, H, W) and the scores ``seg_logits`` (K, H, W) at the images' own size.
+        """Add ``pred_sem_seg`` (1, H, W) and the scores ``seg_logits`` (K, H, W) at the original image size.
 
         Args:
-            predictions: the windows of all images, one after the other.
-            samples: with ``geometry``.
+            predictions: predictions for the windows of all images, in sequence.
+            samples: samples with ``geometry``.
         """
         return self._add_semantic([predictions], samples)
 
     def predict_inputs(
         self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[SegDataSample]
     ) -> list[SegDataSample]:
-        """The same of inputs (N, 3, H, W), in chunks: at least ``window_batch`` windows, or one for each image."""
+        """Predict inputs (N, 3, H, W) in chunks of ``window_batch`` windows, at least one per image; see `predict`."""
         return self._add_semantic(map(network, inputs.split(max(self.window_batch, len(samples)))), samples)
 
     def _add_semantic(self, chunks: Iterable[Predictions], samples: list[SegDataSample]) -> list[SegDataSample]:
@@ -195,7 +195,7 @@ class EoMTDetHead(HostHead):
 
     Args:
         task: 'panoptic' or 'instance'.
-        num_things_classes: number of thing classes; they come first.
+        num_things_classes: number of thing classes, which come before the stuff classes.
         num_stuff_classes: number of stuff classes; 0 for instance segmentation.
         score_thr, overlap_thr: see :func:`~eomt_mm.core.postprocess.panoptic_prediction`.
         max_per_image: number of instances predicted per image.
@@ -214,14 +214,14 @@ class EoMTDetHead(HostHead):
     ) -> None:
         if task not in DET_TASKS:
             raise ValueError(
-                f"task='{task}': EoMTDetHead knows {DET_TASKS}; semantic segmentation is EoMTSegHead under mmseg"
+                f"task='{task}': EoMTDetHead supports {DET_TASKS}; for semantic segmentation use EoMTSegHead with mmseg"
             )
         if task == 'instance' and num_stuff_classes:
             raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
         super().__init__(num_classes=num_things_classes + num_stuff_classes, **kwargs)
         if task == 'instance' and self.ignore_void:
             raise ValueError(
-                "ignore_void=True with task='instance': ground truth of instances does not tell void from background"
+                "ignore_void=True with task='instance': instance ground truth does not distinguish void from background"
             )
         self.task = task
         self.num_things_classes = num_things_classes
@@ -237,14 +237,14 @@ class EoMTDetHead(HostHead):
         return num_det_targets(sample, self.num_things_classes, self.num_classes)
 
     def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
-        """Adds ``pred_panoptic_seg`` or ``pred_instances`` at the images' own size.
+        """Add ``pred_panoptic_seg`` or ``pred_instances`` at the original image size.
 
-        A panoptic sample also gets the metadata ``panoptic_segments``: id, label and score of each segment, which
-        mmdet's encoding of the map (label + 1000 * id) cannot hold.
+        A panoptic sample also gets the metadata ``panoptic_segments``: id, label and score of each segment. mmdet's
+        encoding of the map (label + 1000 * id) has no place for scores.
 
         Args:
-            predictions: one entry per image.
-            samples: with ``geometry``.
+            predictions: predictions with one entry per image.
+            samples: samples with ``geometry``.
         """
         self.add_layer_predictions(predictions, samples)
         class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
@@ -275,21 +275,21 @@ class EoMTDetHead(HostHead):
 
 
 def unflip(maps: Tensor, sample: SegDataSample) -> Tensor:
-    """Maps (..., H, W) as of the unflipped image, which is what test-time augmentation merges."""
+    """Undo the flip of maps (..., H, W), as test-time augmentation needs for merging."""
     if not sample.get('flip', False):
         return maps
     return maps.flip(-1 if sample.get('flip_direction') == 'horizontal' else -2)
 
 
 def encode_panoptic(segment_map: Tensor, segments: list[Segment], num_classes: int) -> Tensor:
-    """A map of segment ids (H, W) in mmdet's encoding: label + 1000 * segment id; void is ``num_classes``."""
+    """Convert a map of segment ids (H, W) to mmdet's encoding: label + 1000 * segment id; void is ``num_classes``."""
     codes = [num_classes, *(segment.label + INSTANCE_OFFSET * segment.id for segment in segments)]
     return torch.tensor(codes, dtype=torch.int32, device=segment_map.device)[segment_map.long()]
 
 
 def boxes_of_masks(masks: Tensor) -> Tensor:
-    """Tight boxes (N, 4), (x1, y1, x2, y2) in pixels, of masks (N, H, W); zeros for empty masks."""
-    pixels = masks.view(torch.uint8)  # torch's maximum over bytes is 25 times as fast as `any` over bools on a CPU
+    """Compute the tight boxes (N, 4), (x1, y1, x2, y2) in pixels, of masks (N, H, W); zeros for empty masks."""
+    pixels = masks.view(torch.uint8)  # on a CPU, torch's maximum over bytes is 25 times as fast as `any` over bools
 
     def extent(occupied: Tensor) -> tuple[Tensor, Tensor]:  # (N, L) bool
         first = occupied.int().argmax(1)

@@ -1,4 +1,4 @@
-"""Criterion and matcher as configs name them: any registered class takes the place of the published ones."""
+"""Build criterion and matcher from configs; any registered class can replace the published ones."""
 
 from collections.abc import Callable
 from typing import Any
@@ -16,13 +16,14 @@ MODELS.register_module(module=HungarianMatcher)
 
 
 def build_criterion(num_classes: int, config: Config | None, default: str = 'eomt_mm.Criterion') -> Any:
-    """Builds the criterion that a config describes.
+    """Build the criterion from its config.
 
     Args:
         num_classes: number K of classes, without "no object".
-        config: arguments that differ from the published ones; ``type`` is another class, and ``matcher`` the config of
-            another matcher, which gets the criterion's weights and number of points unless it states its own.
-        default: ``type`` where the config has none.
+        config: arguments that differ from the published ones. ``type`` selects a different class. ``matcher`` is the
+            config of a different matcher, which gets the criterion's weights and number of points unless it sets its
+            own.
+        default: value of ``type`` if the config has none.
     """
     config = dict(config or {})
     if 'matcher' in config:
@@ -31,5 +32,5 @@ def build_criterion(num_classes: int, config: Config | None, default: str = 'eom
 
 
 def matcher_maker(config: Config) -> Callable[..., nn.Module]:
-    """What a criterion calls to make its matcher: ``make(class_weight=..., mask_weight=..., ...)``."""
+    """Return the function that builds the matcher of a criterion: ``make(class_weight=..., mask_weight=..., ...)``."""
     return lambda **weights: MODELS.build(dict(config), default_args=weights)

@@ -1,4 +1,4 @@
-"""Segments of the hosts' samples, as arrays: predictions and ground truth of the three tasks."""
+"""Convert predictions and ground truth of the hosts' samples to segments with numpy masks, for all three tasks."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
@@ -24,16 +24,16 @@ class Segment(NamedTuple):
 
 
 def predicted_segments(sample: Sample, num_classes: int, score_thr: float = 0.0) -> list[Segment]:
-    """Segments of a prediction at the image's size.
+    """Return the segments of a prediction at the image's size.
 
     Args:
-        sample: with ``pred_panoptic_seg``, ``pred_instances`` or ``pred_sem_seg``.
-        num_classes: labels from this number on are no segments.
-        score_thr: instances below it are left out, in [0, 1].
+        sample: sample with ``pred_panoptic_seg``, ``pred_instances`` or ``pred_sem_seg``.
+        num_classes: number of classes; pixels with larger labels belong to no segment.
+        score_thr: minimum score of instances, in [0, 1].
 
     Returns:
-        semantic: by class index, which is the id, too. Panoptic: by id, which is that of the prediction; other models'
-        segments may have no score. Instance: best first, ids from 1; without those that have no pixel.
+        semantic: ordered by class index, which is also the id. Panoptic: ordered by id, as in the prediction; segments
+        of other models may have no score. Instance: best first, with ids from 1; empty masks are left out.
     """
     if isinstance(sample, SegDataSample):
         return label_map_segments(_array(sample.pred_sem_seg.data[0]), num_classes)
@@ -52,7 +52,7 @@ def predicted_segments(sample: Sample, num_classes: int, score_thr: float = 0.0)
 
 
 def ground_truth_segments(sample: Sample, num_classes: int) -> list[Segment] | None:
-    """Segments of the ground truth at its own size, without scores; None where the sample has none."""
+    """Return the segments of the ground truth at its own size, without scores; None if there is no ground truth."""
     if isinstance(sample, SegDataSample):
         return label_map_segments(_array(sample.gt_sem_seg.data[0]), num_classes) if 'gt_sem_seg' in sample else None
     if 'gt_panoptic_seg' in sample:
@@ -64,7 +64,7 @@ def ground_truth_segments(sample: Sample, num_classes: int) -> list[Segment] | N
 
 
 def drawn_prediction(sample: Sample, meta: Mapping[str, Any], score_thr: float = 0.0) -> list[DrawnSegment]:
-    """:func:`predicted_segments` in the colours of a data set's ``meta``, the best instance last (on top)."""
+    """Return :func:`predicted_segments` in the colours of a data set's ``meta``, the best instance last (on top)."""
     found = predicted_segments(sample, len(meta['classes']), score_thr)
     return drawn_segments(
         found if isinstance(sample, SegDataSample) or 'pred_panoptic_seg' in sample else found[::-1], meta
@@ -72,23 +72,23 @@ def drawn_prediction(sample: Sample, meta: Mapping[str, Any], score_thr: float =
 
 
 def drawn_ground_truth(sample: Sample, meta: Mapping[str, Any]) -> list[DrawnSegment] | None:
-    """:func:`ground_truth_segments` in the colours of a data set's ``meta``."""
+    """Return :func:`ground_truth_segments` in the colours of a data set's ``meta``."""
     found = ground_truth_segments(sample, len(meta['classes']))
     return None if found is None else drawn_segments(found, meta)
 
 
 def drawn_segments(segments: Sequence[Segment], meta: Mapping[str, Any]) -> list[DrawnSegment]:
-    """Segments as they are drawn, in the colours of their classes."""
+    """Convert segments for drawing, in the colours of their classes."""
     return class_segments([s.mask for s in segments], [s.label for s in segments], meta, [s.score for s in segments])
 
 
 def has_void(sample: Sample) -> bool:
-    """Whether pixels of no segment are void in the ground truth; between instances they are just background."""
+    """Return whether pixels outside all segments are void in the ground truth; for instances they are background."""
     return isinstance(sample, SegDataSample) or 'gt_panoptic_seg' in sample
 
 
 def label_map_segments(label_map: np.ndarray, num_classes: int) -> list[Segment]:
-    """A segment for each class in a map (H, W) of class indices."""
+    """Return one segment for each class in a map (H, W) of class indices."""
     labels = [label for label in np.unique(label_map).tolist() if label < num_classes]
     return [Segment(label, label, None, label_map == label) for label in labels]
 

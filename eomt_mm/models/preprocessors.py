@@ -1,6 +1,6 @@
-"""The hosts' data preprocessors with EoMT's geometry: pad uint8 with black, then normalise, once.
+"""Data preprocessors for the hosts with EoMT's geometry: pad uint8 images with black, then normalise.
 
-mmdet and mmseg normalise first, so their padding is never black.
+mmdet and mmseg normalise before padding, so their padding is not black.
 """
 
 from collections.abc import Sequence
@@ -22,23 +22,23 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 
 
 def as_size(img_size: int | Sequence[int]) -> Size:
-    """An int or (height, width) as (height, width)."""
+    """Convert an int or (height, width) to (height, width)."""
     sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
     if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f'img_size={img_size}: at least one pixel, an int or (height, width)')
+        raise ValueError(f'img_size={img_size}: must be an int or (height, width), at least 1 pixel')
     return int(sides[0]), int(sides[1])
 
 
 class GeometryMixin(BaseDataPreprocessor):
-    """Input batches from images, with the record that leads back.
+    """Build input batches from images, and record how to map predictions back to the images.
 
-    In training every image is padded to ``img_size`` (the pipeline's crop has that size already). In evaluation
-    ``geometry_class`` decides, and each sample's ``geometry`` says how its maps come back to the image.
+    In training, every image is padded to ``img_size`` (the pipeline's crop already has that size). In evaluation,
+    ``geometry_class`` pads or cuts the images, and each sample's ``geometry`` maps predictions back to its image.
 
     Args:
         img_size: side or (height, width) of the input in pixels.
-        mean, std: per RGB channel, in [0, 255].
-        bgr_to_rgb: swap the channels; mmcv loads BGR.
+        mean, std: mean and standard deviation per RGB channel, in [0, 255].
+        bgr_to_rgb: swap the channels, because mmcv loads BGR.
     """
 
     geometry_class: type[Padding] | type[Windows]
@@ -53,21 +53,21 @@ class GeometryMixin(BaseDataPreprocessor):
         std: Sequence[float] = IMAGENET_STD,
         bgr_to_rgb: bool = True,
     ) -> None:
-        super().__init__(mean=mean, std=std)  # the host's, which keeps both as buffers
+        super().__init__(mean=mean, std=std)  # the host's preprocessor registers both as buffers
         self.img_size = as_size(img_size)
         self.bgr_to_rgb = bgr_to_rgb
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Collated data to model input.
+        """Convert collated data to model input.
 
         Args:
             data: ``inputs``: list of uint8 (3, h, w); ``data_samples``: list of the host's samples, or absent.
-            training: pad only, or make windows and geometry records.
+            training: True: only pad; False: apply ``geometry_class`` and record the geometry.
 
         Returns:
-            ``inputs``: float (N, 3, *img_size), normalised; ``data_samples``: with ``batch_input_shape`` and, in
-            evaluation, ``geometry`` in their meta information. N exceeds the number of samples where an image takes
-            several windows.
+            ``inputs``: float (N, 3, *img_size), normalised; ``data_samples``: samples with ``batch_input_shape`` and,
+            in evaluation, ``geometry`` in their metainfo. N exceeds the number of samples if an image has several
+            windows.
         """
         data = self.cast_data(data)
         images = [image[[2, 1, 0]] if self.bgr_to_rgb else image for image in data['inputs']]
@@ -84,11 +84,11 @@ class GeometryMixin(BaseDataPreprocessor):
             batch = torch.cat([geometry.apply(image) for geometry, image in zip(geometries, images, strict=True)])
         for sample in samples:
             sample.set_metainfo(dict(batch_input_shape=self.img_size, pad_shape=self.img_size))
-        batch = batch.to(torch.promote_types(torch.float32, self.mean.dtype))  # a model in float64 sees float64
+        batch = batch.to(torch.promote_types(torch.float32, self.mean.dtype))  # float64 for a model in float64
         return dict(inputs=batch.sub_(self.mean).div_(self.std), data_samples=samples)
 
     def whole_inputs(self, inputs: Tensor) -> list[DetDataSample] | list[SegDataSample]:
-        """Samples for inputs (B, 3, H, W) that did not come through this preprocessor: each is an image of its own."""
+        """Create samples for inputs (B, 3, H, W) that bypassed this preprocessor; each is a whole image."""
         size: Size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
         geometry = self.geometry_class(size, size, size)
         return [self.sample_class(metainfo=dict(geometry=geometry, batch_input_shape=size)) for _ in inputs]

@@ -1,4 +1,4 @@
-"""Ground truth of mmseg and mmdet samples as targets."""
+"""Convert the ground truth of mmseg and mmdet samples to training targets."""
 
 import torch
 from mmdet.structures import DetDataSample
@@ -10,7 +10,7 @@ from eomt_mm.core.targets import Target, check_labels, num_values, pad_masks, se
 
 
 def seg_sample_target(sample: SegDataSample, num_classes: int, size: Size, ignore_index: int = 255) -> Target:
-    """Target of an mmseg sample with ``gt_sem_seg`` (1, H, W)."""
+    """Return the target of an mmseg sample with ``gt_sem_seg`` (1, H, W)."""
     if 'gt_sem_seg' not in sample:
         raise ValueError(missing_annotation(sample, 'a label map (gt_sem_seg)'))
     label_map = sample.gt_sem_seg.data[0]
@@ -18,12 +18,12 @@ def seg_sample_target(sample: SegDataSample, num_classes: int, size: Size, ignor
 
 
 def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, size: Size) -> Target:
-    """Target of an mmdet sample.
+    """Return the target of an mmdet sample.
 
-    Segments that cannot overlap come as one id map (``gt_panoptic_seg.segment_ids`` (1, H, W), labels in
-    ``gt_instances.labels``) and are expanded here. Otherwise instances come as masks (mmdet's own pipelines: crowds
-    are in ``ignored_instances`` and never seen here), and stuff as ``gt_sem_seg`` (1, H, W) with labels from
-    ``num_things`` on.
+    The sample has one of two forms. Non-overlapping segments are given as one id map
+    (``gt_panoptic_seg.segment_ids`` (1, H, W), labels in ``gt_instances.labels``). In mmdet's own pipelines, instances
+    are given as masks and stuff as ``gt_sem_seg`` (1, H, W) with labels from ``num_things`` on. Their crowds are in
+    ``ignored_instances``, which is not used.
     """
     source = source_of(sample)
     instances = sample.gt_instances
@@ -39,7 +39,7 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
     target = pad_masks(dict(labels=labels.long(), masks=masks.bool()), size)
     if num_classes > num_things and 'gt_sem_seg' in sample:
         label_map = sample.gt_sem_seg.sem_seg[0]
-        # mmdet's maps hold things as well
+        # mmdet's maps also contain things
         stuff = torch.where(label_map >= num_things, label_map, 255)
         stuff_target = pad_masks(semantic_target(stuff, num_classes, source=source), size)
         target = {key: torch.cat([target[key], stuff_target[key]]) for key in target}
@@ -47,12 +47,12 @@ def det_sample_target(sample: DetDataSample, num_things: int, num_classes: int, 
 
 
 def num_seg_targets(sample: SegDataSample, ignore_index: int = 255) -> int:
-    """Number of targets that :func:`seg_sample_target` will make; 0 where the sample is refused there."""
+    """Return the number of targets of :func:`seg_sample_target`; 0 for samples that it refuses."""
     return num_values(sample.gt_sem_seg.data, skip=ignore_index) if 'gt_sem_seg' in sample else 0
 
 
 def num_det_targets(sample: DetDataSample, num_things: int, num_classes: int) -> int:
-    """Number of targets that :func:`det_sample_target` will make; 0 where the sample is refused there."""
+    """Return the number of targets of :func:`det_sample_target`; 0 for samples that it refuses."""
     if 'gt_panoptic_seg' in sample:
         return num_values(sample.gt_panoptic_seg.segment_ids.clamp(min=0), skip=0)
     num = len(sample.gt_instances.labels) if 'labels' in sample.gt_instances else 0
@@ -63,13 +63,13 @@ def num_det_targets(sample: DetDataSample, num_things: int, num_classes: int) ->
 
 
 def missing_annotation(sample: SegDataSample | DetDataSample, what: str) -> str:
-    """Message for a training sample without ground truth."""
+    """Return the error message for a training sample without ground truth."""
     return (
-        f'training sample {source_of(sample)} has no {what}: give the data set its annotations (ann_file, '
-        f'data_prefix) and the training pipeline a transform that loads them'
+        f'training sample {source_of(sample)} has no {what}: set the annotations of the data set (ann_file, '
+        f'data_prefix), and add a transform that loads them to the training pipeline'
     )
 
 
 def source_of(sample: SegDataSample | DetDataSample) -> str:
-    """The image that a sample came from, and its label map, for messages."""
+    """Return the image file of a sample and its label map, for messages."""
     return ', label map '.join(filter(None, (sample.get('img_path'), sample.get('seg_map_path'))))

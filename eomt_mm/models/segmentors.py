@@ -1,4 +1,4 @@
-"""EoMT as an mmseg segmentor and an mmdet detector: they connect backbone, head and host, and compute nothing."""
+"""EoMT as an mmseg segmentor and an mmdet detector: thin adapters that connect backbone, head and host."""
 
 from typing import Any
 
@@ -18,10 +18,10 @@ Config = dict[str, Any]
 
 
 def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: Any) -> tuple[PlainViT, Any]:
-    """Builds both; the head takes width, depth and patch size from the backbone, not from the config.
+    """Build backbone and head; the head gets width, depth and patch size from the backbone, not from the config.
 
     Raises:
-        ValueError: where the preprocessor's ``img_size`` is no multiple of the patch size.
+        ValueError: the preprocessor's ``img_size`` is not a multiple of the patch size.
     """
     vit: PlainViT = MODELS.build(backbone)
     from_backbone = dict(embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size)
@@ -33,14 +33,14 @@ def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: A
 
 @MODELS.register_module()
 class EoMTSegmentor(BaseSegmentor):
-    """Semantic segmentation in mmseg.
+    """EoMT for semantic segmentation in mmseg.
 
     Args:
         backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
         decode_head: config of an :class:`~eomt_mm.models.heads.EoMTSegHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTSegDataPreprocessor`.
         train_cfg, test_cfg: unused; mmseg's tools pass them.
-        init_cfg: mmengine's initialisation.
+        init_cfg: config of mmengine's initialisation.
     """
 
     decode_head: EoMTSegHead
@@ -61,14 +61,14 @@ class EoMTSegmentor(BaseSegmentor):
         self.align_corners = self.decode_head.align_corners
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
-        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
+        """Run the network on (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
         return eomt_forward(self.backbone, self.decode_head, inputs)
 
     def _forward(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> Predictions:
         return self.extract_feat(inputs)
 
     def encode_decode(self, inputs: Tensor, batch_img_metas: list[Config]) -> Tensor:
-        """Class scores (B, K, H, W) at the inputs' size."""
+        """Compute class scores (B, K, H, W) at the size of the inputs."""
         class_logits, mask_logits = self.extract_feat(inputs)
         return semantic_scores(class_logits[-1], mask_logits[-1], (inputs.shape[-2], inputs.shape[-1]))
 
@@ -76,7 +76,7 @@ class EoMTSegmentor(BaseSegmentor):
         return self.decode_head.loss(self.extract_feat(inputs), data_samples)
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
-        """Samples with ``pred_sem_seg``; inputs and samples as the preprocessor makes them."""
+        """Return samples with ``pred_sem_seg``; inputs and samples are outputs of the preprocessor."""
         if data_samples is None:
             data_samples = self.data_preprocessor.whole_inputs(inputs)
         return self.decode_head.predict_inputs(self.extract_feat, inputs, data_samples)
@@ -84,14 +84,14 @@ class EoMTSegmentor(BaseSegmentor):
 
 @MODELS.register_module()
 class EoMTDetector(BaseDetector):
-    """Panoptic or instance segmentation in mmdet.
+    """EoMT for panoptic or instance segmentation in mmdet.
 
     Args:
         backbone: config of a :class:`~eomt_mm.models.backbone.TimmViT`.
         panoptic_head: config of an :class:`~eomt_mm.models.heads.EoMTDetHead`.
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTDetDataPreprocessor`.
         train_cfg, test_cfg: unused; mmdet's tools pass them.
-        init_cfg: mmengine's initialisation.
+        init_cfg: config of mmengine's initialisation.
     """
 
     panoptic_head: EoMTDetHead
@@ -109,7 +109,7 @@ class EoMTDetector(BaseDetector):
         self.backbone, self.panoptic_head = build_backbone_and_head(backbone, panoptic_head, self.data_preprocessor)
 
     def extract_feat(self, batch_inputs: Tensor) -> Predictions:
-        """The network's output for (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
+        """Run the network on (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""
         return eomt_forward(self.backbone, self.panoptic_head, batch_inputs)
 
     def _forward(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None) -> Predictions:
@@ -121,9 +121,10 @@ class EoMTDetector(BaseDetector):
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None, rescale: bool = True
     ) -> list[DetDataSample]:
-        """Samples with ``pred_panoptic_seg`` or ``pred_instances``; inputs and samples as the preprocessor makes them.
+        """Return samples with ``pred_panoptic_seg`` or ``pred_instances``.
 
-        Results are always at the images' own size; ``rescale`` is mmdet's argument.
+        Inputs and samples are outputs of the preprocessor. Results always have the original image size; ``rescale`` is
+        an argument of mmdet's interface and has no effect.
         """
         if batch_data_samples is None:
             batch_data_samples = self.data_preprocessor.whole_inputs(batch_inputs)
