@@ -1,4 +1,4 @@
-"""What files of weights hold, and whether it fits a model."""
+"""Read, import, check and export checkpoints: official EoMT, Hugging Face, Meta, timm and our own."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Addresses of checkpoints: what they may be, and downloads that are whole or not at all. No host."""
+"""Addresses of checkpoints and their download. This module imports no host."""
 
 import hashlib
 import re
@@ -19,13 +19,14 @@ HUB_PAGE = re.compile(
 HUB_FILES = ['*.json', '*.safetensors', 'pytorch_model.bin']
 TIMEOUT = 60  # seconds without a byte
 CHUNK = 1 << 20
-MAX_BYTES = 100 * 2**30  # no ViT's checkpoint comes near it; servers that never end do
+MAX_BYTES = 100 * 2**30  # far above any ViT's checkpoint; stops downloads from servers that send without end
 
 
 def hub_address(source: str) -> str:
-    """``https://huggingface.co/owner/name[/resolve/revision/...]`` as ``hf://owner/name[@revision]``; others as is.
+    """Convert ``https://huggingface.co/owner/name[/resolve/revision/...]`` to ``hf://owner/name[@revision]``.
 
-    All released files have one name, so a cache by file names would mix them up; the hub's own cache does not.
+    Other addresses are returned unchanged. The conversion uses the hub's own cache: all released files have the same
+    name, so a cache by file name would confuse them.
     """
     found = HUB_PAGE.fullmatch(source)
     if not found:
@@ -35,10 +36,10 @@ def hub_address(source: str) -> str:
 
 
 def scheme_of(source: str | Path) -> str:
-    """'http', 'https' or 'hf' of an address, '' of a local path.
+    """Return the scheme of an address: 'http', 'https' or 'hf'; '' for a local path.
 
     Raises:
-        ValueError: in one line, for any other scheme.
+        ValueError: the address has any other scheme; the message is one line.
     """
     if str(source).startswith('hf:'):
         return 'hf'
@@ -47,20 +48,20 @@ def scheme_of(source: str | Path) -> str:
     scheme = source.partition('://')[0].lower()
     if scheme not in ('http', 'https'):
         raise ValueError(
-            f"checkpoint '{source}': addresses of checkpoints begin with http://, https:// or hf://; download it, and "
-            f'give the file'
+            f"checkpoint '{source}': addresses of checkpoints begin with http://, https:// or hf://; download the file "
+            f'and give its path'
         )
     return scheme
 
 
 def download(address: str) -> Path:
-    """Folder of ``hf://owner/name[@revision]`` in the hub's cache, filled where needed.
+    """Download ``hf://owner/name[@revision]`` to the hub's cache if it is not there; return its folder.
 
-    ``HF_HUB_OFFLINE=1`` (read by huggingface_hub) keeps it to the cache.
+    With ``HF_HUB_OFFLINE=1`` (read by huggingface_hub), only the cache is used.
 
     Raises:
-        ValueError: for an address of another form.
-        ConnectionError: in one line, with the hub's reason.
+        ValueError: the address has a different form.
+        ConnectionError: the download failed; the message is one line with the hub's reason.
     """
     found = HUB.fullmatch(address)
     if not found:
@@ -69,7 +70,7 @@ def download(address: str) -> Path:
         return Path(
             huggingface_hub.snapshot_download(found['repo'], revision=found['revision'], allow_patterns=HUB_FILES)
         )
-    except Exception as error:  # the hub's own classes and those of whatever transport it uses
+    except Exception as error:  # exception classes of the hub and of the transport that it uses
         reason = ' '.join(str(error).split()).rstrip('.') or type(error).__name__
         raise ConnectionError(
             f"checkpoint '{address}' could not be downloaded: {reason}. Check the name and the network; gated models "
@@ -78,17 +79,17 @@ def download(address: str) -> Path:
 
 
 def cache_path(address: str) -> Path:
-    """Where the file of an ``http(s)://`` address is kept: below torch.hub's folder, by a hash of the whole address."""
+    """Return the cache path of an ``http(s)://`` address: below torch.hub's folder, by a hash of the whole address."""
     base = re.sub(r'[^\w.-]', '_', unquote(urlsplit(address).path).rstrip('/').rpartition('/')[2])[-80:]
     key = hashlib.sha256(address.encode()).hexdigest()[:32]
     return Path(torch.hub.get_dir()) / 'eomt_mm' / f'{key}-{base or "checkpoint"}'
 
 
 def fetch(address: str, target: Path) -> None:
-    """Downloads an ``http(s)://`` address into a file.
+    """Download an ``http(s)://`` address into a file.
 
     Raises:
-        ConnectionError: in one line; what ``target`` then holds is incomplete.
+        ConnectionError: the download failed, and ``target`` is incomplete; the message is one line.
     """
     try:
         headers = {'Accept-Encoding': 'identity', 'User-Agent': 'eomt_mm'}
@@ -98,12 +99,12 @@ def fetch(address: str, target: Path) -> None:
         reason = ' '.join(str(error).split()) or type(error).__name__
         raise ConnectionError(
             f"checkpoint '{address}' could not be downloaded: {reason}. Check the address and the network, or download "
-            f'it and give the file'
+            f'the file yourself and give its path'
         ) from error
 
 
 def _opener() -> request.OpenerDirector:
-    """Knows http and https alone, for redirects too: urllib's own follows them to ftp."""
+    """Build an opener for http and https only, also in redirects: urllib's default opener follows them to ftp."""
     opener = request.OpenerDirector()
     kinds: tuple[type[Any], ...] = (
         request.ProxyHandler, request.UnknownHandler, request.HTTPHandler, request.HTTPSHandler,
@@ -122,11 +123,11 @@ def _copy(answer: HTTPResponse, target: Path) -> None:
     with target.open('wb') as file:
         while True:
             if max(done, size or 0) > limit:
-                raise OSError(f'{size or done} bytes, and {limit} are free or allowed')
+                raise OSError(f'the file has at least {size or done} bytes, but only {limit} are free or allowed')
             content = answer.read(CHUNK)
             if not content:
                 break
             done += len(content)
             file.write(content)
     if size is not None and done != size:
-        raise OSError(f'it broke off after {done} of {size} bytes')
+        raise OSError(f'the connection closed after {done} of {size} bytes')

@@ -1,6 +1,6 @@
-"""Names in files of bare backbones: timm, Hugging Face's DINOv2 and DINOv3, Meta's own files.
+"""Weight names in files of bare backbones: timm, Hugging Face's DINOv2 and DINOv3, Meta's own files.
 
-Our names are timm's, of its ViT (DINOv2) and Eva (DINOv3) families; DINOv3's keys have no bias.
+Our names are those of timm's ViT (DINOv2) and Eva (DINOv3) models. In DINOv3, the attention keys have no bias.
 """
 
 import re
@@ -13,7 +13,7 @@ from eomt_mm.checkpoints.rules import Rule, copy, stack
 
 VIT = 'backbone.vit.'
 BLOCK = VIT + 'blocks.{i}.'
-# Classifiers, and what only the pretraining used.
+# Classifiers, and weights that only the pretraining used.
 IGNORED = (
     'mask_token',
     'embeddings.mask_token',
@@ -34,19 +34,20 @@ def timm_rules() -> tuple[Rule, ...]:
 
 
 def prepare_timm(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """Models that pool by averaging keep their last norm behind the pooling; ours has it before."""
+    """Rename the last norm of models with average pooling, which apply it after the pooling; ours is before it."""
     if 'norm.weight' in state or 'fc_norm.weight' not in state:
         return dict(state), []
     return {re.sub('^fc_norm', 'norm', name): value for name, value in state.items()}, ['last norm taken from fc_norm']
 
 
 def hf_dinov2_block_rules(layer: str, gated: bool, output: str) -> tuple[Rule, ...]:
-    """Blocks of DINOv2.
+    """Return the rules for DINOv2's blocks.
 
     Args:
         layer: template of a block's prefix.
-        gated: with a split gated MLP; the packed one (``weights_in``) is always understood, but not written.
-        output: name of the attention's last projection.
+        gated: whether the MLP is gated, with separate weights. The packed form (``weights_in``) is always read, but
+            never written.
+        output: name of the attention's output projection.
     """
     mlp: tuple[Rule, ...] = (
         copy(layer + 'mlp.fc1.{p}', BLOCK + 'mlp.fc1.{p}'),
@@ -71,7 +72,10 @@ def hf_dinov2_block_rules(layer: str, gated: bool, output: str) -> tuple[Rule, .
 
 
 def hf_dinov2_rules(gated: bool) -> tuple[Rule, ...]:
-    """``Dinov2WithRegistersModel`` as saved (attention.attention.query) and as transformers 5 has it in memory."""
+    """Return rules for ``Dinov2WithRegistersModel``, with the names in files and those of transformers 5 in memory.
+
+    In files, the queries are ``attention.attention.query``.
+    """
     layer = 'encoder.layer.{i}.'
     saved = (f'{layer}attention.attention.{x}.{{p}}' for x in ('query', 'key', 'value'))
     return (
@@ -104,7 +108,10 @@ def prepare_meta_dinov2(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
 
 
 def _fold_class_position(state: Mapping[str, Tensor], positions: str, prefix: str) -> tuple[State, list[str]]:
-    """With registers, timm adds the class token's position to the token itself, once, and keeps the patches' alone."""
+    """Add the position embedding of the class token to the token itself, as timm does in models with registers.
+
+    The position embeddings of the patches are then the only ones left.
+    """
     state = dict(state)
     if prefix + 'register_tokens' not in state or positions not in state or prefix + 'cls_token' not in state:
         return state, []
@@ -114,13 +121,13 @@ def _fold_class_position(state: Mapping[str, Tensor], positions: str, prefix: st
 
 
 def hf_dinov3_rules(embeddings: str, layers: str, norm: str, gated: bool) -> tuple[Rule, ...]:
-    """DINOv3 in Hugging Face's naming, which official EoMT files share.
+    """Return the rules for DINOv3 in Hugging Face's naming, which official EoMT files use too.
 
     Args:
-        embeddings: prefix of the embeddings, with its dot.
+        embeddings: prefix of the embeddings, including the dot.
         layers: prefix of the blocks, up to the index.
         norm: name of the last norm.
-        gated: the MLP has a gate.
+        gated: whether the MLP has a gate.
     """
     layer = layers + '{i}.'
     up = 'fc1_x' if gated else 'fc1'
@@ -156,7 +163,7 @@ def meta_dinov3_rules() -> tuple[Rule, ...]:
 
 
 def prepare_meta_dinov3(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """Splits the bias of q, k and v; Meta masks the keys' part out, so what stands there means nothing."""
+    """Split the bias of q, k and v, and drop the part of the keys, which Meta masks out and leaves meaningless."""
     prepared: State = {}
     for name, value in state.items():
         if name.endswith('.attn.qkv.bias'):

@@ -1,4 +1,4 @@
-"""Whether the class names of a checkpoint are those of data, up to spelling: rows and labels must mean the same."""
+"""Compare the class names of a checkpoint with those of the data, allowing for different spellings."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -7,31 +7,32 @@ from typing import Any
 from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints.importing import ImportReport
 
-# Names of one class in different hosts differ by synonyms ('bed ', 'road, route'), or altogether: of ADE20K's 150
-# classes, nine in mmseg and mmdet ('windowpane', 'window').
+# Fraction of names that must agree. Hosts name the same class with different synonyms ('bed ', 'road, route') or with
+# different words: 9 of ADE20K's 150 classes differ between mmseg and mmdet ('windowpane', 'window').
 SAME_SHARE = 0.9
-# Published weights come in several spellings of their names.
+# Published weights exist with several spellings of their class names.
 PUBLISHED_SHARE = 0.5
 SHOWN = 4
 
 
 def own_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Class names of a Hugging Face ``config.json``; none where they are its placeholders LABEL_0, LABEL_1, ..."""
+    """Return the class names of a Hugging Face ``config.json``; none if they are placeholders LABEL_0, LABEL_1, ..."""
     labels = config.get('id2label') or {}
     names = tuple(str(labels[key]) for key in sorted(labels, key=int))
     return () if all(name.startswith('LABEL_') for name in names) else names
 
 
 def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
-    """``dataset_meta`` for imported class rows.
+    """Return the ``dataset_meta`` of imported class rows.
 
     Args:
-        report: of the import. Names come from ``meta.dataset_meta`` of our own files and ``id2label`` of Hugging Face's
-            ``config.json``, which is brought into the order of the rows.
-        own: what the config says: for files that state no names, or its names in another spelling.
+        report: report of the import. Class names come from ``meta.dataset_meta`` of our own files, or from ``id2label``
+            of Hugging Face's ``config.json``, reordered like the rows.
+        own: ``dataset_meta`` of the config, returned if the file has no class names, or the same names in another
+            spelling.
 
     Raises:
-        ValueError: the file names another number of classes than it has rows of.
+        ValueError: the file has a different number of class names than of class rows.
     """
     count = report.description.num_classes
     stated: dict[str, Any] = report.meta.get('dataset_meta') or {}
@@ -43,7 +44,7 @@ def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
     if count is not None and len(names) != count:
         place = 'id2label of its config.json' if is_foreign else 'dataset_meta of its meta'
         raise ValueError(
-            f'checkpoint {report.source} has names for {len(names)} classes and rows for {count}: take the config that '
+            f'checkpoint {report.source} has names for {len(names)} classes and rows for {count}: use the config that '
             f'it was trained with, or correct {place}'
         )
     if not is_foreign:
@@ -55,10 +56,10 @@ def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_names(report: ImportReport, own: Mapping[str, Any], config: object) -> dict[str, Any]:
-    """:func:`stated_meta`, where the classes are those of the config that a converter was given.
+    """Return :func:`stated_meta` after checking that its classes are those of the config.
 
     Raises:
-        ValueError: they are others.
+        ValueError: the classes differ.
     """
     stated = stated_meta(report, own)
     text = difference(stated.get('classes') or (), own.get('classes') or ())
@@ -71,18 +72,18 @@ def check_names(report: ImportReport, own: Mapping[str, Any], config: object) ->
 
 
 def difference(saved: Sequence[str], own: Sequence[str], same_share: float = SAME_SHARE) -> str | None:
-    """How class names of a checkpoint differ from those of data.
+    """Describe how the class names of a checkpoint differ from those of the data.
 
-    Names agree where they share a synonym, whatever the case, blanks, ``_`` and ``-``. Lists of equal length are the
-    same where no name has another place and nine in ten names (``same_share``) agree.
+    Two names agree if they share a synonym; case, blanks, ``_`` and ``-`` are ignored. Two lists of equal length agree
+    if no name has a different position and at least the fraction ``same_share`` of the names agrees.
 
     Args:
         saved: names in the checkpoint, by row.
         own: names in the data, by label.
-        same_share: part of the names that must agree.
+        same_share: fraction of the names that must agree, in [0, 1].
 
     Returns:
-        one line; None where they are the same, or one of them is empty.
+        one line; None if the lists agree or one of them is empty.
     """
     if not saved or not own or list(saved) == list(own):
         return None

@@ -1,4 +1,7 @@
-"""Official DINOv3 files hold differences to the pretrained backbone: telling them apart, and adding the base."""
+"""Detect delta files, whose backbone is stored as a difference from the pretrained one, and add the base.
+
+Official DINOv3 files are delta files.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,9 +17,9 @@ from eomt_mm.checkpoints.official import IMAGENET_MEAN, PIXEL_MEAN
 Weights = Literal['auto', 'absolute', 'delta']
 
 BACKBONE = 'backbone.'
-# LayerNorm weights of a trained ViT are of order 1. Average sizes below the first are no absolute weights. Differences
-# are small, or where weight decay shrank the weights, opposite to the base: from the second on, as a multiple of the
-# base's, they are absolute weights themselves.
+# LayerNorm weights of a trained ViT are of order 1: an average magnitude below the first threshold means differences.
+# Differences are small or, if weight decay shrank the weights, opposite in sign to the base: a projection onto the
+# base's LayerNorm weights above the second threshold, as a multiple of them, means absolute weights.
 LEAST_NORM_WEIGHT = 0.02
 LARGEST_MULTIPLE = 0.5
 EXPLAIN = (
@@ -26,18 +29,19 @@ EXPLAIN = (
 
 
 def resolve(weights: Weights, known: Format, state: Mapping[str, Tensor], path: str) -> Literal['absolute', 'delta']:
-    """Whether the backbone of a file is absolute or a difference.
+    """Decide whether the backbone weights of a file are absolute or differences.
 
-    The official loader adds its buffers too, so a delta file's ``pixel_mean`` is near 0, others' is ImageNet's.
+    The official loader adds the base's buffers too. A delta file therefore has a ``pixel_mean`` near 0, other files
+    have ImageNet's.
 
     Args:
-        weights: what the user says (``--weights``).
+        weights: kind of the weights as the user states it (``--weights``).
         known: the file's format.
         state: the file's weights, in its own names.
         path: the file, for messages.
 
     Raises:
-        ValueError: the file contradicts ``weights``, or does not tell and ``weights`` is 'auto'.
+        ValueError: the file contradicts ``weights``, or ``weights`` is 'auto' and the kind cannot be detected.
     """
     if weights not in ('auto', 'absolute', 'delta'):
         raise ValueError(f"--weights {weights}: one of 'auto', 'absolute', 'delta'")
@@ -53,7 +57,7 @@ def resolve(weights: Weights, known: Format, state: Mapping[str, Tensor], path: 
     if weights != 'auto':
         if stored is not None and stored != weights:
             raise ValueError(
-                f'--weights {weights}: the pixel_mean stored in {path} is {_shown(mean)}, which says {stored}. '
+                f'--weights {weights}: the pixel_mean stored in {path} is {_shown(mean)}, that is, {stored} weights. '
                 f'Leave --weights out, or give --weights {stored}'
             )
         return weights
@@ -63,8 +67,8 @@ def resolve(weights: Weights, known: Format, state: Mapping[str, Tensor], path: 
         return 'absolute'
     found = 'stores no pixel_mean' if mean is None else f'stores a pixel_mean of {_shown(mean)}'
     raise ValueError(
-        f'{path} {found}, neither near 0 (differences) nor ImageNet {IMAGENET_MEAN} (absolute), so it does not tell '
-        f'what its weights are. Say it with --weights: {EXPLAIN}'
+        f'{path} {found}, neither near 0 (differences) nor ImageNet {IMAGENET_MEAN} (absolute), so the kind of its '
+        f'weights cannot be detected. State it with --weights: {EXPLAIN}'
     )
 
 
@@ -82,19 +86,19 @@ def _shown(mean: Tensor | None) -> list[float] | None:
 
 
 def add_base(weights: Mapping[str, Tensor], base: str | Path | None, path: str) -> tuple[State, str]:
-    """Adds the pretrained backbone to differences; everything outside the backbone is absolute already.
+    """Add the pretrained backbone to the differences; weights outside the backbone are already absolute.
 
     Args:
-        weights: of the delta file, in our names.
+        weights: weights of the delta file, in our names.
         base: file, folder or ``hf://`` address of the backbone, in any known format.
         path: the delta file, for messages.
 
     Returns:
-        absolute weights, and the base's format for the user.
+        absolute weights, and the title of the base's format.
 
     Raises:
-        ValueError: no base, one that is not a bare backbone, does not fit, or is itself a difference; or differences
-            that are too large to be any.
+        ValueError: the base is missing, is not a bare backbone, does not fit, or holds differences itself; or the
+            weights of the file are too large to be differences.
     """
     if base is None:
         raise ValueError(
@@ -114,7 +118,7 @@ def add_base(weights: Mapping[str, Tensor], base: str | Path | None, path: str) 
     multiple = multiple_of_base(delta, base_weights)
     if multiple > LARGEST_MULTIPLE:
         raise ValueError(
-            f"{path} is taken for differences, but its LayerNorm weights are {multiple:.2f} times the base's and "
+            f"{path} is treated as differences, but its LayerNorm weights are {multiple:.2f} times the base's and "
             f'look absolute. If they are, give --weights absolute and no --base'
         )
     total = {name: base_weights[name].float() + value.float() for name, value in delta.items()}
@@ -122,7 +126,7 @@ def add_base(weights: Mapping[str, Tensor], base: str | Path | None, path: str) 
 
 
 def _zero_biases(delta: State, base: State) -> State:
-    """Plain timm files leave out the biases of q and v, which are all zero in the pretrained models."""
+    """Return zero biases of q and v if the base lacks them: timm's plain models omit them because they are zero."""
     return {
         name: torch.zeros_like(value)
         for name, value in delta.items()
@@ -145,27 +149,27 @@ def _check_shapes(delta: State, base: State, source: str) -> None:
 
 
 def norm_weights(weights: Mapping[str, Tensor]) -> Tensor:
-    """All LayerNorm weights of the backbone's blocks, one after the other, in the order of their names."""
+    """Concatenate all LayerNorm weights of the backbone's blocks, sorted by name."""
     ends = ('.norm1.weight', '.norm2.weight')
     names = sorted(name for name in weights if name.startswith(BACKBONE) and name.endswith(ends))
     return torch.cat([weights[name].float() for name in names]) if names else torch.ones(1)
 
 
 def multiple_of_base(delta: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> float:
-    """Which multiple of the base's LayerNorm weights comes nearest to those given: about 1 for absolute weights."""
+    """Compute the multiple of the base's LayerNorm weights closest to the given ones: about 1 for absolute weights."""
     ours, theirs = norm_weights(delta), norm_weights(base)
     return float((ours @ theirs) / (theirs @ theirs))
 
 
 def check_absolute(weights: Mapping[str, Tensor], what: str) -> None:
-    """Refuses backbones that look like differences.
+    """Refuse backbones that look like differences.
 
     Raises:
-        ValueError: the LayerNorm weights are near 0 on average.
+        ValueError: the average magnitude of the LayerNorm weights is near 0.
     """
     size = float(norm_weights(weights).abs().mean())
     if size < LEAST_NORM_WEIGHT:
         raise ValueError(
             f'{what}: LayerNorm weights of {size:.2g} on average look like differences, not like absolute weights. '
-            f'Give the pretrained backbone as --base, and such a file as SRC with --weights delta'
+            f'Give the pretrained backbone as --base, and the file with differences as SRC with --weights delta'
         )

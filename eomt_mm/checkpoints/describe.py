@@ -1,4 +1,4 @@
-"""What weights tell about their model: classes, queries, blocks, sizes; and which config fits."""
+"""Infer the architecture of a model from its weights (classes, queries, blocks, sizes), and the configs that fit."""
 
 import math
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 from eomt_mm.checkpoints.files import State
 
 VIT = 'backbone.vit.'
-# (family, width, depth): letter in the names of configs, name in timm, attention heads
+# (family, width, depth): letter in config names, name in timm, number of attention heads
 KNOWN = {
     ('dinov2', 384, 12): ('s', 'vit_small_patch14_reg4_dinov2', 6),
     ('dinov2', 768, 12): ('b', 'vit_base_patch14_reg4_dinov2', 12),
@@ -21,9 +21,9 @@ KNOWN = {
     ('dinov3', 1280, 32): ('h', 'vit_huge_plus_patch16_dinov3_qkvb', 20),
     ('dinov3', 4096, 40): ('7b', 'vit_7b_patch16_dinov3', 32),
 }
-# LayerNorm's, in timm's ViT for DINOv2 and Eva for DINOv3
+# LayerNorm eps of timm's ViT (DINOv2) and Eva (DINOv3)
 NORM_EPS = dict(dinov2=1e-6, dinov3=1e-5)
-# (classes, queries) of the published models; 150 classes are semantic with 100 queries, panoptic with 200
+# (classes, queries) of the published models; 150 classes mean semantic with 100 queries and panoptic with 200
 PUBLISHED = {
     (133, 200): 'coco-panoptic',
     (80, 200): 'coco-instance',
@@ -35,18 +35,18 @@ PUBLISHED = {
 
 @dataclass(frozen=True)
 class Description:
-    """What can be read off weights; None where it cannot.
+    """Architecture inferred from weights; None for values that cannot be inferred.
 
     Attributes:
-        family: 'dinov2' (registers and positions), 'dinov3' (registers and rotary positions) or 'other'.
-        width: of the tokens.
+        family: 'dinov2' (registers and position embeddings), 'dinov3' (registers and rotary positions) or 'other'.
+        width: width of the tokens.
         depth: number of blocks.
-        patch_size: side in pixels.
-        img_size: side in pixels of the square input that positions are stored for; DINOv3 stores none.
-        num_classes: without "no object".
-        num_queries: of the head.
-        num_blocks: joint blocks, the length of the stored ``attn_mask_probs``.
-        num_scale_blocks: of the head.
+        patch_size: side of a patch in pixels.
+        img_size: side in pixels of the square input that the position embeddings are stored for; DINOv3 stores none.
+        num_classes: number of classes, without "no object".
+        num_queries: number of queries of the head.
+        num_blocks: number of joint blocks, the length of the stored ``attn_mask_probs``.
+        num_scale_blocks: number of scale blocks of the head.
     """
 
     family: str
@@ -61,19 +61,19 @@ class Description:
 
     @property
     def model_name(self) -> str | None:
-        """Name in timm of the published model with this family, width and depth."""
+        """timm's name of the published model with this family, width and depth."""
         known = KNOWN.get((self.family, self.width, self.depth))
         return known[1] if known else None
 
     @property
     def num_heads(self) -> int | None:
-        """Attention heads of that model; weights do not tell."""
+        """Number of attention heads of that published model; it cannot be inferred from weights."""
         known = KNOWN.get((self.family, self.width, self.depth))
         return known[2] if known else None
 
     @property
     def config_pattern(self) -> str | None:
-        """Pattern below ``configs/eomt`` of the leaf configs that fit."""
+        """Glob pattern, below ``configs/eomt``, of the leaf configs that fit."""
         known = KNOWN.get((self.family, self.width, self.depth))
         if known is None or self.num_classes is None or self.num_queries is None:
             return None
@@ -82,7 +82,7 @@ class Description:
         return f'{task.split("-")[0]}/eomt_{self.family}-{known[0]}_*_{task}-{size}.py' if task else None
 
     def text(self) -> str:
-        """One line."""
+        """Format the description in one line."""
         parts = [
             f'{self.model_name or self.family}: width {self.width}, {self.depth} blocks, patches of {self.patch_size}'
         ]
@@ -94,13 +94,13 @@ class Description:
 
 
 def describe(state: Mapping[str, Tensor]) -> Description:
-    """Reads a description off weights in our names.
+    """Infer the architecture from weights in our names.
 
     Args:
         state: ``state_dict()`` of a model, or weights with the head's prefix ``head.``.
 
     Raises:
-        ValueError: there is no patch embedding among them.
+        ValueError: the weights have no patch embedding.
     """
     vit = {name.removeprefix(VIT): value for name, value in state.items() if name.startswith(VIT)}
     kernel = vit.get('patch_embed.proj.weight')
@@ -127,7 +127,7 @@ def describe(state: Mapping[str, Tensor]) -> Description:
 
 
 def head_of(state: Mapping[str, Tensor]) -> State:
-    """The head's weights, its prefix (``head.``, ``panoptic_head.``, ``decode_head.``) taken off."""
+    """Return the head's weights without their prefix (``head.``, ``panoptic_head.``, ``decode_head.``)."""
     return {
         name.split('.', 1)[1]: value
         for name, value in state.items()
@@ -136,9 +136,9 @@ def head_of(state: Mapping[str, Tensor]) -> State:
 
 
 def grid_side(positions: Tensor) -> tuple[int, int | None]:
-    """Number of prefix tokens and side of the square grid in position embeddings (1, P + G * G, C).
+    """Return the number P of prefix tokens and the side G of the square grid of position embeddings (1, P + G * G, C).
 
-    The side is None where no prefix of 0 to 5 tokens leaves a square.
+    G is None if no P from 0 to 5 leaves a square grid.
     """
     count = positions.shape[1]
     for prefix in range(6):
