@@ -1,4 +1,4 @@
-"""Our weights for other programs: folders that transformers loads, and files of the official release's form."""
+"""Export our weights to other programs: folders for transformers, and files in the format of the official release."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ from eomt_mm.checkpoints.rules import map_to_theirs
 from eomt_mm.fileio.writing import written_aside
 
 REGISTERS = 4
-# Of all image and video processors; resample 2 is bilinear.
+# Settings of all image and video processors; resample 2 is bilinear.
 PIXELS = dict(
     do_resize=True,
     resample=2,
@@ -32,17 +32,17 @@ PIXELS = dict(
 
 
 def export_official(state: Mapping[str, Tensor], path: str | Path, ade20k_order: bool = False) -> None:
-    """Writes ``pytorch_model.bin`` of the official release, with absolute weights.
+    """Write a ``pytorch_model.bin`` in the format of the official release, with absolute weights.
 
-    DINOv3: the official program adds the pretrained backbone unless it is told ``delta_weights=False``.
+    With DINOv3, the official program adds the pretrained backbone to them unless ``delta_weights=False`` is set there.
 
     Args:
         state: ``state_dict()`` of our model.
-        path: file, replaced when everything else went well.
-        ade20k_order: class rows are in mmdet's order of ADE20K panoptic, to be brought into ADE20K's.
+        path: file to write; an existing file is replaced only after the new one is complete.
+        ade20k_order: class rows are in mmdet's order of ADE20K panoptic; convert them to ADE20K's order.
 
     Raises:
-        ValueError: the model is neither of DINOv2 with registers nor of DINOv3.
+        ValueError: the backbone is neither DINOv2 with registers nor DINOv3.
     """
     weights, found = _weights(state, ade20k_order)
     if found.family == 'dinov2':
@@ -62,21 +62,22 @@ def export_huggingface(
     semantic: bool = False,
     ade20k_order: bool = False,
 ) -> None:
-    """Writes a folder that ``EomtForUniversalSegmentation`` or ``EomtDinov3ForUniversalSegmentation`` loads.
+    """Write a folder that ``EomtForUniversalSegmentation`` or ``EomtDinov3ForUniversalSegmentation`` can load.
 
-    Its outputs are then ours: masks are off, and positions are not rescaled in training.
+    The loaded model has the same outputs as ours: masks are off, and positions are not rescaled in training.
 
     Args:
         state: ``state_dict()`` of our model.
-        folder: new or empty; holds ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
-        img_size: side in pixels of the square input. None: that of the stored positions (DINOv2).
-        num_heads: attention heads. None: those of the published model of this size.
-        classes: names, in the order of the model's classes. None: transformers' placeholders LABEL_0, LABEL_1, ...
-        semantic: the image processor cuts windows, rather than pad whole images.
-        ade20k_order: class rows and names are in mmdet's order of ADE20K panoptic, to be brought into ADE20K's.
+        folder: new or empty folder for ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+        img_size: side in pixels of the square input. None: that of the stored position embeddings (DINOv2).
+        num_heads: number of attention heads. None: that of the published model of this size.
+        classes: class names in the order of the model's classes. None: transformers' placeholders LABEL_0, LABEL_1, ...
+        semantic: the image processor cuts images into windows; False: it pads whole images.
+        ade20k_order: class rows and names are in mmdet's order of ADE20K panoptic; convert them to ADE20K's order.
 
     Raises:
-        ValueError: the model is of another kind, transformers would compute something else, or sizes are missing.
+        ValueError: the model is of a different kind, transformers would compute different outputs, or ``img_size`` or
+            ``num_heads`` is unknown.
         FileExistsError: the folder is not empty.
     """
     theirs, config = huggingface_model(state, img_size, num_heads, classes, ade20k_order)
@@ -91,13 +92,13 @@ def huggingface_model(
     classes: Sequence[str] | None = None,
     ade20k_order: bool = False,
 ) -> tuple[State, dict[str, Any]]:
-    """Weights in transformers' names, and ``config.json``; arguments and errors of :func:`export_huggingface`."""
+    """Return weights in transformers' names, and ``config.json``; for arguments see :func:`export_huggingface`."""
     weights, found = _weights(state, ade20k_order)
     gated = _gated(weights)
     if found.family == 'dinov3' and gated:
         raise ValueError(
-            "DINOv3 with a gated MLP (huge+, 7B) cannot be exported: transformers' hidden_act drives the mask head "
-            "too, so its outputs would not be this model's. Use --to official"
+            "DINOv3 with a gated MLP (huge+, 7B) cannot be exported: transformers' hidden_act also applies to the mask "
+            'head, so its outputs would differ from those of this model. Use --to official'
         )
     img_size = img_size or found.img_size
     num_heads = num_heads or found.num_heads
@@ -121,7 +122,7 @@ def huggingface_model(
 
 
 def write_folder(folder: str | Path, weights: State, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Writes ``model.safetensors`` and JSON files by their names.
+    """Write ``model.safetensors`` and JSON files to a folder.
 
     Raises:
         FileExistsError: the folder is not empty.
@@ -134,14 +135,18 @@ def write_folder(folder: str | Path, weights: State, files: Mapping[str, Mapping
 
 
 def _weights(state: Mapping[str, Tensor], ade20k_order: bool) -> tuple[State, Description]:
-    """Weights under the prefix ``head.``, masks off, and their description; refuses what no format can hold."""
+    """Prepare weights for export: head prefix ``head.``, masks off; raise ValueError if no format can hold them.
+
+    Returns:
+        weights and their description.
+    """
     found = describe(state)
     if found.num_classes is None or found.num_queries is None:
-        raise ValueError('only whole models can be exported, and this one has no head with queries and class rows')
+        raise ValueError('only whole models can be exported; this one has no head with queries and class rows')
     registers = state.get('backbone.vit.reg_token')
     if found.family == 'other' or registers is None or registers.shape[1] != REGISTERS:
         raise ValueError(
-            f'backbone {found.text()}: only DINOv2 with {REGISTERS} registers and DINOv3 have a place in other formats'
+            f'backbone {found.text()}: other formats support only DINOv2 with {REGISTERS} registers and DINOv3'
         )
     weights = {}
     for name, value in state.items():
@@ -149,7 +154,7 @@ def _weights(state: Mapping[str, Tensor], ade20k_order: bool) -> tuple[State, De
         if prefix in HEADS or prefix == 'backbone':
             weights[f'head.{rest}' if prefix in HEADS else name] = value.detach().cpu()
     if 'head.attn_mask_probs' not in weights:
-        raise ValueError('attn_mask_probs is missing, so the number of joint blocks is not known')
+        raise ValueError('attn_mask_probs is missing, so the number of joint blocks is unknown')
     weights['head.attn_mask_probs'] = torch.zeros_like(weights['head.attn_mask_probs'])
     return to_ade20k_order(weights) if ade20k_order else weights, found
 
@@ -159,7 +164,7 @@ def _gated(weights: Mapping[str, Tensor]) -> bool:
 
 
 def _with_biases(weights: State) -> State:
-    """The official DINOv3 backbone always has biases of q and v; absent ones are zero."""
+    """Add zero biases of q and v if they are missing: the official DINOv3 backbone always has them."""
     lacking: State = {}
     for name, value in weights.items():
         attention = name.removesuffix('qkv.weight')
@@ -188,7 +193,10 @@ def _common_config(found: Description, img_size: int, num_heads: int, names: lis
 
 
 def _dinov2_config(weights: State, width: int) -> dict[str, Any]:
-    """Of giant's gated MLP transformers derives the width from an integer ratio; see ``EomtSwiGLUFFN``."""
+    """Return the config entries of DINOv2; transformers derives the MLP's width from an integer ``mlp_ratio``.
+
+    For giant's gated MLP see ``EomtSwiGLUFFN``.
+    """
     hidden, joined = (weights[f'backbone.vit.blocks.0.mlp.{name}.weight'] for name in ('fc2', 'fc1'))
     size, gated = hidden.shape[1], len(joined) == 2 * hidden.shape[1]
     for ratio in range(1, 17):
@@ -200,7 +208,7 @@ def _dinov2_config(weights: State, width: int) -> dict[str, Any]:
                 mlp_ratio=ratio,
                 use_swiglu_ffn=gated,
             )
-    raise ValueError(f'MLP of {size} for a width of {width}: transformers knows whole multiples (mlp_ratio) only')
+    raise ValueError(f'MLP of {size} for a width of {width}: transformers supports only whole multiples (mlp_ratio)')
 
 
 def _dinov3_config(weights: State) -> dict[str, Any]:

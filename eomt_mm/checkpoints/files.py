@@ -1,4 +1,4 @@
-"""Files and folders of weights, read without executing anything that is in them."""
+"""Read files and folders of weights, without executing anything that they contain."""
 
 import json
 import re
@@ -19,22 +19,22 @@ from eomt_mm.fileio.writing import written_aside
 
 State = dict[str, Tensor]
 
-# In a folder the first of these counts. safetensors first: Hugging Face's own format is never a delta.
+# In a folder, the first of these that exists is read. safetensors come first: Hugging Face's format is never a delta.
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
 NESTED = ('state_dict', 'model')
-# Left in names by torch.compile and by distributed training.
+# Name parts that torch.compile adds.
 COMPILED = re.compile(r'(^|\.)_orig_mod(?=\.)')
 
 
 @dataclass
 class Checkpoint:
-    """What a file holds.
+    """Content of a checkpoint file.
 
     Attributes:
-        state: names to tensors, flat; ``_orig_mod`` and a leading ``module.`` taken out of the names.
-        path: the file itself, for messages.
-        config: ``config.json`` of a Hugging Face folder; empty where there is none.
-        meta: ``meta`` of files that mmengine or we saved; empty where there is none.
+        state: flat dict of names to tensors; ``_orig_mod`` and a leading ``module.`` are removed from the names.
+        path: path of the file, for messages.
+        config: ``config.json`` of a Hugging Face folder; empty if there is none.
+        meta: ``meta`` of files saved by mmengine or by us; empty if there is none.
     """
 
     state: State
@@ -44,17 +44,17 @@ class Checkpoint:
 
 
 def read_checkpoint(source: str | Path) -> Checkpoint:
-    """Reads weights; nothing but tensors and plain values is ever unpickled.
+    """Read a checkpoint; only tensors and plain values are ever unpickled.
 
     Args:
-        source: ``.safetensors``, or any name that ``torch.load`` reads; a folder with one of ``FOLDER_FILES``; or
-            an address, see :func:`local_path`.
+        source: ``.safetensors`` file, any file that ``torch.load`` reads, a folder with one of ``FOLDER_FILES``, or an
+            address; see :func:`local_path`.
 
     Returns:
-        weights on the CPU.
+        content of the checkpoint, with weights on the CPU.
 
     Raises:
-        FileNotFoundError: there is no such file, or none of ``FOLDER_FILES`` in the folder.
+        FileNotFoundError: the file does not exist, or the folder has none of ``FOLDER_FILES``.
         ConnectionError: the download failed.
         ValueError: the file is damaged, holds no weights, or would execute code.
     """
@@ -79,7 +79,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
 
 
 def read_names(path: Path) -> list[str]:
-    """Names that :func:`read_checkpoint` gives for a file of ``torch.save``, without reading its weights.
+    """Return the names that :func:`read_checkpoint` gives for a ``torch.save`` file, without loading its weights.
 
     Raises:
         ValueError: the file is damaged, holds no weights, or would execute code.
@@ -88,15 +88,15 @@ def read_names(path: Path) -> list[str]:
 
 
 def local_path(source: str | Path) -> Path:
-    """Path of a checkpoint; what lies at an address is downloaded first, once.
+    """Return the local path of a checkpoint; download it first if it is an address and not cached yet.
 
     Args:
-        source: path, ``hf://owner/name[@revision]``, a page of the hub, or ``http(s)://``. A file at an address is kept
-            below ``torch.hub.get_dir()`` by its whole address.
+        source: path, ``hf://owner/name[@revision]``, a page of the hub, or ``http(s)://``. Files from ``http(s)://``
+            are cached below ``torch.hub.get_dir()``, by their whole address.
 
     Raises:
-        ConnectionError: the download failed; nothing is left of it.
-        ValueError: the address is of another scheme, or leads to a file that is damaged or surely none of weights.
+        ConnectionError: the download failed; the incomplete file is removed.
+        ValueError: the scheme is not supported, or the downloaded file is damaged or is not a file of weights.
     """
     address = hub_address(source) if isinstance(source, str) else source
     scheme = scheme_of(address)
@@ -112,7 +112,7 @@ def local_path(source: str | Path) -> Path:
                 fetch(str(address), aside)
                 if fault := file_fault(aside):
                     raise ValueError(f"checkpoint '{address}' {fault}")
-            print(f"checkpoint '{address}' is kept as {target}")
+            print(f"checkpoint '{address}' is cached as {target}")
     return target
 
 
@@ -129,7 +129,7 @@ def _file_of_folder(folder: Path) -> Path:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    """``config.json`` of a Hugging Face folder."""
+    """Read and check ``config.json`` of a Hugging Face folder."""
     config = _read_json(path)
     names = config.get('id2label') or {}
     if not isinstance(names, dict):
@@ -140,7 +140,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
-    except (ValueError, RecursionError) as error:  # lists in lists in lists
+    except (ValueError, RecursionError) as error:  # RecursionError: deeply nested lists
         raise ValueError(f'{path} is no JSON ({error}): download it again') from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} holds a {type(content).__name__}, not an object: download it again')
@@ -169,7 +169,7 @@ def _read_shards(index: Path) -> State:
     state: State = {}
     for name in sorted(set(shards.values())):
         if Path(name).name != name:
-            raise ValueError(f"{index} names the shard '{name}', which lies elsewhere: shards lie beside the index")
+            raise ValueError(f"{index} names the shard '{name}', which lies elsewhere: put shards beside the index")
         if not (index.parent / name).is_file():
             raise FileNotFoundError(f'{index} names the shard {index.parent / name}, which is missing: download it')
         state.update(_read_safetensors(index.parent / name))
@@ -180,7 +180,7 @@ def _read_shards(index: Path) -> State:
 
 
 def _flat(saved: Any, path: Path) -> State:
-    """Takes the weights out of the dicts that training programs wrap them in."""
+    """Extract the weights from the nested dicts in which training programs save them."""
     while isinstance(saved, Mapping):
         inner = next((saved[key] for key in NESTED if isinstance(saved.get(key), Mapping)), None)
         if inner is None:
@@ -194,7 +194,7 @@ def _flat(saved: Any, path: Path) -> State:
             continue
         name = COMPILED.sub('', str(name)).removeprefix('.').removeprefix('module.')
         if name in state:
-            raise ValueError(f"{path} holds '{name}' twice, with and without compilation's or training's prefix")
+            raise ValueError(f"{path} holds '{name}' twice, with and without a prefix (_orig_mod. or module.)")
         state[name] = value
     if not state:
         raise ValueError(f'{path} holds no weights; its entries are {", ".join(map(str, list(saved)[:12])) or "none"}')
@@ -202,7 +202,7 @@ def _flat(saved: Any, path: Path) -> State:
 
 
 def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
-    """``meta`` of a file, empty where it is none; names and colours of its classes are what they should be."""
+    """Return ``meta`` of a file, or an empty dict; raise ValueError if class names or colours are malformed."""
     if not isinstance(meta, Mapping):
         return {}
     stated = meta.get('dataset_meta') or {}
@@ -228,20 +228,20 @@ def _is_colour(value: Any) -> bool:
 
 
 def check_finite(state: Mapping[str, Tensor], path: str, name_of: Callable[[str], str] = str) -> None:
-    """Refuses weights with NaN or infinity.
+    """Refuse weights with NaN or infinity.
 
     Args:
         state: names to tensors.
         path: file, for the message.
-        name_of: turns a name of ``state`` into the one that the message shows.
+        name_of: function that converts a name of ``state`` to the name for the message.
 
     Raises:
-        ValueError: with all their names.
+        ValueError: some weights are not finite; the message lists all of them.
     """
     bad = [name_of(name) for name, value in state.items() if not bool(torch.isfinite(value).all())]
     if bad:
         listed = '\n'.join(f'  {name}' for name in bad)
         raise ValueError(
             f'{path}: {len(bad)} weights hold NaN or infinity:\n{listed}\n'
-            f'The file is damaged, or its training diverged: download it again, or take an earlier checkpoint'
+            f'The file is damaged, or its training diverged: download it again, or use an earlier checkpoint'
         )

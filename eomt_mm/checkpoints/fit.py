@@ -1,4 +1,4 @@
-"""Whether saved weights are those of a model; mmengine itself only warns, and goes on with random ones."""
+"""Check that saved weights fit a model; mmengine itself only warns, and continues with random weights."""
 
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -11,20 +11,21 @@ BACKBONE = 'backbone.'
 def check_fit(
     expected: Mapping[str, Tensor], saved: Mapping[str, Tensor], source: str, allow_missing: bool = False
 ) -> list[str]:
-    """Compares names and shapes of saved weights with a model's.
+    """Compare names and shapes of saved weights with those of a model.
 
     Args:
         expected: the model's ``state_dict()``.
-        saved: the file's; a leading ``module.`` of distributed training is passed over. Unexpected names are fine.
+        saved: weights of the file; a leading ``module.`` from distributed training is ignored, and so are unexpected
+            names.
         source: the file, for the message.
-        allow_missing: weights that the file lacks keep their initial values (fine-tuning), at most half of them, or
-            none of the backbone's.
+        allow_missing: accept missing weights, which then keep their initial values (fine-tuning): up to half of the
+            model's, or any number if all of the backbone's are there.
 
     Returns:
-        names of those weights.
+        names of the missing weights.
 
     Raises:
-        ValueError: listing shapes that differ and names that are missing, or too many to be another state of the model.
+        ValueError: shapes differ or too many weights are missing; the message lists them.
     """
     names = {str(name).removeprefix('module.'): value for name, value in saved.items() if isinstance(value, Tensor)}
     differing = [
@@ -57,15 +58,16 @@ def check_fit(
     )
     raise ValueError(
         f'checkpoint {source} does not fit the model. It has {found}\n'
-        f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start another '
+        f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start a new '
         f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False{resampled}'
     )
 
 
 def _check_share(expected: Mapping[str, Tensor], names: Mapping[str, Tensor], source: str) -> None:
-    """Refuses a start from other weights: less than half of the model's, unless all of the backbone's are there.
+    """Refuse to start from less than half of the model's weights, unless all of the backbone's are there.
 
-    Of the backbone's alone, too, there must be half or none: then it keeps its pretrained weights.
+    The same holds for the backbone's weights, except that all of them may be missing: the backbone then keeps its
+    pretrained weights.
     """
     backbone = [name for name in expected if name.startswith(BACKBONE)]
     if backbone and all(name in names for name in backbone):
@@ -75,7 +77,7 @@ def _check_share(expected: Mapping[str, Tensor], names: Mapping[str, Tensor], so
         if 2 * len(found) >= len(wanted) or (wanted is backbone and not found):
             continue
         is_backbone = any(name.startswith(('patch_embed.', 'blocks.', 'vit.')) for name in names)
-        hint = 'a bare backbone belongs to model.backbone.weights' if is_backbone else 'give a checkpoint of this model'
+        hint = 'load a bare backbone with model.backbone.weights' if is_backbone else 'give a checkpoint of this model'
         raise ValueError(
             f'load_from={source} holds {len(found)} of the {len(wanted)} weights of {owner}, less than half, so the '
             f'training would start from random ones. The file has {listed_names(list(names)) or "no weights"}; the '
@@ -84,7 +86,7 @@ def _check_share(expected: Mapping[str, Tensor], names: Mapping[str, Tensor], so
 
 
 def listed_names(names: Sequence[str]) -> str:
-    """The first of them in one line."""
+    """Join the first names in one line, with the number of those left out."""
     return ', '.join(names[:SHOWN]) + (f' and {len(names) - SHOWN} more' if len(names) > SHOWN else '')
 
 

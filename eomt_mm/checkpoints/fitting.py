@@ -1,4 +1,4 @@
-"""Fits imported weights to a model: sizes that may be resampled are, everything else must be the model's."""
+"""Fit imported weights to a model: resample positions and patch kernels, and check that everything else matches."""
 
 from collections.abc import Iterable, Mapping
 
@@ -17,17 +17,19 @@ QV_BIASES = ('.attn.q_bias', '.attn.v_bias')
 
 
 def resample(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], whole: bool) -> tuple[State, list[str]]:
-    """Resamples position embeddings, and for bare backbones the patch kernel, as timm does.
+    """Resample position embeddings, and for bare backbones the patch kernel, as timm does.
 
-    Positions: float32, bicubic with antialiasing. Kernel: pseudo-inverse, which keeps the outputs on resized patches.
+    Position embeddings: float32, bicubic with antialiasing. Kernel: pseudo-inverse, which preserves the outputs on
+    resized patches.
 
     Args:
-        weights: of the file, in our names.
+        weights: weights of the file, in our names.
         expected: the model's ``state_dict()``.
-        whole: a whole EoMT, whose patch size is not changed: its masks would have another resolution.
+        whole: whether the file holds a whole EoMT, whose patch kernel is not resampled: its masks would change their
+            resolution.
 
     Returns:
-        weights, and what was done, for the user.
+        weights, and notes for the user on what was resampled.
     """
     weights, notes = dict(weights), []
     positions, wanted = weights.get(POSITIONS), expected.get(POSITIONS)
@@ -48,10 +50,10 @@ def _by(kernel: Tensor) -> str:
 
 
 def settle_biases(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """Adds zero biases of q and v where only the model has them, drops zero ones where only the file has them.
+    """Add zero biases of q and v if only the model has them, and drop zero ones if only the file has them.
 
     Raises:
-        ValueError: the file's are not zero, and the model has none.
+        ValueError: the biases of the file are not zero, and the model has none.
     """
     weights = dict(weights)
     extra = [name for name in weights if name.endswith(QV_BIASES) and name not in expected]
@@ -59,13 +61,13 @@ def settle_biases(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     if nonzero:
         raise ValueError(
             f'the file has biases of q and v that are not zero ({nonzero[0]}, {len(nonzero)} in all), and the model '
-            f'has none: take the timm model whose name ends in _qkvb, or set model.backbone.qkv_bias=True (7B)'
+            f'has none: use the timm model whose name ends in _qkvb, or set model.backbone.qkv_bias=True (7B)'
         )
     for name in extra:
         del weights[name]
     lacking = [name for name in expected if name.endswith(QV_BIASES) and name not in weights]
     if any(name.endswith(QV_BIASES) for name in weights):
-        lacking = []  # some are there: the rest is missing, not zero
+        lacking = []  # the file has some of them: the others are missing, not zero
     for name in lacking:
         weights[name] = torch.zeros_like(expected[name])
     notes = [f'{len(extra)} zero biases of q and v left out: the model has none'] if extra else []
@@ -82,27 +84,27 @@ def check_model(
     head: str,
     unexpected: Iterable[str] = (),
 ) -> list[str]:
-    """Compares weights with a model's.
+    """Compare weights with those of a model.
 
     Args:
-        weights: of the file, with the model's names.
+        weights: weights of the file, with the model's names.
         expected: the model's ``state_dict()``.
-        found: of the file.
-        wanted: of the model.
-        may_miss: prefixes of the names that may keep their initial values.
+        found: description of the file.
+        wanted: description of the model.
+        may_miss: prefixes of names that may be missing and then keep their initial values.
         head: the head's name in the model.
         unexpected: names in the file that its format does not have.
 
     Returns:
-        those names.
+        names that are missing and allowed to be.
 
     Raises:
-        ValueError: listing everything that differs, in settings where these explain it, and by name.
+        ValueError: the weights do not fit; the message lists the settings and the names that differ.
     """
     lines = _settings(found, wanted, head)
     missing = [name for name in expected if name not in weights]
     allowed = [name for name in missing if name.startswith(tuple(may_miss))]
-    if not any(line.startswith('backbone') for line in lines):  # else every shape differs
+    if not any(line.startswith('backbone') for line in lines):  # with a different backbone, every shape differs
         lines += [
             f'{name}: {tuple(value.shape)} in the file, {tuple(expected[name].shape)} in the model'
             for name, value in weights.items()
@@ -121,16 +123,16 @@ def listed(lines: Iterable[str]) -> str:
 
 
 def check_complete(weights: Mapping[str, Tensor], depth: int, whole: bool, path: str) -> None:
-    """What can be checked without a model: all blocks have the same weights, and none of the other parts is missing.
+    """Check without a model that weights are complete: all blocks have the same weights, and no other part is missing.
 
     Args:
-        weights: in our names.
+        weights: weights in our names.
         depth: number of blocks.
-        whole: with a head; its class rows may have been left out.
+        whole: whether a head is expected; its class rows may be missing.
         path: the file, for the message.
 
     Raises:
-        ValueError: listing what is missing.
+        ValueError: weights are missing; the message lists them.
     """
     blocks = 'backbone.vit.blocks.'
     found = [name.removeprefix(blocks).split('.', 1) for name in weights if name.startswith(blocks)]
@@ -146,7 +148,7 @@ def check_complete(weights: Mapping[str, Tensor], depth: int, whole: bool, path:
 
 
 def _settings(found: Description, wanted: Description, head: str) -> list[str]:
-    """Differences that a setting mends."""
+    """List the differences that a setting can fix."""
     lines = []
     if (found.family, found.width, found.depth) != (wanted.family, wanted.width, wanted.depth):
         lines.append(f'backbone: the file has {found.text()}; the model {wanted.text()}. Set model.backbone.model_name')
@@ -154,7 +156,7 @@ def _settings(found: Description, wanted: Description, head: str) -> list[str]:
         lines.append(f'patches: {found.patch_size} in the file, {wanted.patch_size} in the model. Set its patch_size')
     if found.num_classes is not None and found.num_classes != wanted.num_classes:
         lines.append(
-            f'classes: {found.num_classes} in the file, {wanted.num_classes} in the model. Take the config of the '
+            f'classes: {found.num_classes} in the file, {wanted.num_classes} in the model. Use the config of the '
             f"file's data set, or leave the class rows out with --no-class-head (class_head=False)"
         )
     for name, text in dict(num_queries='queries', num_blocks='joint blocks').items():

@@ -106,7 +106,7 @@ class HostHead(StepLosses, EoMTHead):
         self.predict(([class_logits], [mask_logits]), samples)
 
     def add_layer_predictions(self, predictions: Predictions, samples: list[Any]) -> None:
-        """Add ``layer_predictions``: a dict of the fields that :meth:`predict` adds, for each layer before the final one.
+        """Add ``layer_predictions``: for each layer before the final one, a dict of the fields of :meth:`predict`.
 
         Without ``predict_intermediate`` there are no such layers, and samples are unchanged.
         """
