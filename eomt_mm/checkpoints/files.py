@@ -149,7 +149,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _read_safetensors(path: Path) -> State:
     if not path.is_file():
-        raise ValueError(f'{path} is no regular file: give a file of weights')
+        raise ValueError(f'{path} is not a regular file: give a file of weights')
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # unknown types

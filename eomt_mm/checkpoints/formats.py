@@ -1,4 +1,4 @@
-"""Which program wrote a file, seen from the names in it, and its weights in our names."""
+"""Detect the format of a checkpoint from its weight names, and convert its weights to our names."""
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -19,15 +19,15 @@ def _as_it_is(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
 
 @dataclass(frozen=True)
 class Format:
-    """A naming of weights.
+    """A checkpoint format: the names that a program gives to weights.
 
     Attributes:
-        title: for messages.
-        found: whether names are of this format; of several formats the first one counts.
-        rules: to our names, given whether the MLP has a gate of its own.
-        whole: a whole EoMT, not a bare backbone.
-        ignored: templates of names that mean nothing to us.
-        prepare: computes what a table of names cannot say; gives notes for the user.
+        title: name of the format in messages.
+        found: function that returns whether names are of this format; if several formats match, the first is used.
+        rules: function that returns the rules to our names, given whether the MLP has a separate gate.
+        whole: whether files hold a whole EoMT, not a bare backbone.
+        ignored: templates of names that we do not need.
+        prepare: function that makes the changes that renaming cannot express, and returns notes for the user.
     """
 
     title: str
@@ -49,7 +49,7 @@ def _starts(names: Names, prefix: str) -> bool:
 def _own_rules(gated: bool) -> tuple[Rule, ...]:
     return (
         copy('backbone.vit.{rest}', 'backbone.vit.{rest}'),
-        copy('neck.{rest}', 'neck.{rest}'),  # of a host's head on our backbone
+        copy('neck.{rest}', 'neck.{rest}'),  # for a host's head on our backbone
         *(copy(f'{head}.{{rest}}', 'head.{rest}') for head in HEADS),
     )
 
@@ -148,15 +148,15 @@ FORMATS = (
 
 @dataclass(frozen=True)
 class Readable:
-    """What a kind of model can be loaded from.
+    """Checkpoint formats that a kind of model can be loaded from.
 
-    A model's class that reads more than EoMT's files has one as its ``checkpoint_formats``.
+    A model class that reads more than EoMT's files sets its attribute ``checkpoint_formats`` to an instance.
 
     Attributes:
-        formats: the first one that is found counts.
-        optional: prefixes of weights (``head.NAME.``) that a whole file may lack altogether, and which then keep the
-            model's values; each with a note for the user.
-        converter: the command whose flags messages name.
+        formats: formats in order of priority; the first one that matches is used.
+        optional: prefixes of weights (``head.NAME.``) that may be missing entirely from a whole file and then keep the
+            model's values, each with a note for the user.
+        converter: the command whose flags appear in messages.
     """
 
     formats: tuple[Format, ...]
@@ -164,7 +164,7 @@ class Readable:
     converter: str = 'tools/convert_checkpoint.py'
 
     def find(self, names: Names) -> Format | None:
-        """Format of a file with these names, where it is known."""
+        """Return the format of a file with these names, or None if it is unknown."""
         return next((known for known in self.formats if known.found(names)), None)
 
 
@@ -172,10 +172,10 @@ EOMT = Readable(FORMATS)
 
 
 def detect(names: Names, path: str, readable: Readable = EOMT) -> Format:
-    """Format of a file with these names.
+    """Return the format of a file with these names.
 
     Raises:
-        ValueError: none of ``readable``, with some of the names found.
+        ValueError: no format of ``readable`` matches; the message lists some of the names.
     """
     known = readable.find(names)
     if known is not None:
@@ -188,7 +188,7 @@ def detect(names: Names, path: str, readable: Readable = EOMT) -> Format:
 
 
 def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -> tuple[Format, Mapped]:
-    """Weights of any known format in our names; NaN, infinity and integers are refused, except in what is ignored.
+    """Convert weights of any known format to our names; refuse NaN, infinity and integers, except in ignored tensors.
 
     Args:
         state: the file's weights.
@@ -196,7 +196,8 @@ def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -
         readable: the formats that it may have.
 
     Raises:
-        ValueError: the format is not known, weights that belong together are incomplete, or weights are not finite.
+        ValueError: the format is unknown, weights that belong together are incomplete, or weights are not finite or not
+            floating point.
     """
     known = detect(state, path, readable)
     prepared, notes = known.prepare(state)
@@ -205,6 +206,6 @@ def to_ours(state: Mapping[str, Tensor], path: str, readable: Readable = EOMT) -
     integers = [name for name, value in mapped.weights.items() if not value.is_floating_point()]
     if integers:
         names, kind = ' + '.join(mapped.sources[integers[0]]), mapped.weights[integers[0]].dtype
-        raise ValueError(f"{path}: tensor '{names}' is of {kind}, and weights are floats: save it as torch.float32")
+        raise ValueError(f"{path}: tensor '{names}' is of {kind}, but weights are floats: save it as torch.float32")
     check_finite(mapped.weights, path, lambda name: ' + '.join(mapped.sources[name]))
     return known, mapped

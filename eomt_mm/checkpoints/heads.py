@@ -1,3 +1,3 @@
-"""Names of heads in our models. Imports nothing: command lines offer them before torch is imported."""
+"""Names of the heads in our models. This module imports nothing: command lines read it before torch is imported."""
 
 HEADS = ('panoptic_head', 'decode_head')

@@ -1,6 +1,6 @@
-"""Names in Hugging Face's ``EomtForUniversalSegmentation`` and ``EomtDinov3ForUniversalSegmentation``.
+"""Weight names of Hugging Face's ``EomtForUniversalSegmentation`` and ``EomtDinov3ForUniversalSegmentation``.
 
-Checked against transformers 5; of 4.x only giant's packed gated MLP (``weights_in``, ``weights_out``) differs.
+Checked against transformers 5. In 4.x, only giant's packed gated MLP (``weights_in``, ``weights_out``) differs.
 """
 
 from eomt_mm.checkpoints.backbones import hf_dinov2_block_rules, hf_dinov3_rules
@@ -22,7 +22,12 @@ HEAD_RULES = (
 
 
 def dinov2_rules(gated: bool) -> tuple[Rule, ...]:
-    """Args: gated: with the split gated MLP of giant (transformers 5); the packed one is always understood."""
+    """Return the rules for EoMT with DINOv2.
+
+    Args:
+        gated: whether the MLP is giant's gated one with separate weights (transformers 5). The packed form is always
+            read.
+    """
     return (
         *HEAD_RULES,
         copy('embeddings.cls_token', 'backbone.vit.cls_token'),
@@ -35,5 +40,9 @@ def dinov2_rules(gated: bool) -> tuple[Rule, ...]:
 
 
 def dinov3_rules(gated: bool) -> tuple[Rule, ...]:
-    """Args: gated: the MLP has a gate (huge+, 7B)."""
+    """Return the rules for EoMT with DINOv3.
+
+    Args:
+        gated: whether the MLP has a gate (huge+, 7B).
+    """
     return (*HEAD_RULES, *hf_dinov3_rules('embeddings.', 'layers.', 'layernorm', gated))

@@ -1,4 +1,4 @@
-"""Import of checkpoints of other programs: detect the format, map the names, add a base, fit the model, report."""
+"""Import foreign checkpoints: detect the format, rename weights, add a delta's base, fit the model, report."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -120,7 +120,7 @@ def import_checkpoint(
     if mapped.unexpected and expected_state is None:
         raise ValueError(
             f'{read.path} ({known.title}) holds {len(mapped.unexpected)} weights that this format does not have:\n'
-            f'{listed(mapped.unexpected)}\nIt is of another model; remove them where they are not needed'
+            f'{listed(mapped.unexpected)}\nIt may be of another model; remove these weights if they are not needed'
         )
     tell(STAGES[2])
     state, kind = _absolute(read, known, mapped, base, default_base, weights)
@@ -155,7 +155,7 @@ def _absolute(
     read: Checkpoint, known: Format, mapped: Mapped, base: str | Path | None, default_base: str | Path | None,
     weights: Weights,
 ) -> tuple[State, str]:  # fmt: skip
-    """Absolute weights in our names, and the kind of the file's weights ('absolute' or 'delta')."""
+    """Return absolute weights in our names, and the kind of the file's weights ('absolute' or 'delta')."""
     kind = resolve(weights, known, read.state, read.path)
     if kind == 'delta':
         base = base or default_base
@@ -163,14 +163,14 @@ def _absolute(
         mapped.notes.append(f'backbone: {base} ({title}) + the differences of the file')
         return state, kind
     if base is not None:
-        raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs none; leave --base out')
+        raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs no base; leave --base out')
     if known.whole and known is not OWN:
         check_absolute(mapped.weights, read.path)
     return mapped.weights, kind
 
 
 def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
-    """Notes on settings in the config.json of a Hugging Face folder that our models do not follow."""
+    """Return notes on settings in the config.json of a Hugging Face folder that our models do not follow."""
     notes = []
     act, eps = config.get('hidden_act', 'gelu'), config.get('layer_norm_eps')
     if act != 'gelu':
@@ -181,7 +181,7 @@ def _config_notes(config: Mapping[str, Any], found: Description) -> list[str]:
 
 
 def _head(expected: Mapping[str, Tensor] | None, read: Checkpoint, known: Format) -> str:
-    """Name of the head: as in the expected model, else as in our own file; '' for a file of only a backbone."""
+    """Return the head's name: as in the expected model, else as in our own file; '' for a file of only a backbone."""
     for names in (expected or {}, read.state if known is OWN else {}):
         for head in HEADS:
             if any(name.startswith(f'{head}.') for name in names):
@@ -201,7 +201,7 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
         probs = state.get(PROBS)
         blocks = probs.numel() if probs is not None else default_num_blocks(report.description.depth)
         if probs is None:
-            report.notes.append(f'assumed: {blocks} joint blocks, as published for this depth; the file does not say')
+            report.notes.append(f'assumed: {blocks} joint blocks, as published for this depth; not stated in the file')
         state = {**state, PROBS: torch.zeros(blocks)}
     if not class_head:
         report.notes.append('class rows left out')
@@ -222,15 +222,15 @@ def _fit_to_model(
     state: State, expected: Mapping[str, Tensor], report: ImportReport, class_head: bool, unexpected: list[str],
     readable: Readable,
 ) -> State:  # fmt: skip
-    """Give weights the names and shapes of the model: resample, add or drop biases; ValueError if they do not fit.
+    """Fit weights to the model: resample, add or drop biases; raise ValueError if they do not fit.
 
     Args:
-        state: the file's weights; the head's names begin with ``head.``, as in the result.
+        state: the file's weights; names of the head begin with ``head.``, as in the result.
         expected: the model's ``state_dict()``.
-        report: its notes and ``missing`` are extended.
+        report: report to extend: notes and ``missing``.
         class_head: whether class rows are needed.
         unexpected: names in the file that its format does not have.
-        readable: names the parts of the model that a file may lack.
+        readable: formats of the model, including the optional parts that a file may lack.
     """
     head = report.head
     wanted_state = {_generic(name, head): value for name, value in expected.items()}
@@ -249,7 +249,7 @@ def _fit_to_model(
         if wanted.num_blocks is not None and found.num_blocks is None and PROBS in state:
             state[PROBS] = torch.zeros(wanted.num_blocks)
             report.notes = [note for note in report.notes if 'joint blocks, as published' not in note]
-            report.notes.append(f'joint blocks: {wanted.num_blocks} as in the model; the file does not say')
+            report.notes.append(f'joint blocks: {wanted.num_blocks} as in the model; not stated in the file')
     else:
         may_miss = ['head.']
         found = replace(found, patch_size=wanted.patch_size)  # resampled

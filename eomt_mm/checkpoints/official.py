@@ -1,7 +1,7 @@
-"""Names in the files of the official EoMT release: ``pytorch_model.bin`` and Lightning checkpoints.
+"""Weight names in files of the official EoMT release: ``pytorch_model.bin`` and Lightning checkpoints.
 
-DINOv2 models hold timm's names, DINOv3 models those of Hugging Face's backbone, both below
-``network.encoder.backbone.``. DINOv3 files hold, for the backbone, differences to the pretrained weights.
+DINOv2 models use timm's names, DINOv3 models those of Hugging Face's backbone, both below
+``network.encoder.backbone.``. DINOv3 files store the backbone as differences from the pretrained weights.
 """
 
 import torch
@@ -15,7 +15,7 @@ BACKBONE = 'network.encoder.backbone.'
 PIXEL_MEAN = 'network.encoder.pixel_mean'
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# Buffers; in delta files even meaningless, because the official loader adds them to its own.
+# Buffers. In delta files their values are meaningless, because the official loader adds them to its own buffers.
 IGNORED = (PIXEL_MEAN, 'network.encoder.pixel_std', 'criterion.empty_weight')
 
 HEAD_RULES = (
@@ -34,12 +34,16 @@ def dinov2_rules() -> tuple[Rule, ...]:
 
 
 def dinov3_rules(gated: bool) -> tuple[Rule, ...]:
-    """Args: gated: the MLP has a gate (huge+, 7B)."""
+    """Return the rules for EoMT with DINOv3.
+
+    Args:
+        gated: whether the MLP has a gate (huge+, 7B).
+    """
     return (*HEAD_RULES, *hf_dinov3_rules(f'{BACKBONE}patch_embed.', BACKBONE + 'blocks.', BACKBONE + 'norm', gated))
 
 
 def buffers(num_classes: int) -> State:
-    """The buffers of an official file with absolute weights: ImageNet's mean and deviation, class weights (K + 1,)."""
+    """Return the buffers of an official file with absolute weights: ImageNet's mean and std, class weights (K + 1,)."""
     return {
         PIXEL_MEAN: _per_channel(IMAGENET_MEAN),
         'network.encoder.pixel_std': _per_channel(IMAGENET_STD),

@@ -1,4 +1,4 @@
-"""Pickles of numbers: an unpickler that knows their classes and no other, so that nothing in a file is executed."""
+"""Safe unpickling of numbers, arrays and tensors: all other classes are refused, so that no code is executed."""
 
 import io
 import pickle
@@ -15,19 +15,19 @@ Allowed = Mapping[tuple[str, str], Any]
 
 
 def _load_storage(content: bytes) -> Any:
-    """As torch's function of this name, which reads without limits."""
+    """Replacement of torch's ``_load_from_bytes``, which unpickles without restrictions."""
     return torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """``_codecs.encode`` as pickles of bytes use it; others would be looked up among all codecs."""
+    """Replacement of ``_codecs.encode`` for pickles of bytes, restricted to latin1: the original accepts any codec."""
     if encoding not in ('latin1', 'latin-1'):
         raise pickle.UnpicklingError(f'bytes in the encoding {encoding!r}')
     return text.encode('latin1')
 
 
 def _numbers() -> dict[tuple[str, str], Any]:
-    """What plain pickles of tensors and arrays refer to, under the names of numpy 1 and 2."""
+    """Return the globals that pickles of tensors and arrays refer to, under the names of numpy 1 and 2."""
     rebuild = dict(_reconstruct=np.zeros(0).__reduce__()[0], scalar=np.float64(0).__reduce__()[0])
     arrays = {
         (f'numpy.{core}.multiarray', name): value for core in ('core', '_core') for name, value in rebuild.items()
@@ -61,24 +61,25 @@ class _Unpickler(pickle.Unpickler):
 
 
 def read_pickle(path: str | Path, allowed: Allowed = NUMBERS) -> Any:
-    """Reads a pickle that may hold plain values and what is allowed.
+    """Read a pickle that contains only plain values and allowed classes.
 
     Args:
-        path: of the file.
-        allowed: by module and name, as pickles refer to them; besides, torch's data types.
+        path: path of the file.
+        allowed: allowed classes and functions by module and name, as pickles refer to them. torch's dtypes are always
+            allowed.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: in one line: it is damaged, or holds anything else.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged or refers to anything else; the message is one line.
     """
     path = Path(path)
     if path.exists() and not path.is_file():
-        raise ValueError(f'{path} is no regular file')
+        raise ValueError(f'{path} is not a regular file')
     try:
         with path.open('rb') as file:
             return _Unpickler(file, allowed).load()
     except OSError:
         raise
-    except Exception as error:  # pickle raises whatever its parts do
+    except Exception as error:  # unpickling can raise any exception
         reason = ' '.join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f'{path} cannot be read ({reason}): write it again, from files that you trust') from error
+        raise ValueError(f'{path} cannot be read ({reason}): create it again from files that you trust') from error

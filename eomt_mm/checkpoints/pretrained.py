@@ -12,7 +12,7 @@ PREFIX = 'backbone.vit.'
 
 
 def check_weights_exist(weights: str) -> None:
-    """Raises FileNotFoundError for a path where there is nothing; addresses are not looked up."""
+    """Raise FileNotFoundError if a local path does not exist; addresses are not checked."""
     if not scheme_of(weights) and not Path(weights).exists():
         raise FileNotFoundError(
             f"backbone weights='{weights}' do not exist; give a file or folder of timm, Meta or Hugging Face, or "
@@ -21,14 +21,14 @@ def check_weights_exist(weights: str) -> None:
 
 
 def load_pretrained(backbone: PlainViT, weights: str | None = None) -> None:
-    """Loads weights, resampled to the backbone's patch and image size.
+    """Load weights into a backbone, resampled to its patch and image size.
 
     Args:
-        backbone: what they are for.
+        backbone: the backbone to load into.
         weights: file, folder or address; None: timm's download for ``backbone.model_name``.
 
     Raises:
-        RuntimeError: they cannot be read or do not fit; the backbone is unchanged.
+        RuntimeError: the weights cannot be read or do not fit; the backbone is unchanged.
     """
     origin = f"weights='{weights}'" if weights else f"pretrained weights of '{backbone.model_name}'"
     try:
@@ -43,7 +43,7 @@ def load_pretrained(backbone: PlainViT, weights: str | None = None) -> None:
 
 
 def read_weights(backbone: PlainViT, weights: str) -> dict[str, Tensor]:
-    """State dict for ``backbone.vit`` from a file, folder or address."""
+    """Read the state dict for ``backbone.vit`` from a file, folder or address."""
     expected = {PREFIX + name: value for name, value in backbone.vit.state_dict().items()}
     state, _ = import_checkpoint(weights, expected)
     return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}

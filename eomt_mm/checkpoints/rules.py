@@ -1,4 +1,4 @@
-"""Tables of names, read in both directions: another program's weights to ours, and back, bit by bit the same."""
+"""Rules that map another program's weight names to ours and back, without changing a bit of the weights."""
 
 import re
 from collections import Counter
@@ -12,18 +12,19 @@ from torch import Tensor
 
 from eomt_mm.checkpoints.files import State
 
-# {i} a block, {k} a scale block, {p} weight or bias, {rest} anything
+# {i}: index of a block, {k}: index of a scale block, {p}: weight or bias, {rest}: anything
 PLACEHOLDERS = {'i': r'\d+', 'k': r'\d+', 'p': 'weight|bias', 'rest': '.+'}
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one of our weights is called and laid out elsewhere.
+    """Name and layout of one of our weights in another program.
 
     Attributes:
-        theirs: one name, or for ``stack`` several, whose rows stand one after the other in ours.
+        theirs: one name or, for ``stack``, several names of tensors that are concatenated in ours.
         ours: our name. All names are templates with ``PLACEHOLDERS``.
-        kind: ``copy``, ``stack`` (dimension 0), or ``unbatch``: ours has a leading dimension of 1 more.
+        kind: ``copy``; ``stack``: concatenate along dimension 0; or ``unbatch``: ours has an additional leading
+            dimension of size 1.
     """
 
     theirs: tuple[str, ...]
@@ -37,7 +38,7 @@ class Rule:
 
     def to_theirs(self, tensor: Tensor) -> list[Tensor]:
         if self.kind == 'stack':
-            return [part.clone() for part in tensor.chunk(len(self.theirs))]  # safetensors shares no memory
+            return [part.clone() for part in tensor.chunk(len(self.theirs))]  # safetensors refuses shared memory
         return [tensor[0] if self.kind == 'unbatch' else tensor]
 
 
@@ -51,15 +52,15 @@ def stack(theirs: Iterable[str], ours: str) -> Rule:
 
 @dataclass
 class Mapped:
-    """Weights in our names.
+    """Result of mapping weights to our names.
 
     Attributes:
         weights: ``backbone.vit.<name in timm>`` and ``head.<name in EoMTHead>``.
-        sources: our names to those in the file.
-        table: (their template, our template) to the number of our weights that it gave.
-        ignored: names in the file that mean nothing to us.
-        unexpected: names in the file that no rule knows.
-        notes: what was computed on the way, for the user.
+        sources: maps our names to those in the file.
+        table: maps (their template, our template) to the number of our weights from this rule.
+        ignored: names in the file that we do not need.
+        unexpected: names in the file that match no rule.
+        notes: notes for the user on computed changes.
     """
 
     weights: State = field(default_factory=dict)
@@ -71,16 +72,16 @@ class Mapped:
 
 
 def map_to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], ignored: Iterable[str], path: str) -> Mapped:
-    """Applies rules from their names to ours.
+    """Apply rules from their names to ours.
 
     Args:
         state: the file's weights.
-        rules: of the file's format.
+        rules: rules of the file's format.
         ignored: templates of names that are left out on purpose.
         path: the file, for messages.
 
     Raises:
-        ValueError: of weights that belong together, some are missing.
+        ValueError: some weights of a group that belongs together are missing.
     """
     mapped = Mapped()
     skipped = [_pattern(template) for template in ignored]
@@ -110,10 +111,10 @@ def map_to_ours(state: Mapping[str, Tensor], rules: Iterable[Rule], ignored: Ite
 
 
 def map_to_theirs(weights: Mapping[str, Tensor], rules: Iterable[Rule]) -> State:
-    """Applies rules from our names to theirs.
+    """Apply rules from our names to theirs.
 
     Raises:
-        ValueError: listing weights of ours that no rule knows.
+        ValueError: some of our weights match no rule; the message lists them.
     """
     state: State = {}
     left = dict(weights)
@@ -130,7 +131,7 @@ def map_to_theirs(weights: Mapping[str, Tensor], rules: Iterable[Rule]) -> State
 
 
 def together(names: Sequence[str]) -> str:
-    """Several names as one: ``attention.[q|k|v]_proj.{p}``."""
+    """Merge several names into one pattern: ``attention.[q|k|v]_proj.{p}``."""
     if len(names) == 1:
         return names[0]
     start = _common(names)
@@ -140,7 +141,7 @@ def together(names: Sequence[str]) -> str:
 
 
 def _common(names: Sequence[str]) -> int:
-    """Number of characters that all names start with."""
+    """Return the length of the prefix that all names share."""
     return sum(1 for _ in takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False)))
 
 

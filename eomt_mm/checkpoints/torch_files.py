@@ -1,7 +1,7 @@
-"""The one reader of files of ``torch.save``: nothing in them is executed, and no damage passes. No host.
+"""Safe reader of ``torch.save`` files: it executes nothing in them and detects damage. This module imports no host.
 
-torch writes a zip archive with a checksum for each member, and does not compare them when it reads. Its older format
-has none.
+torch writes a zip archive with a checksum for each member, but does not verify the checksums when it reads. Its older
+format has no checksums.
 """
 
 import re
@@ -17,30 +17,30 @@ from torch import Tensor
 ZIP_START = b'PK\3\4'
 ENCRYPTED = 0x1  # flag bit 0: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.4.4
 MAX_NAME = 120  # characters of a tensor's name in a message
-MAX_DEPTH = 64  # of containers in containers; training checkpoints have about 8
-# What weights, counters and optimiser states consist of.
+MAX_DEPTH = 64  # nesting depth of containers; training checkpoints have about 8
+# Data types of weights, counters and optimiser states.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = {*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
 HTML = re.compile(rb'\s*<(!doctype|html|head|\?xml)', re.IGNORECASE)
-# The one allowed class that takes any size as its argument, and memory for it.
+# The one class allowed by torch whose argument can make it allocate any amount of memory.
 BYTEARRAY = re.compile(rb'(__builtin__|builtins)\nbytearray\n')
 GLOBAL = re.compile(r'(?:GLOBAL|global|function) (\S+)')
 
 
 def read_torch(path: str | Path, mmap: bool = False) -> Any:
-    """Reads a file of ``torch.save`` onto the CPU, with ``weights_only`` on every version of torch.
+    """Read a ``torch.save`` file onto the CPU, with ``weights_only`` in every version of torch.
 
     Args:
-        path: of the file. Of a zip archive every checksum is compared, so the whole file is read.
-        mmap: map weights into memory instead of copying them; of no effect on files of the older format.
+        path: path of the file. All checksums of a zip archive are verified, so the whole file is read.
+        mmap: map weights into memory instead of copying them; has no effect on files of the older format.
 
     Returns:
-        what was saved: tensors, plain values, containers of them, and what ``add_safe_globals`` allows.
+        the saved content: tensors, plain values, containers of them, and types that ``add_safe_globals`` allows.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: in one line: the file is damaged, of another kind, would execute code, contains itself, or holds a
-            tensor that weights cannot be.
+        FileNotFoundError: the file does not exist.
+        ValueError: the file is damaged, is of a different kind, would execute code, contains itself, or holds a tensor
+            that cannot be a weight; the message is one line.
     """
     path = Path(path)
     if not path.exists():
@@ -50,7 +50,9 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
         raise ValueError(f'{path} {fault}')
     is_zip = _start(path, 4) == ZIP_START
     if BYTEARRAY.search(_pickle_of(path, is_zip)):
-        raise ValueError(f'{path} is no file of weights: it holds a bytearray, which a few bytes make of any size')
+        raise ValueError(
+            f'{path} is no file of weights: it holds a bytearray, which could allocate any amount of memory'
+        )
     try:
         content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
@@ -60,37 +62,37 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
 
 
 def file_fault(path: Path) -> str | None:
-    """Why a file can be none of weights, and the fix, in words that follow its name; None where it may be.
+    """Describe why a file cannot be a file of weights, and the fix, as a predicate to its name; None if it can be one.
 
-    Nothing is unpickled. Files of safetensors pass where they have that name.
+    Nothing is unpickled. safetensors files are accepted if their name ends in ``.safetensors``.
     """
     if not path.is_file():
-        return 'is no regular file: give a file of weights'
+        return 'is not a regular file: give a file of weights'
     start = _start(path, 512)
     if not start:
         return 'is no file of weights: it is empty. Download or copy it again'
     if start.startswith(b'version https://git-lfs'):
         return 'is a pointer of Git LFS, not the file itself: run `git lfs pull`'
     if HTML.match(start):
-        return 'is a web page: the download led to a page of the site, take the link to the file itself'
+        return 'is a web page: the address leads to a page of the site, use the link to the file itself'
     if start.startswith(b'\x1f\x8b'):
         return 'is compressed by gzip: unpack it with gunzip'
     if path.suffix == '.safetensors':
         return None
     if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size:
-        return 'is a file of safetensors: give it a name that ends in .safetensors'
+        return 'is a safetensors file: give it a name that ends in .safetensors'
     fault = zip_damage(path) if start.startswith(ZIP_START) or zipfile.is_zipfile(path) else None
-    return f'is no file of weights that torch reads: it {fault}. Download or copy it again' if fault else None
+    return f'is no file of weights that torch can read: it {fault}. Download or copy it again' if fault else None
 
 
 def zip_damage(path: str | Path | BinaryIO) -> str | None:
-    """What is wrong with an archive of ``torch.save``, in words that follow its name; None where nothing is.
+    """Describe the damage of a ``torch.save`` archive as a predicate to its name; None if there is no damage.
 
     Args:
-        path: of the file, or an open one.
+        path: path of the file, or an open file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the file cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -102,14 +104,14 @@ def zip_damage(path: str | Path | BinaryIO) -> str | None:
 
 
 def _layout_fault(archive: zipfile.ZipFile) -> str | None:
-    """torch stores its members one after the other, uncompressed and under different names; nothing else is needed."""
+    """Describe deviations from torch's layout: members in sequence, uncompressed, names unique; None if it matches."""
     members = sorted(archive.infolist(), key=lambda member: member.header_offset)
     if archive.comment or not members or members[0].header_offset:
         return 'is damaged (its directory is not that of torch)'
     ends = [member.header_offset for member in members[1:]] + [archive.start_dir]
     names = set()
     for member, end in zip(members, ends, strict=True):
-        name = member.filename.lower()  # torch looks names up without regard to case
+        name = member.filename.lower()  # torch ignores case when it looks up names
         if name in names:
             return f'is damaged ({member.filename} is there twice)'
         names.add(name)
@@ -118,12 +120,12 @@ def _layout_fault(archive: zipfile.ZipFile) -> str | None:
         if member.flag_bits & ENCRYPTED:
             return f'is damaged ({member.filename} is encrypted)'
         if member.header_offset + member.file_size > end:
-            return f'is damaged ({member.filename} reaches into what follows it)'
+            return f'is damaged ({member.filename} overlaps the data after it)'
     return None
 
 
 def _checksum_fault(archive: zipfile.ZipFile) -> str | None:
-    member = archive.testzip()  # compares the names beside the members with those of the directory, too
+    member = archive.testzip()  # also compares the names in the members' headers with those in the directory
     return None if member is None else f'is damaged (bad checksum of {member})'
 
 
@@ -133,7 +135,7 @@ def _start(path: Path, count: int) -> bytes:
 
 
 def _pickle_of(path: Path, is_zip: bool) -> bytes:
-    """The pickle of a file: of an archive its member, of the older format the file, whose weights follow in it."""
+    """Return the pickle of a file: the member of an archive, or the whole file in the older format."""
     if not is_zip:
         return path.read_bytes()
     with zipfile.ZipFile(path) as archive:
@@ -147,34 +149,34 @@ def _reason(path: Path, error: Exception) -> str:
         found = GLOBAL.search(reason)
         what = f' (it refers to {found[1]})' if found else ''
         return (
-            f'{path} holds more than weights{what}, and reading that could execute code. Where you trust it, load '
+            f'{path} holds more than weights{what}, and reading that could execute code. If you trust it, load '
             f'it yourself and save its state_dict alone with torch.save'
         )
     return (
-        f'{path} is no file of weights that torch reads ({type(error).__name__}: {reason[:200]}). '
-        f'Give a .safetensors file, or a whole .pth, .bin or .ckpt file'
+        f'{path} is no file of weights that torch can read ({type(error).__name__}: {reason[:200]}). '
+        f'Give a .safetensors file, or a complete .pth, .bin or .ckpt file'
     )
 
 
 class _Walk:
-    """Checks all tensors of what a file holds."""
+    """Recursive check of all tensors in the content of a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._unread = path.stat().st_size
         self._storages: set[int] = set()
         self._open: set[int] = set()
-        self._done: dict[int, Any] = {}  # keeps what it names alive, so that no id is used again
+        self._done: dict[int, Any] = {}  # keeps checked objects alive, so that no id is reused
 
     def check(self, value: Any, name: str, depth: int) -> None:
-        """Raises ValueError; see :func:`read_torch`."""
+        """Check a value and everything in it; raise ValueError as :func:`read_torch`."""
         if isinstance(value, Tensor):
             self._check_tensor(value, name)
         elif isinstance(value, Mapping | list | tuple | set | frozenset) and id(value) not in self._done:
             if id(value) in self._open or depth > MAX_DEPTH:
                 raise ValueError(
-                    f"{self.path} is no file of weights: '{name}' contains itself, or {MAX_DEPTH} containers in "
-                    f'each other'
+                    f"{self.path} is no file of weights: '{name}' contains itself, or more than {MAX_DEPTH} nested "
+                    f'containers'
                 )
             self._open.add(id(value))
             items = value.items() if isinstance(value, Mapping) else enumerate(value)
@@ -189,21 +191,21 @@ class _Walk:
         if storage.data_ptr() not in self._storages:
             self._storages.add(storage.data_ptr())
             self._unread -= storage.nbytes()
-        if self._unread < 0:  # the older format lets a file claim what it does not hold
-            raise ValueError(f"{self.path}: tensor '{name}' is larger than what is left of the file: save it again")
+        if self._unread < 0:  # in the older format, a file can declare more data than it has
+            raise ValueError(f"{self.path}: tensor '{name}' is larger than the rest of the file: save it again")
 
 
 def check_tensor(tensor: Tensor, name: str, path: str | Path) -> None:
-    """Raises ValueError, naming file and tensor, where :func:`tensor_fault` finds something."""
+    """Raise ValueError, naming file and tensor, if :func:`tensor_fault` finds a fault."""
     fault = tensor_fault(tensor)
     if fault:
         raise ValueError(f"{path}: tensor '{name}' {fault}: save it as a dense tensor that holds its values")
 
 
 def tensor_fault(tensor: Tensor) -> str | None:
-    """Why a tensor cannot be weights, in words that follow its name; None where it can.
+    """Describe why a tensor cannot be a weight as a predicate to its name; None if it can be one.
 
-    Weights are dense tensors on the CPU, of floats, integers or bools, whose memory holds each of their values.
+    Weights are dense tensors on the CPU, of floats, integers or bools, whose memory holds every value.
     """
     if tensor.is_nested:
         return 'is nested'
