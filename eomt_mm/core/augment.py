@@ -1,6 +1,6 @@
 """Published augmentation: resizing, random crops and colour changes, shared by the transforms of all hosts.
 
-Hosts are MMDetection and MMSegmentation. All random numbers come from numpy's global generator in a fixed order, so
+The hosts are MMDetection and MMSegmentation. All random numbers come from numpy's global generator in a fixed order, so
 that the same seed gives the same crop in every host.
 """
 
@@ -18,7 +18,7 @@ Array = np.ndarray
 
 
 def fitting_size(size: Size, img_size: Size, inside: bool) -> Size:
-    """Size of an image resized to fit inside ``img_size`` or, if not ``inside``, to cover it.
+    """Compute the size of an image resized to fit inside ``img_size`` or, if not ``inside``, to cover it.
 
     The aspect ratio is kept; sides are rounded half to even.
     """
@@ -87,7 +87,7 @@ def crop_of_resized(image: Array, size: Size, corner: tuple[int, int], crop: Siz
 
 
 class NearestCrop:
-    """Nearest-neighbour resizing and cropping in one step of indexing, equal to cv2.resize (INTER_NEAREST) and a crop.
+    """Nearest-neighbour resizing and cropping in one indexing step, equal to cv2.resize (INTER_NEAREST) plus a crop.
 
     Args:
         source: size of the maps before resizing.

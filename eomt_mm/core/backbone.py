@@ -32,7 +32,7 @@ class Tokens:
 
 
 class PlainViT(nn.Module):
-    """Any plain timm ViT with blocks of the form ``block(x, attn_mask=...)``, without classifier and pooling.
+    """Plain timm ViT with blocks of the form ``block(x, attn_mask=...)``, without classifier and pooling.
 
     Args:
         model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3_qkvb``
@@ -66,7 +66,7 @@ class PlainViT(nn.Module):
         super().__init__()
         if not timm.is_model(model_name):
             raise ValueError(
-                f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists them, "
+                f"model_name='{model_name}' is no timm model; timm.list_models('vit_*') lists the names, "
                 f'EoMT uses vit_(small|base|large|giant)_patch14_reg4_dinov2'
             )
         if patch_size is not None:
@@ -118,9 +118,9 @@ class PlainViT(nn.Module):
         return vit
 
     def _stage(self, name: str) -> int:
-        """Smallest ``frozen_stages`` that freezes parameter ``name``.
+        """Return the smallest ``frozen_stages`` that freezes parameter ``name``.
 
-        0 for embeddings, i + 1 for block i, depth for the final norm.
+        It is 0 for embeddings, i + 1 for block i, and depth for the final norm.
         """
         parts = name.removeprefix('vit.').split('.')
         if parts[0] == 'blocks':
@@ -184,11 +184,11 @@ class PlainViT(nn.Module):
         return block(x, attn_mask=attn_mask, **positions)
 
     def _sequence_rope(self, num_tokens: int, rope: Tensor) -> Tensor:
-        """Rotary positions in the form that timm's attention needs, so that only patches are rotated.
+        """Extend the rotary positions to a sequence with queries, so that timm's attention rotates only the patches.
 
-        Without queries, the sequence is P prefix tokens (class token, registers) and the patches: timm rotates all
-        tokens but the first P. Q queries at the front shift the sequence, so the first P tokens are no longer all that
-        must not be rotated. The Q tokens after them, queries or prefix tokens, get the identity rotation.
+        Without queries, the sequence consists of P prefix tokens (class token, registers) and the patches, and timm
+        rotates all tokens but the first P. With Q queries in front, Q + P tokens must not be rotated. timm skips the
+        first P of them; the other Q get the identity rotation.
 
         Args:
             num_tokens: length of the sequence.
@@ -209,7 +209,7 @@ class PlainViT(nn.Module):
         return replace(tokens, x=self.vit.norm(tokens.x))
 
     def param_depth(self, name: str) -> int | None:
-        """Index of the block that parameter ``name`` (of :meth:`named_parameters`) belongs to.
+        """Return the index of the block that parameter ``name`` (of :meth:`named_parameters`) belongs to.
 
         Embeddings (patches, positions, class token, registers) count as block 0; the final norm gives None.
         """

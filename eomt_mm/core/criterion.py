@@ -1,4 +1,4 @@
-"""Losses of EoMT: class, mask and dice, on every prediction layer (Mask2Former, section 3.3)."""
+"""Losses of EoMT: class, mask and dice loss of every prediction layer (Mask2Former, section 3.3)."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -36,7 +36,7 @@ class StepTotals:
 
 
 class StepLosses:
-    """Mixin of heads whose losses are normalised over the whole optimiser step.
+    """Mixin for heads whose losses are normalised over the whole optimiser step.
 
     Attributes:
         step_totals: totals of the step that the next batches belong to; None: each batch is a whole step.
@@ -73,7 +73,7 @@ class Pairs:
 
 
 def mean_over_processes(value: Tensor) -> Tensor:
-    """Average of a 0-d tensor over the processes of a distributed run; the value itself otherwise."""
+    """Average a 0-d tensor over the processes of a distributed run; otherwise return it unchanged."""
     if dist.is_available() and dist.is_initialized():
         value = value.clone()
         dist.all_reduce(value)
@@ -86,9 +86,9 @@ class Criterion(nn.Module):
 
     Args:
         num_classes: number K of classes, without "no object".
-        class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs. A list as
-            ``class_weight`` has K factors of the class loss of matched queries, one per class, and leaves the weight
-            at `CLASS_WEIGHT`; the normaliser stays as it is, so that micro-batches and processes add up.
+        class_weight, mask_weight, dice_weight: weights of the three losses, and of the matching costs. If
+            ``class_weight`` is a list, its K values scale the class loss of matched queries, one per class, and the
+            weight is `CLASS_WEIGHT`. The normaliser is unchanged, so that losses of micro-batches and processes add up.
         no_object_weight: weight of "no object" in the class loss; above 0, so that images without targets have a loss.
         num_points: points per mask.
         oversample_ratio, importance_ratio: see :func:`~eomt_mm.core.point_sampling.uncertain_points`.
@@ -144,7 +144,7 @@ class Criterion(nn.Module):
         loss_points: Sequence[Tensor] | None = None,
         totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
-        """Losses of all prediction layers, each matched independently.
+        """Compute the losses of all prediction layers, each matched independently.
 
         Args:
             class_logits: per layer (B, Q, K + 1).
@@ -172,7 +172,7 @@ class Criterion(nn.Module):
         points: Sequence[Tensor] | None = None,
         totals: StepTotals | None = None,
     ) -> dict[str, Tensor]:
-        """Losses for given matches per layer and image; see :meth:`forward`.
+        """Compute the losses for given matches per layer and image; see :meth:`forward`.
 
         Each image must have the same number of matches in every layer.
         """
@@ -192,7 +192,10 @@ class Criterion(nn.Module):
     def class_losses(
         self, class_logits: Sequence[Tensor], targets: list[dict[str, Tensor]], pairs: Pairs, totals: StepTotals
     ) -> Tensor:
-        """Weighted cross-entropy (L,) of all queries, divided by the sum of weights; unmatched: "no object"."""
+        """Compute the weighted cross-entropy (L,) of all queries, divided by the sum of the weights.
+
+        Unmatched queries have the label "no object".
+        """
         logits = torch.stack([layer.flatten(0, 1) for layer in class_logits])  # (L, BQ, K + 1)
         logits = logits.to(compute_dtype(logits))
         parts = zip(targets, pairs.targets.split(pairs.nums, 1), strict=True)
@@ -219,7 +222,10 @@ class Criterion(nn.Module):
         points: Sequence[Tensor] | None,
         totals: StepTotals,
     ) -> tuple[Tensor, Tensor]:
-        """Binary cross-entropy (L,) and dice (L,) of matched pairs, divided by the mean number of pairs per process."""
+        """Compute the binary cross-entropy (L,) and dice loss (L,) of matched pairs.
+
+        Both are sums over pairs, divided by the mean number of pairs per process.
+        """
         num_layers = len(mask_logits)
         logits = torch.cat(
             [layer.flatten(0, 1)[queries] for layer, queries in zip(mask_logits, pairs.queries, strict=True)]
@@ -273,7 +279,7 @@ class SumOfBCE(torch.autograd.Function):
 
 
 def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """Binary cross-entropy (M,) and dice (M,) of M pairs of masks, sampled at points.
+    """Compute the binary cross-entropy (M,) and dice loss (M,) of M pairs of masks, sampled at points.
 
     Args:
         logits: (M, P), of predicted masks.
@@ -291,7 +297,7 @@ def pair_losses(logits: Tensor, masks: Tensor, counts: Tensor | None = None) -> 
 
 
 def valid_points(targets: list[dict[str, Tensor]], pairs: Pairs) -> Callable[[Tensor, slice], Tensor] | None:
-    """Function that checks which points of matched pairs lie on valid pixels.
+    """Build a function that checks which points of matched pairs lie on valid pixels.
 
     Returns:
         function of points (m, P, 2) and the slice of the LM pairs that they belong to, returning (m, P) bool. None:

@@ -25,20 +25,20 @@ def resize(maps: Tensor, size: Size) -> Tensor:
 
 
 def _prefix_to_resize(wanted: int, length: int, resized_length: int) -> tuple[int, int]:
-    """Part of a side that is enough to resize if only the first pixels of the resized side are wanted.
+    """Compute how much of a side must be resized if only the first pixels of the resized side are needed.
 
     Args:
-        wanted: number of wanted pixels, at most ``resized_length``.
+        wanted: number of needed pixels, at most ``resized_length``.
         length: length of the whole side.
         resized_length: length that the whole side would be resized to.
 
     Returns:
-        number of leading pixels to resize, and the length to resize them to. Both lengths have exactly the ratio of
-        ``length`` to ``resized_length``, so the wanted pixels equal those of the resized whole side.
+        number of leading pixels to resize, and the length to resize them to. The two numbers have exactly the ratio of
+        ``length`` to ``resized_length``, so the needed pixels equal those of the resized whole side.
     """
     divisor = math.gcd(length, resized_length)
     period, resized_period = length // divisor, resized_length // divisor
-    # Bilinear weights reach at most half a pixel beyond the last wanted position; add a whole one to be safe.
+    # Bilinear weights reach at most half a pixel beyond the last needed position; add a whole pixel to be safe.
     periods = min(math.ceil((wanted / resized_period * period + 1) / period), divisor)
     return periods * period, periods * resized_period
 
@@ -60,7 +60,7 @@ def pad_bottom_right(image: Tensor, size: Size, value: int | float = 0) -> Tenso
 
 @dataclass(frozen=True)
 class Padding:
-    """An image resized to fit the input and padded at the bottom and the right (instance and panoptic).
+    """Geometry of an image resized to fit the input and padded at the bottom and the right (instance and panoptic).
 
     Attributes:
         ori_size: size of the image file.
@@ -82,7 +82,7 @@ class Padding:
         return pad_bottom_right(image, self.input_size)[None]
 
     def invert(self, maps: Tensor) -> Tensor:
-        """Bring maps (N, h, w) of the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
+        """Map predictions (N, h, w) for the input, at any resolution, to (N, *ori_size): resize, crop, resize."""
         (h, w), (rows, columns) = self.resized_size, maps.shape[-2:]
         rows, padded_h = _prefix_to_resize(h, rows, self.input_size[0])
         columns, padded_w = _prefix_to_resize(w, columns, self.input_size[1])
@@ -92,7 +92,7 @@ class Padding:
 
 @dataclass(frozen=True)
 class Windows:
-    """An image cut into overlapping windows of the input's size (semantic).
+    """Geometry of an image cut into overlapping windows of the input's size (semantic).
 
     In the published setting the short side equals the window, so that there are several windows along the long side
     only. Here the same rule applies to both sides.
@@ -109,7 +109,7 @@ class Windows:
 
     @cached_property
     def corners(self) -> list[tuple[int, int]]:
-        """Top and left of each window, row by row."""
+        """(top, left) of each window, row by row."""
         tops, lefts = (window_starts(n, size) for n, size in zip(self.resized_size, self.input_size, strict=True))
         return [(top, left) for top in tops for left in lefts]
 
@@ -124,7 +124,7 @@ class Windows:
         return max(h, window_h), max(w, window_w)
 
     def apply(self, image: Tensor) -> Tensor:
-        """Cut an image (C, *resized_size) to (num_inputs, C, *input_size); sides below the window are padded black."""
+        """Cut an image (C, *resized_size) to (num_inputs, C, *input_size), padded black where smaller than a window."""
         h, w = self.input_size
         image = pad_bottom_right(image, self._padded_size)
         return torch.stack([image[:, top : top + h, left : left + w] for top, left in self.corners])
@@ -132,13 +132,13 @@ class Windows:
     def invert(self, maps: Tensor) -> Tensor:
         """Merge maps (num_inputs, K, *input_size) to (K, *ori_size): sum, divide by coverage, resize."""
         if len(maps) != self.num_inputs:
-            raise ValueError(f'{len(maps)} maps of {self.num_inputs} windows')
+            raise ValueError(f'got {len(maps)} maps for {self.num_inputs} windows: give one map per window')
         sums = self.empty_sums(maps)
         self.add(sums, maps)
         return self.average(sums)
 
     def empty_sums(self, maps: Tensor) -> Tensor:
-        """Zeros (K, h, w) for :meth:`add` of maps (n, K, *input_size); resized size, each side at least a window."""
+        """Create zeros (K, h, w) to :meth:`add` maps (n, K, *input_size) to; (h, w) is the padded resized size."""
         return maps.new_zeros(maps.shape[1], *self._padded_size)
 
     def add(self, sums: Tensor, maps: Tensor, first: int = 0) -> None:
@@ -158,7 +158,7 @@ class Windows:
 
 
 def window_starts(length: int, window: int) -> list[int]:
-    """Starts of the windows along one side of ``length`` pixels, as in the published evaluation.
+    """Compute the starts of the windows along one side of ``length`` pixels, as in the published evaluation.
 
     n = ceil(length / window) windows share the overlap o = n * window - length evenly: start j is
     ``int(j * (window - o / (n - 1)))``. By floating-point rounding, the last published window can end one pixel before

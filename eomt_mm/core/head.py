@@ -1,4 +1,4 @@
-"""Parts that EoMT adds to the ViT: queries, class and mask predictors, and blocks that upscale the patch tokens."""
+"""EoMT's head: queries, class and mask predictors, and blocks that upscale the patch tokens."""
 
 import math
 from collections.abc import Iterable
@@ -17,13 +17,13 @@ STRIP_BYTES = 12 * 2**20
 
 
 def default_num_blocks(depth: int) -> int:
-    """Published number of joint blocks of a ViT with ``depth`` blocks: 3 for S and B, 4 for L, 5 for g."""
+    """Return the published number of joint blocks for a ViT with ``depth`` blocks: 3 for S and B, 4 for L, 5 for g."""
     published = 3 if depth <= 12 else 4 if depth <= 24 else 5
     return min(published, depth)
 
 
 def num_scale_blocks(patch_size: int) -> int:
-    """Number of 2x scale blocks that bring the patch grid to about a quarter of the input: 2 at patch 16."""
+    """Return the number of 2x scale blocks that upscale the patch grid to about 1/4 of the input: 2 at patch 16."""
     return max(1, int(math.log2(patch_size)) - 2)
 
 
@@ -65,7 +65,7 @@ class Upscale(nn.ModuleList):
         self.recompute = recompute
 
     def forward(self, x: Tensor, embeddings: Tensor) -> Tensor:
-        """Mask logits (B, Q, H, W).
+        """Compute mask logits (B, Q, H, W).
 
         Args:
             x: patch tokens as a map (B, C, h, w), channels-last in memory.
@@ -97,7 +97,7 @@ class Upscale(nn.ModuleList):
         return self._masks_of_rows(scaled, *args)
 
     def _masks_of_rows(self, scaled: Tensor, embeddings: Tensor, top: int, bottom: int) -> Tensor:
-        """Mask logits (B, Q, bottom - top, W) of rows ``top`` to ``bottom`` of ``scaled``.
+        """Compute mask logits (B, Q, bottom - top, W) of rows ``top`` to ``bottom`` of ``scaled``.
 
         ``scaled`` (B, C, H', W) is output of the last transposed convolution.
         """
@@ -107,11 +107,11 @@ class Upscale(nn.ModuleList):
 
 
 def _rows_per_strip(x: Tensor) -> int | None:
-    """Number of rows per strip of the last block's input (B, C, h, w); None: all rows at once.
+    """Choose the number of rows per strip of the last block's input (B, C, h, w); None: all rows at once.
 
     On a CPU, the page faults of a new tensor of tens of megabytes take longer than the arithmetic on it. The tensors
     of a strip stay in the cache, and the next strip reuses their memory. Compiled code is fused and needs no strips.
-    The batch size is left out of the rule, so that results do not depend on it.
+    The rule ignores the batch size, so that results do not depend on it.
     """
     if x.device.type != 'cpu' or torch.compiler.is_compiling():
         return None
@@ -182,9 +182,9 @@ class EoMTHead(nn.Module):
         )
         scale_blocks = (ScaleBlock(embed_dim) for _ in range(num_scale_blocks(patch_size)))
         self.upscale = Upscale(scale_blocks, recompute_masks)
-        # Probability of keeping a mask, per joint block. Saved in the state dict, so that a resumed run is unchanged.
+        # Probability of keeping a mask, per joint block. Saved in the state dict, for resumed runs.
         self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
-        # Which of them are above 0, known on the CPU: reading the buffer would wait for the device in every step.
+        # Which of them are above 0, kept on the CPU: reading the buffer would wait for the device in every step.
         self._masked = [True] * num_blocks
         self.probs_were_set = False  # by anything but a checkpoint
         self.register_load_state_dict_pre_hook(_note_stored_probs)
@@ -218,7 +218,7 @@ class EoMTHead(nn.Module):
         return self.training and self.masked_attention and self._masked[b]
 
     def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:
-        """Class and mask logits from normalised tokens ``[queries, prefix, patches]``.
+        """Compute class and mask logits from normalised tokens ``[queries, prefix, patches]``.
 
         Returns:
             class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s), s = patch_size / 2^n for n scale blocks.

@@ -11,13 +11,13 @@ from timm.models.eva import EvaAttention
 from timm.models.vision_transformer import ParallelScalingBlock
 from torch import Tensor, nn
 
-# With `fused_attn`, these only pass their mask to `F.scaled_dot_product_attention` and use it for nothing else.
+# With `fused_attn`, these only pass their mask to `F.scaled_dot_product_attention` and do not use it otherwise.
 BY_ROWS = (Attention, AttentionRope, EvaAttention, ParallelScalingBlock)
 
 
 @torch.no_grad()
 def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tensor | float = 1.0) -> Tensor:
-    """Patches that each query may attend to: those inside its predicted mask.
+    """Compute the mask of the patches that each query may attend to: those inside its predicted mask.
 
     Args:
         mask_logits: (B, Q, H/s, W/s), the intermediate prediction.
@@ -34,7 +34,7 @@ def query_patch_mask(mask_logits: Tensor, grid: tuple[int, int], keep_prob: Tens
 
 
 def block_mask(block: nn.Module, query_mask: Tensor, num_tokens: int) -> 'QueryRowsMask | Tensor':
-    """Value of ``attn_mask`` for ``block``: a mask of the query rows if its attention supports it, else a full mask.
+    """Build ``attn_mask`` for ``block``: a mask of the query rows if its attention supports it, else a full mask.
 
     Args:
         block: block of a ViT; its attention is ``block.attn`` or, without that attribute, the block itself.
@@ -70,7 +70,7 @@ class QueryRowsMask:
 
 
 def attention_by_rows(query: Tensor, key: Tensor, value: Tensor, attn_mask: QueryRowsMask, **options: Any) -> Tensor:
-    """``F.scaled_dot_product_attention`` of (B, heads, N, head_dim) tensors, separately for query and other rows."""
+    """Compute ``F.scaled_dot_product_attention`` of (B, heads, N, head_dim) separately for query and other rows."""
     query_mask = attn_mask.query_mask
     num_queries, num_patches = query_mask.shape[1:]
     # Queries always see queries and prefix tokens.

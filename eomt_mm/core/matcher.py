@@ -83,7 +83,7 @@ class HungarianMatcher(nn.Module):
         targets: list[dict[str, Tensor]],
         points: Tensor,
     ) -> list[list[Tensor]]:
-        """Costs (Q, N) per layer and image, at points (B, P, 2) that all layers share."""
+        """Compute costs (Q, N) per layer and image, at points (B, P, 2) that all layers share."""
         images = [
             self.cost_matrices([c[b] for c in class_logits], [m[b] for m in mask_logits], target, points[b])
             for b, target in enumerate(targets)
@@ -97,7 +97,7 @@ class HungarianMatcher(nn.Module):
         target: dict[str, Tensor],
         points: Tensor,
     ) -> list[Tensor]:
-        """Costs (Q, N) of one image per layer: finite, in float32 or wider regardless of autocast.
+        """Compute costs (Q, N) of one image per layer: finite, in float32 or wider regardless of autocast.
 
         Args:
             class_logits: per layer (Q, K + 1).
@@ -117,7 +117,7 @@ class HungarianMatcher(nn.Module):
             ]
 
     def pair_costs(self, class_logits: Tensor, logits: Tensor, labels: Tensor, masks: Tensor) -> Tensor:
-        """Costs (Q, N) from class logits (Q, K + 1), labels (N,), and mask logits (Q, P) and masks (N, P) at points."""
+        """Compute costs (Q, N) from class logits (Q, K + 1), labels (N,), mask logits (Q, P) and masks (N, P)."""
         cost = (
             -self.class_weight * class_logits.softmax(-1)[:, labels]
             + self.mask_weight * pairwise_bce(logits, masks)
@@ -126,13 +126,13 @@ class HungarianMatcher(nn.Module):
         return cost.nan_to_num(nan=LARGE_COST, posinf=LARGE_COST, neginf=-LARGE_COST)
 
     def assign(self, costs: Tensor) -> Match:
-        """Indices of queries and of their targets, each (min(Q, N),), from costs (Q, N) on the CPU."""
+        """Solve the assignment for costs (Q, N) on the CPU: indices of queries and their targets, (min(Q, N),) each."""
         query_idx, target_idx = linear_sum_assignment(costs.numpy())
         return torch.from_numpy(query_idx), torch.from_numpy(target_idx)
 
 
 def on_the_host(costs: list[list[Tensor]]) -> list[list[Tensor]]:
-    """Copy the matrices to the CPU in one transfer, because each transfer waits for the work queued on the device."""
+    """Copy cost matrices to the CPU in one transfer, because each transfer waits for the work queued on the device."""
     flat = [cost for layer in costs for cost in layer]
     if not flat:
         return costs
@@ -142,12 +142,14 @@ def on_the_host(costs: list[list[Tensor]]) -> list[list[Tensor]]:
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:
-    """float32 for half precisions, otherwise the tensor's own."""
+    """Return float32 for half-precision tensors, otherwise the tensor's own dtype."""
     return torch.float32 if x.dtype in (torch.float16, torch.bfloat16) else x.dtype
 
 
 def pairwise_bce(logits: Tensor, masks: Tensor) -> Tensor:
-    """Mean binary cross-entropy of every pair: logits (Q, P), masks (N, P) in [0, 1] to (Q, N); 0 without points.
+    """Compute the mean binary cross-entropy (Q, N) of all pairs of logits (Q, P) and masks (N, P) in [0, 1].
+
+    It is 0 without points.
 
     bce(x, t) = softplus(x) - x * t, with softplus(x) = relu(x) - log(sigmoid(abs(x))). ``F.softplus`` is not vectorised
     on the CPU and takes ten times as long.
@@ -157,6 +159,6 @@ def pairwise_bce(logits: Tensor, masks: Tensor) -> Tensor:
 
 
 def pairwise_dice(logits: Tensor, masks: Tensor) -> Tensor:
-    """Dice cost of every pair, smoothed by 1: logits (Q, P), masks (N, P) in [0, 1] to (Q, N)."""
+    """Compute the dice cost (Q, N), smoothed by 1, of all pairs of logits (Q, P) and masks (N, P) in [0, 1]."""
     probs = logits.sigmoid()
     return 1 - (2 * probs @ masks.T + 1) / (probs.sum(-1)[:, None] + masks.sum(-1)[None] + 1)

@@ -15,11 +15,11 @@ Predictions = tuple[list[Tensor], list[Tensor]]
 
 
 def eomt_forward(backbone: PlainViT, head: EoMTHead, images: Tensor) -> Predictions:
-    """Run EoMT.
+    """Run EoMT: the first blocks on patches, the joint blocks on queries and patches, and the predictions.
 
     In training, or with ``head.predict_intermediate``, the head also predicts before each joint block. In training,
     this prediction masks the query-to-patch attention of the block until the keep probability is annealed to 0. In
-    evaluation attention is not masked.
+    evaluation, attention is not masked.
 
     Args:
         backbone: ViT that embeds the images and runs its blocks.
@@ -46,7 +46,7 @@ def eomt_forward(backbone: PlainViT, head: EoMTHead, images: Tensor) -> Predicti
 
 
 def predict_layer(backbone: PlainViT, head: EoMTHead, tokens: Tokens) -> tuple[Tensor, Tensor]:
-    """Class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s) from the tokens between two blocks."""
+    """Compute class logits (B, Q, K + 1) and mask logits (B, Q, H/s, W/s) from the tokens between two blocks."""
 
     def logits(x: Tensor) -> tuple[Tensor, Tensor]:
         return head.predict_logits(backbone.final_norm(replace(tokens, x=x)))

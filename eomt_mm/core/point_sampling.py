@@ -1,4 +1,4 @@
-"""Sampling masks at points, and choosing the points (PointRend; Mask2Former, section 3.3)."""
+"""Sample masks at points, and choose the points (PointRend; Mask2Former, section 3.3)."""
 
 from collections.abc import Callable
 
@@ -6,13 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Number of floating-point values, of sampled masks or of candidate points, to process at a time. Work is several times
-# as fast if it fits in the CPU's cache and each allocation is too small to be mapped as new memory.
+# Number of floating-point values, of sampled masks or of candidate points, to process at a time. Processing is several
+# times as fast if it fits in the CPU's cache and each allocation is too small to be mapped as new memory.
 CHUNK = 2**21
 
 
 def sample_at_points(masks: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Bilinearly interpolated values of masks at points, zero outside the map.
+    """Sample masks at points with bilinear interpolation; values outside the map are zero.
 
     Masks that are not floating point are converted in chunks, so that the converted copy has bounded size.
 
@@ -39,7 +39,7 @@ def sample_at_points(masks: Tensor, points: Tensor, chosen: Tensor | None = None
 
 
 def pixels_at_points(pixels: Tensor, points: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Values of the pixels that contain the points.
+    """Return the values of the pixels that contain the points.
 
     Args:
         pixels: (H, W), of any type; with ``chosen`` (N, H, W).
@@ -63,7 +63,7 @@ def uncertain_points(
     importance_ratio: float,
     counts_at: Callable[[Tensor, slice], Tensor] | None = None,
 ) -> Tensor:
-    """Draw points for the mask losses: the most uncertain ones of a larger random set, and further random ones.
+    """Draw points for the mask losses: the most uncertain points of a larger random set, plus other random points.
 
     Args:
         mask_logits: (N, h, w).
@@ -91,6 +91,6 @@ def uncertain_points(
 
 
 def chunks(rows: int, values: int) -> list[slice]:
-    """Slices of rows, each row with ``values`` values: at most ``CHUNK`` values per slice, but at least one row."""
+    """Split rows of ``values`` values each into slices of at most ``CHUNK`` values, but at least one row."""
     step = max(1, CHUNK // values)
     return [slice(start, start + step) for start in range(0, rows, step)]

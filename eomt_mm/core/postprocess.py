@@ -50,7 +50,7 @@ class Instances:
 
 
 def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Tensor:
-    """Class scores of every pixel: sum over queries of p(class) * p(mask) (MaskFormer, section 3.4).
+    """Compute class scores of every pixel: sum over queries of p(class) * p(mask) (MaskFormer, section 3.4).
 
     Args:
         class_logits: (B, Q, K + 1).
@@ -69,19 +69,19 @@ def semantic_scores(class_logits: Tensor, mask_logits: Tensor, size: Size) -> Te
 
 
 def class_probs(class_logits: Tensor) -> Tensor:
-    """Probabilities (..., Q, K) of the classes without "no object", from logits (..., Q, K + 1)."""
+    """Compute the probabilities (..., Q, K) of the classes without "no object", from logits (..., Q, K + 1)."""
     return class_logits.float().softmax(-1)[..., :-1]
 
 
 def sum_of_masks(probs: Tensor, mask_logits: Tensor) -> Tensor:
-    """Sum over queries of p(class) (..., Q, K) times p(mask) of logits (..., Q, H, W): (..., K, H, W)."""
+    """Sum p(class) (..., Q, K) times p(mask) of logits (..., Q, H, W) over queries, to (..., K, H, W)."""
     return (probs.mT @ mask_logits.sigmoid().flatten(-2)).unflatten(-1, mask_logits.shape[-2:])
 
 
 def instance_prediction(
     class_logits: Tensor, mask_logits: Tensor, to_image: ToImage, max_per_image: int = 100
 ) -> Instances:
-    """Instances of the ``max_per_image`` best (query, class) pairs; a query may appear with several classes.
+    """Predict instances from the ``max_per_image`` best (query, class) pairs; a query may have several classes.
 
     Mask: logit > 0. Score: class probability times the mean mask probability inside the mask (Mask2Former,
     appendix). There is no threshold and no suppression, as usual for AP.
@@ -103,7 +103,7 @@ def instance_prediction(
 
 
 def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> tuple[Tensor, Tensor, Tensor]:
-    """The pairs of query and class with the largest probabilities.
+    """Find the (query, class) pairs with the largest probabilities.
 
     Args:
         class_logits: (..., Q, K + 1).
@@ -124,7 +124,7 @@ def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> t
 
 
 def masks_and_quality(mask_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Masks (..., H, W) bool from logits at image size, and the mean (...) of p(mask) inside, 0 for an empty mask."""
+    """Compute masks (..., H, W) bool from logits, and the mean (...) of p(mask) inside each, 0 for an empty mask."""
     inside = mask_logits > 0
     inner_sum = mask_logits.sigmoid().mul_(inside).sum((-2, -1))
     return inside, inner_sum / (areas(inside) + 1e-6)
@@ -138,7 +138,7 @@ def panoptic_prediction(
     score_thr: float = 0.8,
     overlap_thr: float = 0.8,
 ) -> tuple[Tensor, list[Segment]]:
-    """Non-overlapping segments (MaskFormer, section 3.4, with the thresholds that EoMT publishes).
+    """Predict non-overlapping segments (MaskFormer, section 3.4, with EoMT's published thresholds).
 
     A query is kept if its best class is not "no object" and has a probability above ``score_thr``. Each pixel is
     assigned to the kept query of largest p(class) * p(mask). The segment of a query consists of its assigned pixels
@@ -169,7 +169,7 @@ def panoptic_prediction(
 
 
 def choose_queries(class_logits: Tensor, score_thr: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Probability and index of each query's best class, and whether the query is kept: (..., Q) each.
+    """Find probability and index of each query's best class, and whether the query is kept: (..., Q) each.
 
     ``class_logits`` are (..., Q, K + 1). The best class may be "no object" (index K); such queries are not kept.
     """
@@ -213,9 +213,9 @@ def assign_pixels(scores: Tensor, parts: Iterable[Tensor], kept: Tensor | None =
 def assign_segment_ids(
     labels: Tensor, pixels: Tensor, num_things: int, overlap_thr: float, kept: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Ids of the segments: the queries that fulfil the rules of :func:`panoptic_prediction`, numbered from 1.
+    """Number the segments, that is, the queries that fulfil the rules of :func:`panoptic_prediction`, from 1.
 
-    Ids follow the order of queries. All stuff queries of one class share one segment.
+    Ids follow the order of the queries. All stuff queries of one class share one segment.
 
     Args:
         labels: (N, Q), class indices.
@@ -242,13 +242,13 @@ def assign_segment_ids(
 
 
 def segment_map(codes: Tensor, ids: Tensor) -> Tensor:
-    """Maps (N, H, W) int32 of segment ids, 0 = void, from codes of :func:`assign_pixels` and ids (N, Q)."""
+    """Build maps (N, H, W) int32 of segment ids, 0 = void, from codes of :func:`assign_pixels` and ids (N, Q)."""
     ids = torch.cat([torch.zeros_like(ids[:, :1]), ids], dim=1).int()  # void stays 0
     return ids.gather(1, codes.flatten(1)).unflatten(1, codes.shape[1:])
 
 
 def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]:
-    """Maximum along dimension ``dim`` of maps that are given in parts, and its index; the first wins ties.
+    """Compute the maximum and its index along ``dim`` of maps that are given in parts; the first wins ties.
 
     Equal to ``torch.cat(parts, dim).max(dim)``, except for NaN. At least one part is needed.
     """
@@ -266,7 +266,7 @@ def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]
 
 
 def areas(masks: Tensor) -> Tensor:
-    """Number of pixels (...) int64 of masks (..., H, W) bool."""
+    """Count the pixels (...) int64 of masks (..., H, W) bool."""
     if torch.compiler.is_compiling():
         return masks.long().sum((-2, -1))
     # on a CPU, torch sums bytes ten times as fast as bools
@@ -274,7 +274,7 @@ def areas(masks: Tensor) -> Tensor:
 
 
 def counts_of(codes: Tensor, num_codes: int) -> Tensor:
-    """Counts (N, num_codes) int64 of the values 0 ... num_codes - 1 in codes (N, L)."""
+    """Count the values 0 ... num_codes - 1 in codes (N, L), to (N, num_codes) int64."""
     if torch.compiler.is_compiling():  # bincount has no ONNX operator; float32 is exact up to 2^24
         zeros = torch.zeros(codes.shape[0], num_codes, device=codes.device)
         return zeros.scatter_add(1, codes, torch.ones_like(codes, dtype=torch.float32)).long()
@@ -282,11 +282,11 @@ def counts_of(codes: Tensor, num_codes: int) -> Tensor:
 
 
 def resized_strips(maps: Tensor, size: Size) -> Iterator[tuple[int, Tensor]]:
-    """Horizontal strips of ``resize(maps, size)``, each computed from only the rows that it needs.
+    """Yield horizontal strips of ``resize(maps, size)``, each computed from only the rows that it needs.
 
-    Bilinear weights repeat every h / gcd(h, H) rows. Strips start at multiples of that, so that each is resized with
-    exactly the same scale. If H is h times a power of two, strips equal slices of the whole; otherwise they differ by
-    the rounding of coordinates.
+    Bilinear weights repeat every h / gcd(h, H) rows. Strips start at multiples of this number, so that each is resized
+    with exactly the same scale. If H is h times a power of two, strips equal slices of the whole result; otherwise they
+    differ by the rounding of coordinates.
 
     Args:
         maps: (N, h, w).

@@ -6,9 +6,9 @@ import math
 def two_stage_factor(
     step: int, total: int, warmup_steps: tuple[int, int], is_backbone: bool, power: float = 0.9
 ) -> float:
-    """Learning-rate factor at optimiser step ``step`` (0-based) of ``total``.
+    """Compute the learning-rate factor at optimiser step ``step`` (0-based) of ``total``.
 
-    With warm-up (w0, w1), the factor of everything but the backbone rises linearly over w0 steps. That of the backbone
+    With warm-up (w0, w1), the factor of everything but the backbone rises linearly over w0 steps. The backbone's factor
     is 0 for w0 steps and rises linearly over the next w1. Both then fall as (1 - progress)^power to 0 at ``total``.
     """
     head_warmup, backbone_warmup = warmup_steps
@@ -24,10 +24,10 @@ def two_stage_factor(
 def lr_factor(
     block: int | None, depth: int, layer_decay: float, num_joint_blocks: int, decay_joint_blocks: bool
 ) -> float:
-    """Learning-rate factor of a backbone parameter, as published.
+    """Compute the learning-rate factor of a backbone parameter, as published.
 
-    Block i of L has ``layer_decay ** (L - 1 - i)``. Embeddings have the factor of block 0. The final norm
-    (``block=None``) has 1, and so do the joint blocks unless ``decay_joint_blocks``.
+    Block i of L has the factor ``layer_decay ** (L - 1 - i)``. Embeddings have the factor of block 0. The final norm
+    (``block=None``) has the factor 1, and so have the joint blocks unless ``decay_joint_blocks``.
     """
     if block is None or (block >= depth - num_joint_blocks and not decay_joint_blocks):
         return 1.0
@@ -35,10 +35,10 @@ def lr_factor(
 
 
 def published_steps(num_blocks: int, total: int, unit: int | None = None) -> list[tuple[int, int]]:
-    """Annealing steps (start, end) of each joint block in a schedule of ``total`` steps.
+    """Compute the annealing steps (start, end) of each joint block in a schedule of ``total`` steps.
 
     With the unit u = total // 6, starts are spaced evenly from u to 4u and each block takes u steps; halves round up.
-    These are the published steps of all configurations but those whose hook sets ``unit``, ``first_block`` or both.
+    These are the published steps of all configurations except those whose hook sets ``unit`` or ``first_block``.
     """
     unit = total // 6 if unit is None else unit
     starts = [math.floor(unit * (1 + 3 * b / max(1, num_blocks - 1)) + 0.5) for b in range(num_blocks)]
@@ -46,7 +46,7 @@ def published_steps(num_blocks: int, total: int, unit: int | None = None) -> lis
 
 
 def annealed_keep_prob(step: int, start: float, end: float, power: float = 0.9) -> float:
-    """Keep probability of a block's masks after ``step`` optimiser steps: 1, then polynomial decay, then 0.
+    """Compute the keep probability of a block's masks after ``step`` steps: 1, then polynomial decay, then 0.
 
     Args:
         step: number of completed optimiser steps.

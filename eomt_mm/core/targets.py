@@ -1,4 +1,4 @@
-"""Training targets from ground truth: labels (N,) int64 and masks (N, H, W) bool; void pixels belong to no mask."""
+"""Build training targets from ground truth: labels (N,) int64, masks (N, H, W) bool; void pixels are in no mask."""
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ Target = dict[str, Tensor]
 
 
 def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255, source: str = '') -> Target:
-    """One target per class that occurs in a label map.
+    """Build one target per class that occurs in a label map.
 
     Args:
         label_map: (H, W), class indices.
@@ -28,7 +28,7 @@ def semantic_target(label_map: Tensor, num_classes: int, ignore_index: int = 255
 
 
 def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: str = '') -> Target:
-    """One target per segment of an id map: segment k has label ``labels[k - 1]``; 0 is void.
+    """Build one target per segment of an id map: segment k has label ``labels[k - 1]``; 0 is void.
 
     Args:
         id_map: (H, W).
@@ -46,7 +46,7 @@ def segments_target(id_map: Tensor, labels: Tensor, num_classes: int, source: st
     if unlabelled:
         raise ValueError(
             f'ground truth{f" of {source}" if source else ""} holds segment(s) {unlabelled} with {len(labels)} '
-            f'label(s): id k takes label k - 1, so a transform that drops instances must keep their labels or '
+            f'label(s): id k has label k - 1, so a transform that drops instances must keep their labels or '
             f'renumber the map'
         )
     return dict(labels=labels[ids - 1].long(), masks=id_map == ids[:, None, None])
@@ -58,16 +58,16 @@ def check_labels(labels: Tensor, num_classes: int, source: str) -> None:
     if outside:
         raise ValueError(
             f'ground truth{f" of {source}" if source else ""} holds label(s) {outside}, outside the {num_classes} '
-            f'classes 0..{num_classes - 1}: check metainfo.classes (and num_classes, where it is stated), '
-            f'reduce_zero_label and the ignore index; where the values of label maps are not class indices, '
-            f'label_ids=(...) of LoadSemanticMap says which value each class has'
+            f'classes 0..{num_classes - 1}: check metainfo.classes (and num_classes, if it is set), '
+            f'reduce_zero_label and the ignore index; if the values of label maps are not class indices, '
+            f'set label_ids=(...) of LoadSemanticMap to the value of each class'
         )
 
 
 def with_valid(target: Target) -> Target:
     """Add ``valid`` (H, W) bool, the union of all masks.
 
-    For ground truth in which every labelled pixel belongs to a target, so that all other pixels are void.
+    Use it only for ground truth in which every labelled pixel belongs to a target, so that all other pixels are void.
     """
     return dict(target, valid=target['masks'].any(0))
 
@@ -90,7 +90,7 @@ def pad_masks(target: Target, size: Size) -> Target:
 
 
 def num_values(values: Tensor, skip: int) -> int:
-    """Number of distinct values other than ``skip``; all values below 0 count as -1.
+    """Count the distinct values other than ``skip``; all values below 0 count as -1.
 
     A map of one megapixel takes 1 to 2 ms.
     """

@@ -1,4 +1,4 @@
-"""Class scores of an image that is cut into windows, summed window by window: memory is that of one image."""
+"""Sum class scores of an image window by window, so that memory does not grow with the number of windows."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -40,7 +40,7 @@ class WindowScores:
         self._num_added += 1
 
     def labels(self, keep_scores: bool) -> tuple[Tensor, Tensor | None]:
-        """Class with the largest score for every pixel; call it once, because the sums are released.
+        """Return the class with the largest score for every pixel; call it once, because the sums are released.
 
         Args:
             keep_scores: also return the scores, which takes memory for all classes at full size.
@@ -58,7 +58,7 @@ class WindowScores:
 def semantic_predictions(
     chunks: Iterable[Predictions], geometries: Sequence[Windows], keep_scores: bool
 ) -> Iterator[list[tuple[Tensor, Tensor | None]]]:
-    """Labels of images whose windows are predicted in chunks.
+    """Predict labels of images whose windows are predicted in chunks.
 
     Args:
         chunks: predictions of the windows of all images in sequence, in chunks of any size.
