@@ -77,7 +77,7 @@ def _check_share(expected: Mapping[str, Tensor], names: Mapping[str, Tensor], so
         if 2 * len(found) >= len(wanted) or (wanted is backbone and not found):
             continue
         is_backbone = any(name.startswith(('patch_embed.', 'blocks.', 'vit.')) for name in names)
-        hint = 'load a bare backbone with model.backbone.weights' if is_backbone else 'give a checkpoint of this model'
+        hint = 'a bare backbone belongs to model.backbone.weights' if is_backbone else 'give a checkpoint of this model'
         raise ValueError(
             f'load_from={source} holds {len(found)} of the {len(wanted)} weights of {owner}, less than half, so the '
             f'training would start from random ones. The file has {listed_names(list(names)) or "no weights"}; the '

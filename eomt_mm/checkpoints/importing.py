@@ -163,7 +163,7 @@ def _absolute(
         mapped.notes.append(f'backbone: {base} ({title}) + the differences of the file')
         return state, kind
     if base is not None:
-        raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs no base; leave --base out')
+        raise ValueError(f'--base {base}: {read.path} holds absolute weights and needs none; leave --base out')
     if known.whole and known is not OWN:
         check_absolute(mapped.weights, read.path)
     return mapped.weights, kind

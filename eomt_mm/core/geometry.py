@@ -74,7 +74,7 @@ class Padding:
 
     @property
     def num_inputs(self) -> int:
-        """How many entries of the input batch the image takes."""
+        """Number of entries of the input batch that the image takes."""
         return 1
 
     def apply(self, image: Tensor) -> Tensor:
@@ -115,7 +115,7 @@ class Windows:
 
     @property
     def num_inputs(self) -> int:
-        """How many entries of the input batch the image takes."""
+        """Number of entries of the input batch that the image takes."""
         return len(self.corners)
 
     @property

@@ -214,7 +214,7 @@ class EoMTHead(nn.Module):
         self._masked = [prob > 0 for prob in probs]
 
     def masks_block(self, b: int) -> bool:
-        """Whether joint block ``b`` is masked: in training, while its keep probability is above 0."""
+        """Return whether joint block ``b`` is masked: in training, while its keep probability is above 0."""
         return self.training and self.masked_attention and self._masked[b]
 
     def predict_logits(self, tokens: Tokens) -> tuple[Tensor, Tensor]:

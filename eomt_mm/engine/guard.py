@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from eomt_mm.registry import HOOKS
 
-SKIPPED = 'non_finite_steps'  # in the message hub, and thereby in every checkpoint
+SKIPPED = 'non_finite_steps'  # entry of the message hub, which every checkpoint saves
 
 
 @HOOKS.register_module()

@@ -50,7 +50,7 @@ class MaskAnnealingHook(Hook):
         if starts is not None and (unit is not None or first_block is not None):
             raise ValueError(
                 f'starts={starts} with unit={unit}, first_block={first_block}: give either starts and ends, or unit '
-                f'and first_block'
+                f'and first_block, not both'
             )
         if (unit is not None or first_block is not None) and total_steps is None:
             raise ValueError(
@@ -169,8 +169,8 @@ class MaskAnnealingHook(Hook):
         saved = head.attn_mask_probs.tolist()
         if any(prob > limit + 1e-6 for prob, limit in zip(self.keep_probs(runner.iter), saved, strict=True)):
             print_log(
-                f'masks stay at most as they were in the checkpoint (keep probabilities {saved}), although the '
-                f'schedule of {runner.max_iters} steps would have them on at step {runner.iter}',
+                f'keep probabilities of masks stay at or below those in the checkpoint ({saved}), although the '
+                f'schedule of {runner.max_iters} steps has higher ones at step {runner.iter}',
                 logger='current',
             )
         return saved

@@ -65,7 +65,7 @@ def zip_root(root: str) -> str:
 
 
 def is_missing_folder(path: str, backend_args: dict | None = None) -> bool:
-    """Return whether a local or ``zip://`` path is not a folder; False for other backends, where this is costly."""
+    """Return whether a local or ``zip://`` path is not a folder; False for other backends, where a check is costly."""
     if '://' in path and not path.startswith(PREFIX):
         return False
     backend = fileio.get_file_backend(path, backend_args=backend_args)

@@ -125,7 +125,7 @@ def test_models_without_biases_of_q_and_v(tmp_path: Path) -> None:
 
 def test_gated_dinov3_goes_to_official_but_not_to_transformers(tmp_path: Path) -> None:
     model = gated_dinov3()
-    with pytest.raises(ValueError, match='gated MLP .* hidden_act drives the mask head.*--to official'):
+    with pytest.raises(ValueError, match='gated MLP .* hidden_act also applies to the mask head.*--to official'):
         export_huggingface(model.state_dict(), tmp_path / 'hf', SIZE, HEADS)
     export_official(model.state_dict(), tmp_path / 'x.bin')
     assert equal(import_checkpoint(tmp_path / 'x.bin', model.state_dict())[0], masks_off(model))
