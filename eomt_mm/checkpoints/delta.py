@@ -31,7 +31,7 @@ EXPLAIN = (
 def resolve(weights: Weights, known: Format, state: Mapping[str, Tensor], path: str) -> Literal['absolute', 'delta']:
     """Decide whether the backbone weights of a file are absolute or differences.
 
-    The official loader adds the base's buffers too. A delta file therefore has a ``pixel_mean`` near 0, other files
+    The official loader also adds its own buffers. A delta file therefore has a ``pixel_mean`` near 0, other files
     have ImageNet's.
 
     Args:

@@ -14,7 +14,7 @@ from torch.autograd.function import once_differentiable
 from eomt_mm.core.matcher import HungarianMatcher, Matches, compute_dtype
 from eomt_mm.core.point_sampling import pixels_at_points, sample_at_points, uncertain_points
 
-CLASS_WEIGHT = 2.0  # published (EoMT paper, section 4; Mask2Former's)
+CLASS_WEIGHT = 2.0  # as published (EoMT paper, section 4; same as Mask2Former)
 # A logit whose sigmoid and softplus are exactly 0.
 CERTAIN_NO = -1e4
 

@@ -138,7 +138,7 @@ class Windows:
         return self.average(sums)
 
     def empty_sums(self, maps: Tensor) -> Tensor:
-        """Create zeros (K, h, w) to :meth:`add` maps (n, K, *input_size) to; (h, w) is the padded resized size."""
+        """Create zero sums (K, h, w) for maps (n, K, *input_size), see :meth:`add`; (h, w) is the padded image size."""
         return maps.new_zeros(maps.shape[1], *self._padded_size)
 
     def add(self, sums: Tensor, maps: Tensor, first: int = 0) -> None:

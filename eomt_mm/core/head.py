@@ -186,7 +186,7 @@ class EoMTHead(nn.Module):
         self.register_buffer('attn_mask_probs', torch.ones(num_blocks))
         # Which of them are above 0, kept on the CPU: reading the buffer would wait for the device in every step.
         self._masked = [True] * num_blocks
-        self.probs_were_set = False  # by anything but a checkpoint
+        self.probs_were_set = False  # by anything except loading a checkpoint
         self.register_load_state_dict_pre_hook(_note_stored_probs)
 
     @property

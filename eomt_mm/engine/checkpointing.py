@@ -36,7 +36,7 @@ def on_any_rank(flag: bool) -> bool:
 
 
 def is_not_deprecation(record: logging.LogRecord) -> bool:
-    """Filter out mmengine's deprecation warnings about its own ``FileClient``, which no option avoids."""
+    """Return False for mmengine's deprecation warnings about its own ``FileClient``, which no option avoids."""
     return not record.getMessage().startswith(('"FileClient" will be', '"HardDiskBackend" is'))
 
 

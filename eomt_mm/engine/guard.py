@@ -67,7 +67,7 @@ class NonFiniteGuardHook(Hook):
             FloatingPointError: ``max_in_a_row`` is reached.
         """
         self._files += [sample.get('img_path', '') for sample in (data_batch or {}).get('data_samples', [])]
-        if not runner.optim_wrapper.should_update():  # a loop that counts micro-batches
+        if not runner.optim_wrapper.should_update():  # in loops that count micro-batches: no optimiser step yet
             return
         if self._skips:
             self._report(runner)

@@ -20,7 +20,7 @@ from eomt_mm.engine.checkpointing import SafeCheckpointHook, on_any_rank
 from eomt_mm.registry import HOOKS
 
 # Seconds within which several signals count as one request: timeout(1), srun with torchrun, and torchrun on Ctrl-C send
-# the signal twice. A user's second Ctrl-C always counts as a second request.
+# the signal twice. Without torchrun, a second Ctrl-C always counts as a second request.
 ONE_REQUEST = 3.0
 
 
@@ -34,7 +34,7 @@ class GracefulStopHook(Hook):
     - During validation, the current step is saved unless it already is, and the validation is abandoned; a resumed run
       starts with that validation. If a metric is already being computed from the predictions, that finishes first.
     - If the checkpoint cannot be written, the exit status is 1.
-    - A second Ctrl-C ends the process at once. Other signals do so if they arrive more than 3 seconds after the first.
+    - A second Ctrl-C ends the process at once; any other signal does so if it arrives over 3 seconds after the first.
       Earlier checkpoints are kept.
 
     The worker processes of data loaders ignore the signals, because clusters send them to all processes. ``torchrun``

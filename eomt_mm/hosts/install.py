@@ -43,6 +43,6 @@ def load_images_checked() -> None:
 def _load_image_from_file(**arguments: Any) -> mmcv.transforms.LoadImageFromFile:
     if arguments.get('file_client_args') is not None:  # deprecated, but old configs of the hosts may have it
         return mmcv.transforms.LoadImageFromFile(**arguments)
-    from eomt_mm.datasets.loading import LoadImage  # deferred: it imports the registry, which imports us
+    from eomt_mm.datasets.loading import LoadImage  # deferred: it imports the registry, which imports this module
 
     return LoadImage(**arguments)

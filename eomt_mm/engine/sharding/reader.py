@@ -68,7 +68,7 @@ class LimitedReader(dcp.FileSystemReader):
     def _check(self, index: Path) -> None:
         found = read_pickle(index, INDEX)
         try:
-            # Raises AttributeError for entries other than tensors, which torch would unpickle unrestricted.
+            # Entries other than tensors, which torch would unpickle unrestricted, are not in INDEX and have no size.
             size = sum(math.prod(e.size) * e.properties.dtype.itemsize for e in found.state_dict_metadata.values())
             pieces = list(found.storage_data.values())
             places = {piece.relative_path for piece in pieces}

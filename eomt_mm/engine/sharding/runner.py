@@ -116,7 +116,7 @@ def shard(model: nn.Module, settings: Sharding) -> int:
 
 
 def cast_buffers(block: nn.Module, dtype: torch.dtype | None) -> None:
-    """Cast buffers to the dtype of the parameters, with which they are combined: timm's Eva has a zero key bias."""
+    """Cast a block's buffers to ``dtype``: timm's Eva combines the zero bias of its keys, a buffer, with parameters."""
     for module in block.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, buffer.to(dtype or buffer.dtype))
@@ -269,7 +269,7 @@ class ShardedRunner(Runner):
         if not (resume_optimizer and saved):
             return None
         if is_folder(filename):
-            state = get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer)['state']  # allocates it
+            state = get_optimizer_state_dict(self.model, self.optim_wrapper.optimizer)['state']  # allocates the state
             load_tensors(dict(optimizer=state), filename, no_dist=not self.distributed)
             saved['state'] = self.optim_wrapper.state_dict()['state']
         else:
