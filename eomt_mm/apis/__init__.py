@@ -1,10 +1,10 @@
-"""Entry points for users: configurations with everything derived from them, models, and inference."""
+"""User entry points: load configs, build models, run inference."""
 
 from typing import Any
 
 from eomt_mm import compat
 
-compat.check_versions()  # before the first host is imported: one message names all that is missing
+compat.check_versions()  # before any host is imported: one message lists everything that is missing
 
 from eomt_mm.apis.config import load_config  # noqa: E402
 from eomt_mm.apis.inferencer import EoMTInferencer, init_inferencer  # noqa: E402

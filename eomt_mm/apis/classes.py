@@ -1,4 +1,4 @@
-"""Class names of a config, from its data sets or its top-level ``metainfo``, and class counts derived from them."""
+"""Read class names from a config's data sets or its top-level ``metainfo``, and derive the head's class counts."""
 
 import colorsys
 from collections.abc import Iterator
@@ -22,18 +22,18 @@ FIRST_COLOURS = (
 
 
 def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
-    """Bring the top-level ``metainfo`` into every data set, and class counts into the head.
+    """Copy the top-level ``metainfo`` to every data set, and set the head's class counts.
 
     ``metainfo`` states the class names once: ``classes`` or, for panoptic segmentation, ``thing_classes`` and
-    ``stuff_classes`` (classes are things, then stuff). A ``palette`` is made where none is given. Counts that the head
-    leaves out follow from the data set's classes; with a ``metainfo`` all of them do.
+    ``stuff_classes`` (classes are things, then stuff). Without a ``palette``, a default one is added. Class counts that
+    the head does not state are taken from the data set; with a ``metainfo``, all counts are.
 
     Args:
         cfg: changed in place.
-        fixed: dotted keys that the user set and that stay, such as 'model.decode_head.num_classes'.
+        fixed: dotted keys that the user set and that are not changed, such as 'model.decode_head.num_classes'.
 
     Raises:
-        ValueError: the metainfo does not state the classes that the task needs, or states them twice.
+        ValueError: the metainfo lacks the classes that the task needs, or repeats a class name.
     """
     stated = cfg.get('metainfo')
     if stated is not None and task_of(cfg):
@@ -54,10 +54,10 @@ def apply_metainfo(cfg: Config, fixed: Any = ()) -> None:
 
 
 def complete_metainfo(meta: dict[str, Any], task: str) -> dict[str, Any]:
-    """Class names and palette of a user's ``metainfo``, complete for a task ('semantic', 'instance', 'panoptic').
+    """Complete a user's ``metainfo`` for a task ('semantic', 'instance', 'panoptic') and check it.
 
     Raises:
-        ValueError: classes are missing, stated twice, or do not fit the palette.
+        ValueError: classes are missing or repeated, or the palette has fewer colours than there are classes.
     """
     for key in META_KEYS[:1] + META_KEYS[2:]:
         names = meta.get(key, ())
@@ -83,7 +83,7 @@ def complete_metainfo(meta: dict[str, Any], task: str) -> dict[str, Any]:
 
 
 def default_palette(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours of ``count`` classes: seven that colour-blind readers tell apart, then hues far from each other."""
+    """RGB colours of ``count`` classes: seven that colour-blind readers can distinguish, then well-separated hues."""
     more = []
     for k in range(count - len(FIRST_COLOURS)):
         hue, level = k * 0.618034 % 1, k // 8 % 3  # steps of the golden ratio never come near an earlier hue
@@ -97,7 +97,7 @@ def _short(meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def task_of(cfg: Config) -> str:
-    """'semantic', 'instance', 'panoptic', or for other models ''."""
+    """Task of a config's model: 'semantic', 'instance' or 'panoptic'; '' for other models."""
     model = cfg.get('model', {})
     if isinstance(model.get('decode_head'), dict):
         return 'semantic'
@@ -106,7 +106,7 @@ def task_of(cfg: Config) -> str:
 
 
 def datasets_of(cfg: Config) -> Iterator[dict[str, Any]]:
-    """The data sets of all loaders that read files, inside whatever wrappers."""
+    """Yield the configs of all loaders' data sets, unwrapped."""
     waiting = [cfg[loader]['dataset'] for loader in LOADERS if cfg.get(loader)]
     while waiting:
         dataset = waiting.pop()
@@ -117,7 +117,7 @@ def datasets_of(cfg: Config) -> Iterator[dict[str, Any]]:
 
 
 def _counts(cfg: Config) -> dict[str, str]:
-    """Keys of the head's class counts, and the kind of classes that each counts; empty for other models."""
+    """Map the keys of the head's class counts to the kind of classes that each counts; empty for other models."""
     head = 'model.panoptic_head'
     return dict(
         semantic={'model.decode_head.num_classes': 'classes'},
@@ -127,10 +127,10 @@ def _counts(cfg: Config) -> dict[str, str]:
 
 
 def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
-    """Class names and palette of a data set config: those of its type, then its own ``metainfo``.
+    """Class names and palette of a data set config: those of its type, overridden by its own ``metainfo``.
 
     Returns:
-        of ``classes``, ``palette``, ``thing_classes``, ``stuff_classes`` those that it states.
+        ``classes``, ``palette``, ``thing_classes`` and ``stuff_classes``, where stated.
     """
     while 'dataset' in dataset or 'datasets' in dataset:  # wrappers
         dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
@@ -141,7 +141,7 @@ def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
 
 
 def config_meta(cfg: Config) -> dict[str, Any]:
-    """:func:`dataset_meta` of the data set that a config tests on, or validates or trains on; empty without any."""
+    """:func:`dataset_meta` of a config's test, else validation, else training data; empty if it has none."""
     for loader in reversed(LOADERS):
         if cfg.get(loader):
             return dataset_meta(cfg[loader]['dataset'], cfg.get('default_scope', 'mmengine'))
@@ -149,7 +149,7 @@ def config_meta(cfg: Config) -> dict[str, Any]:
 
 
 def plain_meta(meta: dict[str, Any]) -> dict[str, Any]:
-    """The entries that checkpoints keep, as tuples, which ``torch.load(weights_only=True)`` reads."""
+    """Keep the entries that checkpoints store, as tuples, which ``torch.load(weights_only=True)`` can read."""
     return {key: _plain(meta[key]) for key in META_KEYS if meta.get(key) is not None}
 
 
@@ -161,7 +161,7 @@ def check_classes(cfg: Config) -> None:
     """Check the head's class counts against the data sets'.
 
     Raises:
-        ValueError: with both numbers and the class names.
+        ValueError: the counts differ; the message gives both and the class names.
     """
     model = cfg.get('model', {})
     for loader in LOADERS:

@@ -1,4 +1,4 @@
-"""Load configs: one override changes one setting and everything that is derived from it."""
+"""Load configs: one override changes a setting and everything derived from it."""
 
 import difflib
 import os.path as osp
@@ -18,7 +18,7 @@ from eomt_mm.apis.label_files import LABEL_KEYS, apply_label_files
 from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
 
-# Stated once at the top of a config, used in many places: overriding the top changes them all.
+# Stated once at the top of a config and used in many places: overriding the top-level key changes all of them.
 SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding', *LABEL_KEYS)
 # Top-level keys that are read while the file is parsed; overriding them later changes nothing.
 PARSED_KEYS = dict(
@@ -37,11 +37,11 @@ def load_config(
     """Read a config file, apply overrides, update everything derived from them, and check that the parts fit.
 
     Args:
-        path: of the config.
-        cfg_options: overrides, dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``,
+        path: config file.
+        cfg_options: overrides that map dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``,
             ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`), ``label_ids``, ``img_suffix``
-            and ``seg_map_suffix`` (:func:`~eomt_mm.apis.label_files.apply_label_files`) reach every place that uses
-            them, also where a config file restates those of its bases.
+            and ``seg_map_suffix`` (:func:`~eomt_mm.apis.label_files.apply_label_files`) are applied wherever they are
+            used, even where a config file restates the value of its base configs.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.hosts.zip_backend`).
 
@@ -50,12 +50,12 @@ def load_config(
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: ``img_size`` or ``label_ids`` is stated in different ways, or overridden where there is none, or the
-            head's classes are not those of the data.
+        ValueError: ``img_size`` or ``label_ids`` has conflicting values, or is overridden where the config has none, or
+            the head's class counts do not match the data.
     """
     if not Path(path).is_file():
         raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
-    install()  # before anything is read: not every config builds a type of ours first
+    install()  # before the file is read: the first type that a config builds need not be one of ours
     cfg = Config.fromfile(path, import_custom_modules=False)
     _import_modules(cfg)
     options = dict(cfg_options or {})
@@ -88,7 +88,7 @@ def load_config(
 
 
 def image_folder(cfg: Config) -> str:
-    """Folder of the images that a config tests on; where several data sets are joined, the one that all are below."""
+    """Folder of a config's test images; for several data sets, their common parent folder."""
     datasets, folders = [cfg.test_dataloader.dataset], []
     for dataset in datasets:
         if 'dataset' in dataset or 'datasets' in dataset:  # wrappers
@@ -100,7 +100,7 @@ def image_folder(cfg: Config) -> str:
 
 
 def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
-    """All dicts below ``node`` with their dotted keys."""
+    """Yield all dicts in ``node``, itself included, with their dotted keys."""
     if isinstance(node, dict):
         yield prefix, node
         items: Any = node.items()
@@ -113,12 +113,12 @@ def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
-    """Dicts that state ``name``, with its dotted key."""
+    """List the dicts that contain ``name``, with its dotted key in each."""
     return [(part, f'{key}.{name}' if key else name) for key, part in _walk(cfg) if name in part]
 
 
 def _stated_root(cfg: Config) -> str | None:
-    """Root of the data sets' paths: the config's ``data_root``, or that of its bases if paths still begin with it."""
+    """Root of the data sets' paths: the config's ``data_root`` or, if no path is below it, a data set's own."""
     root = cfg.get('data_root')
     if root is None:
         return None
@@ -130,7 +130,7 @@ def _stated_root(cfg: Config) -> str | None:
 
 
 def _settle_root(cfg: Config, old: str | None) -> None:
-    """Move paths below the root ``old`` to the root that the config or the user states."""
+    """Replace the root ``old`` of all paths with the ``data_root`` of the config or the user."""
     root = cfg.get('data_root')
     if root is not None:
         cfg.data_root = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
@@ -138,10 +138,10 @@ def _settle_root(cfg: Config, old: str | None) -> None:
 
 
 def _import_modules(cfg: Config) -> None:
-    """Import ``custom_imports``, also those of projects that are not installed.
+    """Import ``custom_imports``, including packages of projects that are not installed.
 
-    They are found beside the config files of ``projects/NAME/`` that the config is or is based on or, where it is
-    elsewhere (such as the one that a training left in its folder), by their names.
+    A project's package is found in ``projects/NAME/`` if the config or one of its bases is in that folder. Otherwise
+    (for example, a config that training saved in its work directory) it is found by its name.
     """
     folders = [folder for file in _files(cfg) for folder in file.parents if folder.parent.name == 'projects']
     stated = dict(cfg.get('custom_imports') or {})
@@ -158,7 +158,7 @@ def _import_modules(cfg: Config) -> None:
 
 
 def _files(cfg: Config) -> list[Path]:
-    """The files that a config is made of; their text, which mmengine keeps, starts with their names."""
+    """List a config's files, bases included: mmengine keeps their text, and each file's text starts with its path."""
     names = [line for line in cfg.text.splitlines() if line.endswith('.py') and osp.isabs(line)]
     return [Path(name).resolve() for name in names if osp.isfile(name)]
 
@@ -168,7 +168,7 @@ def _is_below(path: str, root: str) -> bool:
 
 
 def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
-    """Replace the root ``old`` of every path; in a config without one, the data sets' roots."""
+    """Replace the root ``old`` of every path; if ``old`` is None, replace every ``data_root``."""
     for _, part in _walk(cfg):
         for key, value in part.items():
             if not isinstance(value, str):
@@ -181,7 +181,7 @@ def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
 
 
 def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
-    """Metrics that name annotation files of their own read those of the data set that they evaluate."""
+    """Point metrics that name annotation files at the files of the data set that they evaluate."""
     for split in ('val', 'test'):
         loader, metrics = cfg.get(f'{split}_dataloader'), cfg.get(f'{split}_evaluator')
         if not loader or not metrics:
@@ -190,7 +190,7 @@ def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
         root, prefix = dataset.get('data_root') or '', dataset.get('data_prefix') or {}
         paths = dict(ann_file=dataset.get('ann_file'), seg_prefix=prefix.get('seg'))
         for metric in metrics if isinstance(metrics, list) else [metrics]:
-            # mmdet's data sets do not hand their files to metrics
+            # mmdet's data sets do not pass their annotation files to metrics
             needed = FILES_OF_METRICS.get(str(metric['type']), ()) if str(dataset['type']) in HOST_DATASETS else ()
             for key, path in paths.items():
                 if path and (metric.get(key) or key in needed) and f'{split}_evaluator.{key}' not in options:
@@ -198,7 +198,7 @@ def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _drop_hooks(cfg: Config) -> None:
-    """Removes ``default_hooks`` that are None. Of its own defaults mmengine does so itself, others it refuses."""
+    """Remove ``default_hooks`` that are None. mmengine removes only its own default hooks and rejects others."""
     hooks = cfg.get('default_hooks') or {}
     for name in [name for name, hook in hooks.items() if hook is None and name not in MMENGINE_HOOKS]:
         del hooks[name]
@@ -208,7 +208,7 @@ def _check_img_size(cfg: Config) -> None:
     stated: dict[str, list[str]] = {}
     for part, key in _places(cfg._cfg_dict, 'img_size'):
         stated.setdefault(str(part['img_size']), []).append(key)
-    # The ViT's own size only says for which size its positions are stored.
+    # The backbone's img_size is only the size for which its position embeddings are stored.
     differing = {size: [key for key in keys if 'backbone' not in key] for size, keys in stated.items()}
     differing = {size: keys for size, keys in differing.items() if keys}
     if len(differing) > 1:
@@ -217,7 +217,7 @@ def _check_img_size(cfg: Config) -> None:
 
 
 def _warn_unread(cfg: Config, options: dict[str, Any]) -> None:
-    """Warn for overrides that nothing reads: unknown keys, and those read while the file was parsed."""
+    """Warn about overrides without effect: unknown keys, and keys that are only used while the file is parsed."""
     for option in options:
         top, *rest = option.split('.')
         if top in PARSED_KEYS:
@@ -233,7 +233,7 @@ def _warn_unread(cfg: Config, options: dict[str, Any]) -> None:
 
 
 def _is_unknown(node: Any, keys: list[str]) -> bool:
-    """Whether keys lead to nothing, below a part whose type would refuse unknown arguments."""
+    """Whether ``keys`` lead to a missing entry of a part without ``type`` (a type checks its arguments itself)."""
     for key in keys:
         if isinstance(node, list | tuple) and key.isdigit() and int(key) < len(node):
             node = node[int(key)]

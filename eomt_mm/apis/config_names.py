@@ -1,4 +1,4 @@
-"""Configs by their names, which are unique over the tree: of the repository, or of the installed package."""
+"""Find configs by name, in a checkout or in the installed package; names are unique."""
 
 import difflib
 from pathlib import Path
@@ -9,14 +9,14 @@ PROJECTS = Path(eomt_mm.__file__).parent.parent / 'projects'  # of a checkout; a
 
 
 def find_config(config: str | Path) -> Path:
-    """The file of a config.
+    """Find a config file by path or name.
 
     Args:
-        config: path, or the name of one of the package, with or without ``.py``, such as
+        config: path, or name of a config of the package or of a project, with or without ``.py``, such as
             'eomt_dinov2-l_12e_coco-panoptic-640'.
 
     Raises:
-        FileNotFoundError: there is neither such a file nor such a name; similar names are given.
+        FileNotFoundError: there is no such file or name; the message suggests similar names.
     """
     path = Path(config).expanduser()
     if path.is_file():
@@ -31,7 +31,7 @@ def find_config(config: str | Path) -> Path:
 
 
 def shipped_configs() -> list[Path]:
-    """The configs that come along, without the fragments that they are made of."""
+    """List the configs that the package ships with, without the ``_base_`` fragments."""
     package = Path(eomt_mm.__file__).parent
     for root in (package.parent, package / '.mim'):  # a checkout, an installed package
         folder = root / 'configs' / 'eomt'
@@ -41,5 +41,5 @@ def shipped_configs() -> list[Path]:
 
 
 def project_configs() -> list[Path]:
-    """The configs of the projects of a checkout, without fragments; an installed package has none."""
+    """List the projects' configs, without the ``_base_`` fragments; an installed package has none."""
     return sorted(path for path in PROJECTS.glob('*/configs/**/*.py') if '_base_' not in path.parts)

@@ -1,4 +1,4 @@
-"""A model in the form that exporters need: its network, and metadata (classes, geometry, thresholds)."""
+"""Prepare a model for export: its network, and its metadata (classes, geometry, thresholds)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +22,7 @@ def head_of(model: nn.Module) -> EoMTSegHead | EoMTDetHead:
     """The head of a model that :func:`~eomt_mm.apis.init_model` built.
 
     Raises:
-        ValueError: for models of others.
+        ValueError: the model is not an EoMT.
     """
     if isinstance(model, EoMTSegmentor):
         return model.decode_head
@@ -32,7 +32,7 @@ def head_of(model: nn.Module) -> EoMTSegHead | EoMTDetHead:
 
 
 def task_of(head: EoMTHead) -> str:
-    """'semantic', 'instance' or 'panoptic'."""
+    """Task of a head: 'semantic', 'instance' or 'panoptic'."""
     return head.task if isinstance(head, EoMTDetHead) else 'semantic'
 
 
@@ -54,10 +54,10 @@ def network_of(
         model: see :func:`head_of`.
         size: side or (height, width) of the input in pixels; None: that of the config.
         with_postprocess: put the post-processing into the graph.
-        half: float16.
+        half: run in float16.
 
     Raises:
-        ValueError: for models of others, or a size that does not fit.
+        ValueError: the model is not an EoMT, or cannot take this size.
     """
     head, preprocessor = head_of(model), model.data_preprocessor
     fitting: Size = preprocessor.img_size if size is None else as_size(size)
@@ -67,13 +67,13 @@ def network_of(
 
 
 def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, dynamic_batch: bool) -> dict[str, Any]:
-    """Everything that using the file takes, in JSON's types.
+    """Metadata of an exported file, with everything needed to use it, in JSON types.
 
     Args:
-        model: with ``dataset_meta``.
-        network: made from it.
-        weights: checkpoint; None: random.
-        dynamic_batch: whether the file takes any number of images.
+        model: model with ``dataset_meta``.
+        network: what :func:`network_of` made from the model.
+        weights: checkpoint; None: random weights.
+        dynamic_batch: whether the file takes batches of any size.
     """
     head, meta = head_of(model), model.dataset_meta
     padding = issubclass(model.data_preprocessor.geometry_class, Padding)

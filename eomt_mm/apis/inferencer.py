@@ -1,4 +1,4 @@
-"""Inference: from image files, folders, arrays or videos to samples, dictionaries, pictures and result files."""
+"""Run inference on image files, folders, arrays or videos; return dictionaries, samples or pictures, or write files."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -64,7 +64,7 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` are those of a subclass."""
+    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` holds those of a subclass."""
 
     batch_size: int
     on_error: str
@@ -87,18 +87,18 @@ class EoMTInferencer(BaseInferencer):
         inferencer = EoMTInferencer('eomt_dinov2-l_12e_coco-panoptic-640', 'hf://tue-mps/coco_panoptic_eomt_large_640')
         found = inferencer('photos/', batch_size=4, out_dir='results')['predictions']
 
-    :func:`init_inferencer` takes configs of video models, too. A project adds the inferencer of its model as a
-    subclass, registered under the model's name; it may replace every method without an underscore.
+    :func:`init_inferencer` also takes configs of video models. A project adds the inferencer of its model as a
+    subclass, registered under the model's name; it may override any method without a leading underscore.
 
     Args:
-        config: path, name of a config that is shipped (:func:`~eomt_mm.apis.config_names.find_config`), or what
+        config: path, name of a shipped config (:func:`~eomt_mm.apis.config_names.find_config`), or a config that
             :func:`~eomt_mm.apis.load_config` returned.
         checkpoint: in any format that :func:`~eomt_mm.apis.init_model` reads. None: random weights, and a warning.
-        device: such as 'cuda:1'. None: the GPU where there is one, else the CPU.
+        device: such as 'cuda:1'. None: the GPU if there is one, else the CPU.
         task: required task of the model, 'semantic', 'instance' or 'panoptic'. None: any.
-        amp_dtype: 'float16' or 'bfloat16': runs the network in mixed precision, the post-processing in float32.
-        cfg_options: overrides of the config, dotted keys to values.
-        show_progress: progress bar on stderr, where that is a terminal.
+        amp_dtype: 'float16' or 'bfloat16' to run the network in mixed precision; the post-processing stays in float32.
+        cfg_options: overrides of the config that map dotted keys to values.
+        show_progress: show a progress bar on stderr, if that is a terminal.
 
     Attributes:
         kind: unit in which results are counted, 'image' or 'video'.
@@ -107,7 +107,7 @@ class EoMTInferencer(BaseInferencer):
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the model is no EoMT or has another task, the weights do not fit the model, or ``device`` or
+        ValueError: the model is not an EoMT or has another task, the weights do not fit the model, or ``device`` or
             ``amp_dtype`` is not available.
     """
 
@@ -151,7 +151,7 @@ class EoMTInferencer(BaseInferencer):
         print_result: bool = False,
         **options: Any,
     ) -> dict[str, list[Any]]:
-        """Segment all inputs and keep all results in memory; :meth:`stream` yields them one at a time.
+        """Segment all inputs and return all results at once; :meth:`stream` yields them one at a time.
 
         Args:
             inputs, return_datasamples, batch_size: see :meth:`stream`.
@@ -159,8 +159,8 @@ class EoMTInferencer(BaseInferencer):
             **options: further arguments of :meth:`stream`.
 
         Returns:
-            ``predictions``, one per image in their order, and ``visualization``, the pictures with ``return_vis``, else
-            an empty list.
+            ``predictions``, one per image in input order, and ``visualization``, the pictures if ``return_vis`` is
+            set, else an empty list.
         """
         results = list(
             self.stream(inputs, batch_size, return_datasamples=return_datasamples, print_result=print_result, **options)
@@ -184,32 +184,32 @@ class EoMTInferencer(BaseInferencer):
         on_error: str = 'raise',
         **options: Any,
     ) -> Iterator[Result]:
-        """Segment image after image, in bounded memory: a batch of images at a time, of videos too.
+        """Segment the inputs batch by batch, videos too, in bounded memory, and yield the results.
 
         Args:
             inputs: image, video, folder, pattern, array, PIL image or a list of these; see
                 :func:`~eomt_mm.apis.inputs.find_sources`. Sizes may differ within a batch.
             batch_size: number of images per batch.
             out_dir: folder for pictures (``vis/``, :class:`~eomt_mm.apis.result_files.PictureFiles`) and results
-                (``preds/``, :class:`~eomt_mm.apis.result_files.PredictionFiles`). None or '': none are written.
-            return_datasamples: return the host's samples in place of dictionaries; semantic ones with ``seg_logits``.
+                (``preds/``, :class:`~eomt_mm.apis.result_files.PredictionFiles`). None or '': write no files.
+            return_datasamples: return the host's samples instead of dictionaries; semantic samples have ``seg_logits``.
             return_vis: return the pictures.
-            no_save_vis, no_save_pred: leave pictures or results out of ``out_dir``.
+            no_save_vis, no_save_pred: do not write pictures or results to ``out_dir``.
             print_result: print a line per image.
             pred_score_thr: score threshold in [0, 1]. Instance: for results that are returned, written and drawn; None:
-                0.3. Panoptic: the head's ``score_thr``; None: as in the config.
-            overlap_thr: panoptic only: the head's ``overlap_thr``; None: as in the config.
+                0.3. Panoptic: the head's ``score_thr``; None: the config's value.
+            overlap_thr: panoptic only: the head's ``overlap_thr``; None: the config's value.
             channel_order: channel order of arrays, 'bgr' or 'rgb'.
-            on_error: 'raise', or 'skip' to continue after a file that cannot be read; a warning reports it, and
-                ``skipped`` lists it afterwards.
+            on_error: 'raise', or 'skip' to skip files that cannot be read; each is reported by a warning and listed
+                in ``skipped``.
             **options: arguments named in ``extra_options``.
 
         Returns:
-            iterator of results in the order of images. Files are complete when it is exhausted.
+            iterator of results in input order. Files are complete once it is exhausted.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: an argument is invalid (raised at once), or a file cannot be read
-                (raised during the iteration).
+            FileNotFoundError, TypeError, ValueError: an argument is invalid (raised immediately), or a file cannot be
+                read (raised during iteration).
         """
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size}: at least 1')
@@ -239,7 +239,7 @@ class EoMTInferencer(BaseInferencer):
         return self._results(sources, request)
 
     def _checked_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Options of the subclass, with defaults filled in; unknown options must be None or False."""
+        """Check the subclass's options and fill in defaults; unknown options must be None or False."""
         unknown = {k: v for k, v in given.items() if k not in self.extra_options and v not in (None, False)}
         if unknown:
             stated = ', '.join(f'{name}={value!r}' for name, value in unknown.items())
@@ -276,10 +276,10 @@ class EoMTInferencer(BaseInferencer):
                     video = image.video.name if image.video and self.kind == 'video' else None
                     yield Result(image.name, given, picture if request.return_vis else None, video)
 
-    # Steps of a call, in their order ---------------------------------------------------------------------------------
+    # Steps of a call, in order ---------------------------------------------------------------------------------------
 
     def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> Sequence[Source]:
-        """Sources of the inputs, in the order of results; ``find`` is ``inputs.find_sources`` with bound arguments."""
+        """List the inputs' sources in result order; ``find`` is ``inputs.find_sources`` with its arguments bound."""
         return find()
 
     def prediction_files(self, folder: Path, options: Mapping[str, Any]) -> PredictionFiles:
@@ -292,20 +292,20 @@ class EoMTInferencer(BaseInferencer):
         request: Request,
         counted: Callable[[Iterable[ImageInput]], Iterator[ImageInput]],
     ) -> Iterator[Predicted]:
-        """Images with their samples, on the CPU; ``counted`` passes images through and counts them."""
+        """Yield batches of images with their predicted samples, on the CPU; ``counted`` advances the progress bar."""
         for loaded, data in self.preprocess(counted(images_of(sources)), request.batch_size, request.on_error):
             yield loaded, self.forward(data, **request.settings)
 
     def preprocess(
         self, inputs: Iterable[ImageInput], batch_size: int = 1, on_error: str = 'raise'
     ) -> Iterator[tuple[list[Loaded], Item]]:
-        """Batches for the model, each with its loaded images."""
+        """Yield batches for the model, each with its loaded images."""
         readable = self.readable(inputs, on_error)
         while batch := list(islice(readable, batch_size)):
             yield [loaded for loaded, _ in batch], self.packed([item for _, item in batch])
 
     def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
-        """Loaded images with the dictionaries that the pipeline starts from, without skipped files."""
+        """Load images and yield each with the dictionary that the pipeline starts from; skip unreadable files."""
         for image in inputs:
             if image.pixels is not None:
                 pixels = image.pixels()
@@ -323,12 +323,12 @@ class EoMTInferencer(BaseInferencer):
             yield (image, item['img']), item
 
     def packed(self, items: list[Item]) -> Item:
-        """Run the pipeline on the items and collate them to a batch."""
+        """Run the pipeline on the items and collate them into a batch."""
         return dict(self.collate_fn([self.pipeline(item) for item in items]))
 
     @torch.no_grad()
     def forward(self, inputs: Item, **settings: Any) -> list[Sample]:
-        """Samples with predictions, on the CPU; ``settings`` replace attributes of the head for this batch only."""
+        """Predict a batch and return its samples on the CPU; ``settings`` override the head's for this batch only."""
         data = self.model.data_preprocessor(inputs, training=False)
         with changed(self.head, settings):
             samples = self.head.predict_inputs(self._network, data['inputs'], data['data_samples'])
@@ -339,7 +339,7 @@ class EoMTInferencer(BaseInferencer):
             return self.model.extract_feat(inputs)
 
     def segments(self, sample: Any, score_thr: float) -> list[Segment]:
-        """Segments of an image; instances from ``score_thr`` on, best first."""
+        """Segments of an image; instances with scores of at least ``score_thr``, best first."""
         return predicted_segments(sample, len(self.meta['classes']), score_thr)
 
     def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
@@ -347,7 +347,7 @@ class EoMTInferencer(BaseInferencer):
         return drawn_segments(segments[::-1] if self.task == 'instance' else segments, self.meta)
 
     def postprocess(self, preds: Sequence[Any], score_thr: float) -> list[Prediction]:
-        """Convert samples to dictionaries, see :func:`~eomt_mm.apis.results.prediction_of`."""
+        """Convert samples to dictionaries; see :func:`~eomt_mm.apis.results.prediction_of`."""
         num_things = None if self.task == 'semantic' else self.num_things
         return [
             prediction_of(
@@ -358,7 +358,7 @@ class EoMTInferencer(BaseInferencer):
         ]  # fmt: skip
 
     def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Any], score_thr: float) -> list[np.ndarray]:
-        """Pictures (H, W, 3) uint8 RGB of samples over their images, BGR."""
+        """Draw predictions over their images (BGR) and return the pictures, (H, W, 3) uint8 RGB."""
         pictures = []
         for pixels, sample in zip(inputs, preds, strict=True):
             drawn = self.drawn(self.segments(sample, score_thr))
@@ -379,7 +379,7 @@ class EoMTInferencer(BaseInferencer):
         return pseudo_collate
 
     def _init_visualizer(self, cfg: Config) -> None:
-        """None: pictures are drawn by :mod:`eomt_mm.visualization`."""
+        """Build no visualizer: :mod:`eomt_mm.visualization` draws the pictures."""
 
 
 def init_inferencer(

@@ -1,4 +1,4 @@
-"""What an inferencer is made from, checked: config, device, precision, task, class names, pipeline, thresholds."""
+"""Check and build an inferencer's parts: config, device, precision, task, class names, pipeline, thresholds."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,11 +19,11 @@ Item = dict[str, Any]
 
 
 def config_of(config: str | Path | Config, cfg_options: dict[str, Any] | None = None) -> Config:
-    """A config from its path, its name, or as it is where it is loaded already.
+    """Load a config from its path or name; return a loaded config unchanged.
 
     Raises:
         FileNotFoundError: there is no such config.
-        ValueError: overrides of a config that is loaded already.
+        ValueError: overrides are given for a config that is already loaded.
     """
     if not isinstance(config, Config):
         return load_config(find_config(config), cfg_options)
@@ -33,9 +33,9 @@ def config_of(config: str | Path | Config, cfg_options: dict[str, Any] | None = 
 
 
 def inferencer_class(cfg: Config) -> type:
-    """The inferencer that runs a config's model.
+    """Find the inferencer class for a config's model.
 
-    mmengine's registry ``INFERENCERS`` has it under the name of the model's class, or of a class that it extends. A
+    It is registered in mmengine's ``INFERENCERS`` under the name of the model's class or of one of its base classes. A
     project adds its own with ``@INFERENCERS.register_module(name='ITS_MODEL')``.
 
     Raises:
@@ -52,10 +52,10 @@ def inferencer_class(cfg: Config) -> type:
 
 
 def check_inferencer(cfg: Config, kind: type) -> None:
-    """Check that an inferencer runs a config's model.
+    """Check that an inferencer class can run a config's model.
 
     Raises:
-        ValueError: naming what does.
+        ValueError: it cannot; the message names the class that can.
     """
     needed = inferencer_class(cfg)
     registered = next(base for base in kind.__mro__ if base in INFERENCERS.module_dict.values())
@@ -72,14 +72,14 @@ def name_of(cfg: Config) -> str:
 
 
 def task_of(cfg: Config, wanted: str | None = None) -> str:
-    """'semantic', 'instance' or 'panoptic': of a ``panoptic_head`` its ``task``, of a ``decode_head`` semantic.
+    """Task of a config's model: 'semantic' for a ``decode_head``, else the ``task`` of its ``panoptic_head``.
 
     Args:
-        cfg: of a model that :func:`inferencer_class` knows.
-        wanted: the task that it must have; None: any.
+        cfg: config of a model that :func:`inferencer_class` supports.
+        wanted: required task; None: any.
 
     Raises:
-        ValueError: the model has another.
+        ValueError: the model has another task.
     """
     if wanted is not None and wanted not in TASKS:
         raise ValueError(f"task='{wanted}': one of {TASKS}")
@@ -93,7 +93,7 @@ def task_of(cfg: Config, wanted: str | None = None) -> str:
 
 
 def device_of(name: str | None) -> torch.device:
-    """The device of that name; None: the GPU where there is one, else the CPU.
+    """Device by name; None: the GPU if there is one, else the CPU.
 
     Raises:
         ValueError: there is no such device.
@@ -111,10 +111,10 @@ def device_of(name: str | None) -> torch.device:
 
 
 def amp_dtype_of(name: str | None, device: torch.device) -> torch.dtype | None:
-    """The type of mixed precision; None: none.
+    """Data type for mixed precision; None: no mixed precision.
 
     Raises:
-        ValueError: another name than those of ``AMP_DTYPES``, or float16 on the CPU.
+        ValueError: the name is not in ``AMP_DTYPES``, or float16 on the CPU.
     """
     if name is None:
         return None
@@ -127,10 +127,10 @@ def amp_dtype_of(name: str | None, device: torch.device) -> torch.dtype | None:
 
 
 def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
-    """``dataset_meta`` with a name for every class: their numbers where it has none.
+    """Add class names such as 'class 0' to a ``dataset_meta`` without any, and check their number.
 
     Raises:
-        ValueError: it has names for another number of classes.
+        ValueError: the number of names differs from ``num_classes``.
     """
     classes = tuple(meta.get('classes') or (f'class {k}' for k in range(num_classes)))
     if len(classes) != num_classes:
@@ -142,7 +142,7 @@ def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
 
 
 def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
-    """What loads an image, and the rest of the test pipeline: without steps of ``type='Load...'``, at any depth.
+    """Split the test pipeline into the step that loads an image, and the rest without any ``type='Load...'`` step.
 
     Raises:
         ValueError: the config has no test pipeline.
@@ -157,12 +157,12 @@ def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
     others, loading = _without_loading(dataset['pipeline'])
     first = next((step for step in loading if 'LoadImage' in step['type']), {})
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
-        # our loading has the arguments of mmcv's, and errors that name the file
+        # takes the same arguments as mmcv's transform, and its errors name the file
         return TRANSFORMS.build({**first, 'type': 'eomt_mm.LoadImage'}), Compose(others)
 
 
 def _without_loading(steps: list[Item]) -> tuple[list[Item], list[Item]]:
-    """Steps that load nothing, and those that do; of wrappers (``transforms``) what they hold."""
+    """Split steps into those that do not load files and those that do, recursing into wrappers (``transforms``)."""
     others: list[Item] = []
     loading: list[Item] = []
     for step in steps:
@@ -178,15 +178,15 @@ def _without_loading(steps: list[Item]) -> tuple[list[Item], list[Item]]:
 
 
 def head_settings(task: str, score_thr: float | None, overlap_thr: float | None, scores: bool) -> dict[str, Any]:
-    """Attributes of a head that the arguments of a call replace.
+    """Attributes of the head to override during a call.
 
     Args:
         task: of the head.
-        score_thr, overlap_thr: in [0, 1]; None: as in the config.
+        score_thr, overlap_thr: in [0, 1]; None: the config's value.
         scores: keep the class scores of every pixel (semantic).
 
     Raises:
-        ValueError: a threshold is out of range, or the task has none.
+        ValueError: a threshold is out of range, or does not apply to the task.
     """
     for name, value in dict(pred_score_thr=score_thr, overlap_thr=overlap_thr).items():
         if value is not None and not 0 <= value <= 1:
@@ -203,7 +203,7 @@ def head_settings(task: str, score_thr: float | None, overlap_thr: float | None,
 
 @contextmanager
 def changed(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """Give attributes of a module other values for a while."""
+    """Set attributes of a module within the context, and restore them afterwards."""
     before = {name: getattr(module, name) for name in values}
     try:
         for name, value in values.items():

@@ -1,4 +1,4 @@
-"""Inputs of an inference, as a sequence of images: files, folders, arrays, PIL images, videos."""
+"""Turn inference inputs (files, folders, arrays, PIL images, videos) into a sequence of images."""
 
 import glob
 import os
@@ -19,9 +19,9 @@ from eomt_mm.fileio.images import IMAGE_SUFFIXES, check_pixels, to_8_bits
 from eomt_mm.fileio.result_names import name_below
 
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
-DEEP_MODES = ('F', 'I', 'I;16', 'I;16B', 'I;16L')  # of Pillow, with more than 8 bits; colours never have more there
+DEEP_MODES = ('F', 'I', 'I;16', 'I;16B', 'I;16L')  # Pillow modes with more than 8 bits; none of them has colour
 CHANNEL_ORDERS = ('bgr', 'rgb')
-DEFAULT_FPS = 25.0  # of files that do not tell
+DEFAULT_FPS = 25.0  # of files that do not state a frame rate
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,10 @@ class Video:
     """A video file, read frame by frame.
 
     Attributes:
-        name: of its results, unique in a call.
-        path: of the file; of other videos their folder, or None.
+        name: name of its results, unique within a call.
+        path: the file; for other videos, their folder or None.
         fps: frames per second.
-        num_frames: as the file states it; 0 where it does not.
+        num_frames: as stated in the file; 0 if it is not stated.
     """
 
     name: str
@@ -59,10 +59,10 @@ class Video:
         return cls(name, path, fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(count)))
 
     def frames(self) -> Iterator['ImageInput']:
-        """Frames in their order; only the current one is in memory.
+        """Yield the frames in order; only the current one is in memory.
 
         Raises:
-            ValueError: not a single frame can be decoded.
+            ValueError: no frame can be decoded.
         """
         capture = cv2.VideoCapture(str(self.path))
         try:
@@ -81,13 +81,14 @@ class Video:
 
 @dataclass(frozen=True)
 class ImageInput:
-    """One image.
+    """One input image.
 
     Attributes:
-        name: of its results, unique in a call: without suffix, below its folder where one was given.
-        path: of its file; None for arrays, PIL images and frames.
-        pixels: for those, gives them as uint8 (H, W, 3), BGR.
-        video: whose frame it is.
+        name: name of its results, unique within a call: the file name without suffix, relative to the input folder if
+            one was given.
+        path: its file; None for arrays, PIL images and frames.
+        pixels: for images without a file, a function that returns the pixels as uint8 (H, W, 3), BGR.
+        video: the video that a frame belongs to, else None.
     """
 
     name: str
@@ -111,7 +112,7 @@ class Names:
         self._taken: set[str] = set()
 
     def unique(self, name: str) -> str:
-        """``name``; if it is taken, with ``_2``, ``_3``, ... appended."""
+        """Return ``name``, with ``_2``, ``_3``, ... appended if it is taken."""
         candidate, count = name, 1
         while candidate.casefold() in self._taken:
             count += 1
@@ -120,7 +121,7 @@ class Names:
         return candidate
 
     def next_number(self) -> str:
-        """'00000000', '00000001', ..."""
+        """Return the next running number as a name: '00000000', '00000001', ..."""
         self.number += 1
         return self.unique(f'{self.number - 1:08d}')
 
@@ -133,22 +134,22 @@ def find_sources(
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
     unreadable: list[Path] | None = None,
 ) -> list[Source]:
-    """List the images and videos of the inputs, checked as far as possible without reading images.
+    """List the images and videos of the inputs, and check them as far as possible without reading images.
 
     Args:
         inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, folder by folder
             in the order of names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4,
-            alpha is dropped), uint8; PIL image, which is turned as its EXIF entry says; or a list of these.
+            alpha is dropped), uint8; PIL image, which is rotated according to its EXIF orientation; or a list of these.
         channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
-        names: of the images; None: new ones.
-        ignored: folders whose images are left out of others.
-        suffixes: of the files that folders are searched for.
-        unreadable: takes videos that cannot be read, which a warning names; None: they are errors.
+        names: names taken so far; None: none.
+        ignored: folders whose images are skipped when they lie inside an input folder.
+        suffixes: suffixes of the files to find in folders.
+        unreadable: list that collects videos that cannot be read, with a warning; None: raise an error.
 
     Raises:
-        FileNotFoundError: there is no such file, or no such file in a folder.
-        TypeError: an input is of another type.
-        ValueError: an address, an empty list, an array of another shape or type, an unreadable video.
+        FileNotFoundError: there is no such file, or a folder contains no images.
+        TypeError: an input has an unsupported type.
+        ValueError: an input is a URL, an empty list, an array of an unsupported shape or type, or an unreadable video.
     """
     if channel_order not in CHANNEL_ORDERS:
         raise ValueError(f"channel_order='{channel_order}': one of {CHANNEL_ORDERS}")
@@ -167,7 +168,7 @@ def find_sources(
 
 
 def images_of(sources: Iterable[Source]) -> Iterator[ImageInput]:
-    """The images of all sources, of videos frame by frame."""
+    """Yield the images of all sources, and videos frame by frame."""
     for source in sources:
         if isinstance(source, Video):
             yield from source.frames()
@@ -182,7 +183,7 @@ def count_images(sources: Iterable[Source]) -> int | None:
 
 
 def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]:
-    """Files that a path or pattern stands for, and their names."""
+    """List the files that a path or pattern stands for, with their names."""
     if '://' in given:
         raise ValueError(f"input '{given}': addresses are not read; download the file and give its path")
     path = Path(given).expanduser()
@@ -193,7 +194,7 @@ def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequ
     files = sorted((file for file in files if not file.is_dir()), key=_in_order)
     if not files:
         raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
-    # Of a pattern, names keep the path below its folders without wildcards.
+    # Names of a pattern's files are relative to its leading folders without wildcards.
     folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parent.parts))
     return [(file, names.unique(name_below(str(file), None if path.exists() else str(folder)))) for file in files]
 
@@ -212,7 +213,7 @@ def _from_file(path: Path, name: str, unreadable: list[Path] | None) -> Source |
 
 
 def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
-    """Files in a folder and its sub-folders, in order; hidden ones are left out."""
+    """List the files in a folder and its sub-folders, in order, without hidden ones."""
     files = sorted(
         (
             file
@@ -232,7 +233,7 @@ def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str])
 
 
 def _in_order(path: Path) -> tuple[Any, ...]:
-    """A key that sorts folder by folder, and names with numbers by those: frame9 before frame10."""
+    """Sort key: folder by folder, with numbers in names in numerical order (frame9 before frame10)."""
     folder, name = (
         [[(text, int(digits or 0)) for text, digits in re.findall('([^0-9]*)([0-9]*)', part)] for part in parts]
         for parts in (path.parent.parts, [path.stem])
@@ -241,7 +242,7 @@ def _in_order(path: Path) -> tuple[Any, ...]:
 
 
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
-    """Function that returns the pixels of an array or a PIL image as BGR; nothing is converted before it is called."""
+    """Check an array or PIL image, and return a function that converts it to BGR pixels when called."""
     if isinstance(image, Image.Image):
         check_pixels(image.width, image.height, 'PIL image')
         return partial(_pixels_of, image)
@@ -261,11 +262,11 @@ def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
 
 
 def _pixels_of(image: Image.Image) -> np.ndarray:
-    """(H, W, 3), uint8, BGR, of a PIL image, which is turned as its EXIF entry says."""
+    """Pixels of a PIL image, rotated according to its EXIF orientation: (H, W, 3), uint8, BGR."""
     try:
         turned = ImageOps.exif_transpose(image)
         values = np.asarray(turned if turned.mode in DEEP_MODES else turned.convert('RGB'))
-    # PIL decodes only now, and raises whatever its codecs do.
+    # PIL decodes only now, and passes on the errors of its codecs.
     except (OSError, SyntaxError, ValueError) as error:
         raise ValueError(f'PIL image {getattr(image, "filename", "")} cannot be decoded ({error})') from error
     if values.ndim == 2:

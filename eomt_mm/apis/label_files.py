@@ -1,4 +1,4 @@
-"""What label maps hold and how files are named, stated once at the top of a semantic config."""
+"""Apply the label values and file suffixes stated at the top of a semantic config to all parts that use them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,18 +14,20 @@ METRIC = 'eomt_mm.SemanticIoU'
 
 
 def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], options: dict[str, Any]) -> None:
-    """Brings the top-level ``label_ids``, ``img_suffix`` and ``seg_map_suffix`` to all that reads or writes files.
+    """Copy the top-level ``label_ids``, ``img_suffix`` and ``seg_map_suffix`` to all parts that read or write files.
 
-    ``label_ids``, the value of each class in the label maps, reaches each ``eomt_mm.LoadSemanticMap`` and, where the
-    values fit into 8 bits, result files of ``eomt_mm.SemanticIoU``. The suffixes reach each data set.
+    ``label_ids``, the value of each class in the label maps, is set in every ``eomt_mm.LoadSemanticMap``. If the values
+    fit into 8 bits, it is also set in ``eomt_mm.SemanticIoU``, for its result files. The suffixes are set in every data
+    set.
 
     Args:
         cfg: changed in place.
         parts: all dicts of the config, with their dotted keys.
-        options: the user's overrides; what they set stays, and what they set at the top wins.
+        options: the user's overrides; a key that they set is not changed, and their top-level keys take precedence.
 
     Raises:
-        ValueError: a value is not of its type, not one per class, stated in two ways, or the task is another.
+        ValueError: a value has the wrong type, ``label_ids`` has not one value per class, values conflict, or the task
+            is not semantic.
     """
     stated = {key: cfg[key] for key in LABEL_KEYS if cfg.get(key) is not None}
     task = task_of(cfg)
@@ -51,7 +53,7 @@ def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], 
 
 
 def _settle(part: dict[str, Any], name: str, key: str, value: Any, options: dict[str, Any]) -> None:
-    """Sets a key of a part of the config, unless the user has set it there."""
+    """Set a key of a part of the config, unless the user has set it there."""
     place, there = f'{name}.{key}', part.get(key)
     if place in options:
         return
@@ -88,7 +90,7 @@ def _check_ids(ids: Any, names: Sequence[str]) -> None:
 
 
 def _class_names(cfg: Config) -> Sequence[str]:
-    """Classes that ``label_ids`` lists: all that the type of data set knows or, where it knows none, the config's."""
+    """Class names that ``label_ids`` has values for: those of the data set type or, if it has none, the config's."""
     types = [dict(type=dataset['type']) for dataset in datasets_of(cfg)]
     known = dataset_meta(types[0], cfg.get('default_scope', 'mmengine')) if types else {}
     names: Sequence[str] = known.get('classes') or config_meta(cfg).get('classes', ())

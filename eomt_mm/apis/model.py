@@ -1,4 +1,4 @@
-"""Models from configurations, and checkpoints of any known format for them."""
+"""Build models from configs, and load checkpoints of any known format into them."""
 
 from pathlib import Path
 
@@ -26,10 +26,10 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     """Build a model in eval mode.
 
     Args:
-        config: path, or what :func:`~eomt_mm.apis.config.load_config` returned.
-        checkpoint: saved in training, or any file, folder or ``hf://owner/name[@revision]`` that
-            :func:`~eomt_mm.checkpoints.importing.import_checkpoint` reads for a model of this kind. None: random
-            weights; nothing is downloaded.
+        config: path, or a config that :func:`~eomt_mm.apis.config.load_config` returned.
+        checkpoint: file that training saved, or any file, folder or ``hf://owner/name[@revision]`` that
+            :func:`~eomt_mm.checkpoints.importing.import_checkpoint` reads for this model. None: random weights;
+            nothing is downloaded.
         device: such as 'cpu' or 'cuda:0'.
 
     Returns:
@@ -37,9 +37,9 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the checkpoint's weights are not this model's, or it names another number of classes.
+        ValueError: the checkpoint's weights do not fit this model, or it has another number of classes.
     """
-    install()  # a config of mmengine's own reader did not
+    install()  # load_config does so, but the config may have been read by mmengine
     cfg = config if isinstance(config, Config) else load_config(config)
     model = MODELS.build(cfg.model)
     model.cfg = cfg
@@ -60,20 +60,22 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
 def import_for(
     cfg: Config, source: str | Path, expected: dict[str, Tensor], class_head: ClassHead = True
 ) -> tuple[dict[str, Tensor], ImportReport]:
-    """:func:`~eomt_mm.checkpoints.importing.import_checkpoint` for the model of a config.
+    """Import a checkpoint for the model of a config; see :func:`~eomt_mm.checkpoints.importing.import_checkpoint`.
 
-    The model's class may name its formats: ``checkpoint_formats``, a
-    :class:`~eomt_mm.checkpoints.formats.Readable`. Official DINOv3 files hold differences to the pretrained backbone;
-    that of the config (its ``weights``, or with ``pretrained`` timm's on the hub) is then added.
+    A model class may state the formats that it reads as ``checkpoint_formats``, a
+    :class:`~eomt_mm.checkpoints.formats.Readable`. Official DINOv3 files hold differences from the pretrained backbone.
+    The config's backbone (its ``weights`` or, with ``pretrained``, timm's on the hub) is then added.
 
     Args:
-        cfg: of the model.
+        cfg: config of the model.
         source: see :func:`local_checkpoint`.
         expected: the model's ``state_dict()``.
-        class_head: False leaves out the class predictor, for other classes; 'auto' where their number differs.
+        class_head: False drops the class predictor, for other classes; 'auto' drops it if the number of classes
+            differs.
 
     Raises:
-        ValueError: naming the converter, which has flags for files that do not tell everything themselves.
+        ValueError: the checkpoint cannot be imported. The message names the converter, whose flags state what a file
+            leaves open.
     """
     install()
     readable, meta = _readable(cfg), config_meta(cfg)
@@ -93,7 +95,7 @@ def _readable(cfg: Config) -> Readable:
 
 
 def _base_of(cfg: Config) -> str | None:
-    """Address of the pretrained weights of the config's backbone, if it may use them."""
+    """Address of the pretrained weights of the config's backbone; None if it uses none."""
     backbone = cfg.model.get('backbone', {})
     if backbone.get('weights') or not backbone.get('pretrained'):
         return backbone.get('weights')
@@ -102,13 +104,13 @@ def _base_of(cfg: Config) -> str | None:
 
 
 def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = True) -> str:
-    """Path of a checkpoint that mmengine's runner can read; other formats are converted first.
+    """Return the path of a checkpoint that mmengine's runner can read; convert other formats first.
 
     Args:
-        cfg: of the model; the converted file goes to ``cfg.work_dir``.
-        source: file, folder, ``hf://owner/name[@revision]`` or its page, or an ``http(s)://`` address.
-        class_head: False leaves the class predictor of other formats out, for other classes; 'auto' where their number
-            differs.
+        cfg: config of the model; the converted file is written to ``cfg.work_dir``.
+        source: file, folder, ``hf://owner/name[@revision]`` or its page's URL, or an ``http(s)://`` address.
+        class_head: for other formats: False drops the class predictor, for other classes; 'auto' drops it if the number
+            of classes differs.
 
     Returns:
         path.
@@ -116,7 +118,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
     Raises:
         FileNotFoundError: there is no such file.
         ConnectionError: the download failed.
-        ValueError: its weights are not this model's, or it is refused by the reader.
+        ValueError: the weights do not fit this model, or the reader rejects the file.
     """
     install()
     address = hub_address(str(source))
@@ -139,7 +141,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
 
 
 def _is_as_the_runner_reads(path: Path, cfg: Config) -> bool:
-    """Whether a ``.pth`` is ours with the model's head, or of no known format, which the runner then compares."""
+    """Whether the runner can read a ``.pth`` directly: saved by us with this model's head, or of no known format."""
     if cfg.get('resume'):
         return True
     names = read_names(path)

@@ -1,4 +1,4 @@
-"""Result files of an inference: predictions in formats that other programs read, pictures and videos."""
+"""Write inference results: predictions in common formats, pictures and videos."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,25 +20,25 @@ Append = Callable[[dict[str, Any]], None]
 
 
 class PredictionFiles:
-    """Write predictions image by image; NAME is that of :class:`~eomt_mm.apis.inputs.ImageInput`.
+    """Write predictions image by image; NAME is the name of the :class:`~eomt_mm.apis.inputs.ImageInput`.
 
     - panoptic: ``panoptic_results.json`` and ``panoptic_results/NAME.png`` in COCO's panoptic format, with images and
-      categories, so that they can serve as annotations too.
+      categories, so that they can also be used as annotations.
     - instance: ``instance_results.json`` in COCO's result format.
-    - semantic: ``semantic_results/NAME.png``, class indices in 8 bits, or in 16 for more than 256 classes.
-    - instance and semantic: ``image_info.json``, images and categories as COCO states them.
-    - all of these json files contain ``info`` if it is given.
+    - semantic: ``semantic_results/NAME.png``, class indices in 8 bits, or in 16 bits for more than 256 classes.
+    - instance and semantic: ``image_info.json``, images and categories in COCO's format.
+    - ``panoptic_results.json`` and ``image_info.json`` contain ``info`` if it is given.
 
-    An image's id is its name, as a number where it is one. A category's id is the class index, and one more for
-    instance and panoptic, where 0 is void. A file gets its name when it is complete; after an interruption there is
-    no json.
+    An image's id is its name, converted to a number if it is one. A category's id is the class index for semantic, and
+    the class index plus one for instance and panoptic, where 0 is void. Every file is written under a temporary name
+    and renamed when complete: after an interruption there is no JSON.
 
     Args:
-        folder: made where missing.
+        folder: created if missing.
         task: 'panoptic', 'instance' or 'semantic'.
-        classes: names.
+        classes: class names.
         num_things: classes below this index are things.
-        info: of all results.
+        info: COCO's ``info`` entry.
     """
 
     info_name = IMAGE_INFO
@@ -63,9 +63,9 @@ class PredictionFiles:
 
     @contextmanager
     def opened(self) -> Iterator['PredictionFiles']:
-        """Between the two ends of this context, :meth:`add` may be called."""
+        """Open the files; within this context, :meth:`add` may be called."""
         results, info = self.folder / f'{self.task}_results.json', self.folder / self.info_name
-        for earlier in (results, info):  # those of another call would not fit what is written now
+        for earlier in (results, info):  # files of an earlier call would not match the new ones
             earlier.unlink(missing_ok=True)
         if self.task == 'panoptic':
             with _json_list(results, '{"annotations": ', lambda: f', {self.info_text()[1:]}') as self.append:
@@ -79,10 +79,10 @@ class PredictionFiles:
         write_whole(info, self.info_text().encode())
 
     def add(self, image: ImageInput, prediction: Prediction) -> None:
-        """Write a prediction, see :func:`~eomt_mm.apis.results.prediction_of`.
+        """Write a prediction; see :func:`~eomt_mm.apis.results.prediction_of`.
 
         Raises:
-            OSError: naming the file.
+            OSError: a file cannot be written; the message names it.
         """
         segmentation, segments = prediction['segmentation'], prediction['segments_info']
         height, width = segmentation.shape
@@ -107,18 +107,18 @@ class PredictionFiles:
                 )  # fmt: skip
 
     def new_id(self, name: str) -> int | str:
-        """Id of an image: its name, as a number where it is one and not taken."""
+        """Id of an image: its name, converted to a number if it is one and that number is not taken."""
         id_: int | str = int(name) if name.isdecimal() and int(name) not in self._ids else name
         self._ids.add(id_)
         return id_
 
     def info_text(self) -> str:
-        """Json of images and categories."""
+        """JSON text of the images and categories."""
         return json.dumps({**self.about, 'images': self._images, 'categories': self.categories})
 
 
 def origin_of(image: ImageInput) -> str:
-    """Where an image is from: its file, or its name where there is none."""
+    """Origin of an image: its path, or its name if it has no file."""
     return image.name if image.path is None else image.path.as_posix()
 
 
@@ -128,12 +128,12 @@ def _nothing(entry: dict[str, Any]) -> None:
 
 @contextmanager
 def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Iterator[Append]:
-    """Append entries to a list in a json, none of which stays in memory.
+    """Write a list to a JSON file entry by entry, without keeping the entries in memory.
 
     Args:
-        path: of the json.
+        path: JSON file.
         head: text before the list.
-        tail: gives the text after it, at the end.
+        tail: function that returns the text after the list, called at the end.
     """
     with written_aside(path) as aside, open(aside, 'w', encoding='utf-8') as file:
         file.write(f'{head}[')
@@ -149,13 +149,13 @@ def _json_list(path: Path, head: str = '', tail: Callable[[], str] = str) -> Ite
 
 
 class PictureFiles(ExitStack):
-    """Write ``NAME.png``, and of a video ``NAME.mp4`` frame by frame; use it as a context manager.
+    """Write pictures as ``NAME.png``, and a video's frames to ``NAME.mp4``; use it as a context manager.
 
-    Every file appears under its name when it is complete: a video when its last frame was written, never where the work
-    was broken off before.
+    Every file is written under a temporary name and renamed when complete. A video is complete when its last frame is
+    written; an interrupted one leaves no file.
 
     Args:
-        folder: made where missing.
+        folder: created if missing.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -166,13 +166,13 @@ class PictureFiles(ExitStack):
         self._video_stack = self.enter_context(ExitStack())
 
     def add(self, image: ImageInput, picture: np.ndarray) -> None:
-        """Write the picture of an image, (H, W, 3) uint8 RGB; frames of a video have one size.
+        """Write the picture of an image, (H, W, 3) uint8 RGB; all frames of a video have the same size.
 
         Raises:
-            OSError: naming the file.
+            OSError: the file cannot be written; the message names it.
         """
         if image.video is not self._video:
-            self._video_stack.close()  # the video before is complete
+            self._video_stack.close()  # the previous video is complete
             self._video = image.video
             if image.video is not None:
                 path, size = self.folder / f'{image.video.name}.mp4', (picture.shape[1], picture.shape[0])
@@ -186,7 +186,7 @@ class PictureFiles(ExitStack):
 
 @contextmanager
 def video_file(path: Path, fps: float, size: tuple[int, int]) -> Iterator[cv2.VideoWriter]:
-    """A writer of BGR frames of a size (width, height); the file is there when all went well.
+    """Open a video writer for BGR frames of a size (width, height); the file appears only if no error occurs.
 
     Raises:
         OSError: OpenCV cannot write it.

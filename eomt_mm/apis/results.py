@@ -1,4 +1,4 @@
-"""Predictions as plain dictionaries, the same for the three tasks, with the names that Hugging Face gives them."""
+"""Convert predictions to plain dictionaries, the same for all three tasks, with Hugging Face's key names."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,10 +20,10 @@ def prediction_of(
     num_things: int | None = None,
     with_masks: bool = False,
 ) -> Prediction:
-    """The prediction of an image.
+    """Build the prediction dictionary of an image.
 
     Args:
-        found: segments; where they overlap, the map shows the first.
+        found: segments; where they overlap, the map shows the first one.
         size: (H, W).
         classes: names.
         num_things: classes below this index are things; None: leave ``isthing`` out.
@@ -32,15 +32,15 @@ def prediction_of(
     Returns:
         ``segmentation``, (H, W) int32 at the image's size, and ``segments_info``, a list of plain dictionaries:
 
-        - ``id``: value in the map. Panoptic and instance: from 1, 0 is no segment; where instances overlap, the map
-          shows the best. Semantic: the class index.
+        - ``id``: value in the map. Panoptic and instance: from 1, 0 means no segment; where instances overlap, the map
+          shows the best one. Semantic: the class index.
         - ``label_id``, ``label``: class index and name.
         - ``score``: in [0, 1]; None for semantic.
         - ``area``: in pixels, ``bbox``: [x, y, width, height].
         - ``isthing``: panoptic and instance only.
-        - ``mask``: instance only, the whole mask in run lengths of COCO.
+        - ``mask``: instance only, the complete mask as a COCO run-length encoding.
 
-        Instances come best first, other segments by their ids.
+        Instances are sorted by score, best first; other segments by id.
     """
     segmentation = np.zeros(tuple(size), np.int32)
     for segment in reversed(found):
@@ -71,7 +71,7 @@ def _as_text(rle: RLE) -> RLE:
 
 
 def summary(segments: Iterable[Mapping[str, Any]], limit: int = 8) -> str:
-    """What ``segments_info`` holds, largest area first, as '3 person, dog, sky'; at most ``limit`` classes by name."""
+    """Summarise ``segments_info``, largest area first, as '3 person, dog, sky'; at most ``limit`` classes by name."""
     counts: Counter[str] = Counter()
     areas: Counter[str] = Counter()
     for segment in segments:
