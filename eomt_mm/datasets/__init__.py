@@ -1,4 +1,4 @@
-"""Data sets, loading and transforms that the hosts lack."""
+"""Data sets, loading transforms and augmentations that the hosts lack."""
 
 from typing import Any
 

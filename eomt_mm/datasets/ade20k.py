@@ -1,8 +1,8 @@
 """ADE20K panoptic and instance, read from the official files of the scene parsing challenges (2016 and 2017).
 
 ``annotations/*.png`` (8-bit grey): 0 = void, 1 .. 150 = classes in ADE20K's own order. ``annotations_instance/*.png``
-(RGB): R = rank (1 .. 100) of a thing among the things in that order, G = number of the instance, 0 = none. Source:
-sceneparsing.csail.mit.edu; which classes are things: ``eomt_mm.annotations.class_tables``.
+(RGB): R = rank (1 .. 100) of a thing class among the thing classes in that order, G = instance number, 0 = none.
+Source: sceneparsing.csail.mit.edu; which classes are things: ``eomt_mm.annotations.class_tables``.
 """
 
 from typing import Any
@@ -20,14 +20,14 @@ from eomt_mm.datasets.folders import FolderDataset
 from eomt_mm.datasets.segment_maps import LoadSegments, check_size, read_map
 from eomt_mm.registry import DATASETS, TRANSFORMS
 
-# mmdet's names, things first. Its panoptic palette is in ADE20K's order, so it is brought into that of the classes, as
+# mmdet's names, things first. mmdet's panoptic palette is in ADE20K's order; here it is reordered like the classes, as
 # in mmdet's ADE20KInstanceDataset.
 PANOPTIC_METAINFO: dict[str, Any] = {
     **{key: ADE20KPanopticDataset.METAINFO[key] for key in ('classes', 'thing_classes', 'stuff_classes')},
     'palette': [ADE_PALETTE[category] for category in ADE20K_THINGS_FIRST],
     'category_ids': ADE20K_THINGS_FIRST,
 }
-# Codes of the loading transform: of semantic labels up to 150, of instances from 2**8 R + G on.
+# Codes of the loading transform: semantic labels are at most 150; an instance has the code 2**8 R + G.
 CODE_BITS = 8
 
 
@@ -39,11 +39,11 @@ class _ADE20K(FolderDataset):
 
 @DATASETS.register_module()
 class ADE20KPanoptic(_ADE20K):
-    """100 things, then 50 stuff classes, in the order and with the names of mmdet's ``ADE20KPanopticDataset``.
+    """ADE20K panoptic: 100 things, then 50 stuff classes, ordered and named as in mmdet's ``ADE20KPanopticDataset``.
 
     ``data_prefix`` has img (images/training), seg (annotations/training) and instances
-    (annotations_instance/training); ``metainfo['category_ids']`` are indices 0 .. 149 in ADE20K's own order. The rest
-    is `FolderDataset`'s; `LoadADE20KSegments` loads the items.
+    (annotations_instance/training); ``metainfo['category_ids']`` are indices 0 .. 149 in ADE20K's own order. For all
+    else, see `FolderDataset`. `LoadADE20KSegments` loads the annotations.
     """
 
     METAINFO = PANOPTIC_METAINFO
@@ -51,7 +51,7 @@ class ADE20KPanoptic(_ADE20K):
 
 @DATASETS.register_module()
 class ADE20KInstance(_ADE20K):
-    """The 100 things of `ADE20KPanoptic`, with the same names, order and arguments.
+    """ADE20K instance: the 100 things of `ADE20KPanoptic`, with the same names, order and arguments.
 
     mmdet's ``ADE20KInstanceDataset`` has the same classes in the same order under shorter names ('windowpane' for
     'window', 'painting' for 'painting, picture').
@@ -62,18 +62,18 @@ class ADE20KInstance(_ADE20K):
 
 @TRANSFORMS.register_module()
 class LoadADE20KSegments(LoadSegments):
-    """Loads ADE20K's segments: one per instance of a thing and one per stuff class; things hide stuff.
+    """Load ADE20K's segments: one per thing instance and one per stuff class; things hide stuff.
 
-    Needs the items of `ADE20KPanoptic` or `ADE20KInstance`; adds what `store_segments` says, crowd labels always: there
-    are no crowds. Void are label 0, things without the number of an instance, and categories of no class. Where no
-    class is stuff, ``seg_map_path`` is not read.
+    Needs the items of `ADE20KPanoptic` or `ADE20KInstance`. Adds the keys of `store_segments`, always with crowd labels
+    (empty, since ADE20K has no crowds). Label 0, things without an instance number, and categories that are not among
+    the classes are void. If no class is stuff, ``seg_map_path`` is not read.
 
     Args:
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: a file is no PNG of the right mode, has another size than the image, or values of no category.
+        ValueError: a file is not a PNG of the right mode, differs in size from the image, or has values of no category.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:

@@ -1,8 +1,8 @@
-"""Cityscapes panoptic and instance, read from the official ``gtFine/*_gtFine_instanceIds.png``; ids for semantic maps.
+"""Cityscapes panoptic and instance, read from the official ``gtFine/*_gtFine_instanceIds.png``.
 
-instanceIds (16-bit grey): 1000 labelId + number for an instance of a thing, the bare labelId for stuff, and for groups
-of things that are not told apart. Ids and which of them count: ``eomt_mm.annotations.class_tables``.
-Semantic: mmseg's ``CityscapesDataset`` with ``seg_map_suffix='_gtFine_labelIds.png'`` and
+instanceIds (16-bit grey): 1000 labelId + number for a thing instance, the bare labelId for stuff and for groups of
+things that are not separated. The ids and which of them are evaluated: ``eomt_mm.annotations.class_tables``.
+For semantic segmentation use mmseg's ``CityscapesDataset`` with ``seg_map_suffix='_gtFine_labelIds.png'`` and
 ``LoadSemanticMap(label_ids=(*CITYSCAPES_LABEL_IDS.values(),))``.
 """
 
@@ -20,14 +20,14 @@ STUFF = tuple(name for name in CITYSCAPES_LABEL_IDS if name not in CITYSCAPES_TH
 THING_IDS = frozenset(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_THINGS)
 # Values from here on are instances.
 INSTANCE_OFFSET = 1000
-# Code of each 16-bit value: the value, but the bare labelId for stuff, which is one segment whether numbered or not.
+# Code of each 16-bit value: the value itself; for stuff the bare labelId, as stuff is one segment even if numbered.
 _CODES = np.arange(1 << 16, dtype=np.int32)
 for _id in (CITYSCAPES_LABEL_IDS[name] for name in STUFF):
     _CODES[INSTANCE_OFFSET * _id : INSTANCE_OFFSET * (_id + 1)] = _id
 
 
 def _metainfo(names: tuple[str, ...]) -> dict[str, Any]:
-    """Some classes with mmseg's colours."""
+    """Build ``METAINFO`` for the named classes, with mmseg's colours."""
     palette = dict(zip(CITYSCAPES_LABEL_IDS, CityscapesDataset.METAINFO['palette'], strict=True))
     return {
         'classes': names,
@@ -44,10 +44,10 @@ class _Cityscapes(FolderDataset):
 
 @DATASETS.register_module()
 class CityscapesPanoptic(_Cityscapes):
-    """8 things, then 11 stuff classes, each in the order of Cityscapes.
+    """Cityscapes panoptic: 8 things, then 11 stuff classes, each in the order of Cityscapes.
 
-    ``data_prefix`` has img (leftImg8bit/train) and seg (gtFine/train); ``metainfo['category_ids']`` are labelIds. The
-    rest is `FolderDataset`'s; `LoadCityscapesSegments` loads the items.
+    ``data_prefix`` has img (leftImg8bit/train) and seg (gtFine/train); ``metainfo['category_ids']`` are labelIds. For
+    all else, see `FolderDataset`. `LoadCityscapesSegments` loads the annotations.
     """
 
     METAINFO = {
@@ -59,30 +59,31 @@ class CityscapesPanoptic(_Cityscapes):
 
 @DATASETS.register_module()
 class CityscapesInstance(_Cityscapes):
-    """The 8 things of `CityscapesPanoptic`, with the same arguments."""
+    """Cityscapes instance: the 8 things of `CityscapesPanoptic`, with the same arguments."""
 
     METAINFO = _metainfo(CITYSCAPES_THINGS)
 
 
 @TRANSFORMS.register_module()
 class LoadCityscapesSegments(LoadSegments):
-    """Loads Cityscapes' segments: one per instance of a thing and one per stuff class; groups of things are crowds.
+    """Load Cityscapes' segments: one per thing instance and one per stuff class; groups of things are crowds.
 
-    Needs the items of `CityscapesPanoptic` or `CityscapesInstance`; adds what `store_segments` says. labelIds of no
-    class are void. Groups of one class are one crowd, as in Cityscapes' own conversion to the panoptic format.
+    Needs the items of `CityscapesPanoptic` or `CityscapesInstance`. Adds the keys of `store_segments`. labelIds that
+    are not among the classes are void. All groups of a class are one crowd, as in Cityscapes' own conversion to the
+    panoptic format.
 
     Args:
-        with_crowds: whether crowds stay, as test pipelines need them; otherwise they are void.
-        backend_args: of mmengine's file backend.
+        with_crowds: keep crowds, as test pipelines need them; otherwise they are void.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file is no 16-bit grey PNG or has another size than the image.
+        ValueError: the file is not a 16-bit grey PNG, or differs in size from the image.
     """
 
     def _load_codes(self, results: dict[str, Any]) -> np.ndarray:
         path = results['seg_map_path']
-        # The name of 16-bit grey in Pillow depends on its version.
+        # Pillow's name for 16-bit grey depends on its version.
         codes = read_map(path, ('I;16', 'I;16B', 'I'), '16-bit grey (*_gtFine_instanceIds.png)', self.backend_args)
         check_size(path, codes.shape, results)
         coded: np.ndarray = _CODES[codes]

@@ -1,4 +1,4 @@
-"""Data sets in the COCO instance format: one json with a mask per object (https://cocodataset.org/#format-data)."""
+"""Data sets in the COCO instance format: a JSON with a mask per object (https://cocodataset.org/#format-data)."""
 
 from collections import defaultdict
 from typing import Any
@@ -19,32 +19,35 @@ from eomt_mm.registry import DATASETS
 
 @DATASETS.register_module()
 class CocoInstance(CocoDataset):
-    """Images with instances that have masks; mmdet's data set with the rules of the published training.
+    """COCO-format instances with masks: mmdet's data set, with the filter rules of the published training.
 
-    Differs from the parent in this: label k is the k-th of ``metainfo['classes']`` whatever the order in the json,
-    instances are kept whatever their box and "area" (which is not read: whether the mask has a pixel is seen when it
-    is loaded and cropped), images with nothing but crowds count as empty, and what is wrong with the file is said at
-    build time.
+    Differences from the parent:
 
-    Arguments are the parent's. ``metainfo`` holds classes and palette, the 80 of COCO where not given; annotations of
-    other categories of the json are left out, and so are those with "ignore", as in the parent. ``filter_cfg``
-    (training only): ``filter_empty_gt`` drops images without any instance that is not a crowd, ``min_size`` those
-    with a shorter side below it (pixels). In test mode the json needs no annotations (test sets) and no masks, and the
-    metric takes it from ``metainfo['annotation_file']``.
+    - Label k is the k-th of ``metainfo['classes']``, whatever the order in the JSON.
+    - Instances are kept whatever their box and "area". The area is not read: masks without a pixel are dropped after
+      loading and cropping.
+    - Images that contain only crowds count as empty.
+    - Problems with the file are reported at build time.
+
+    Arguments are the parent's. ``metainfo`` holds classes and palette, by default COCO's 80 classes. Annotations of
+    other categories and annotations with "ignore" are dropped, the latter as in the parent. ``filter_cfg`` (training
+    only): ``filter_empty_gt`` drops images without any non-crowd instance, ``min_size`` drops images whose shorter side
+    is below it (pixels). In test mode the JSON needs neither annotations (test sets) nor masks, and the metric reads it
+    from ``metainfo['annotation_file']``.
 
     An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels) and
-    instances: per instance bbox (x1, y1, x2, y2; pixels), bbox_label, mask ("segmentation" of the json) and
+    instances: per instance bbox (x1, y1, x2, y2; pixels), bbox_label, mask ("segmentation" of the JSON) and
     ignore_flag (1 for a crowd). With ``return_classes`` also text, caption_prompt and custom_entities.
 
     Raises:
-        FileNotFoundError: the json does not exist, or images do not.
-        ValueError: the json does not hold instances of these classes with masks, or nothing is left to train on.
+        FileNotFoundError: the JSON or an image does not exist.
+        ValueError: the JSON does not hold instances of these classes with masks, or no image is left to train on.
     """
 
     most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Reads the annotation file; see the class."""
+        """Read the annotation file; see the class."""
         data = read_instances_json(self.ann_file, annotated=not self.test_mode, backend_args=self.backend_args)
         check_file_names(data['images'], self.ann_file)
         used = {annotation['category_id'] for annotation in data['annotations']}
@@ -66,7 +69,7 @@ class CocoInstance(CocoDataset):
         ]
 
     def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
-        """Turns the json's entries of one image into an item.
+        """Convert the JSON entries of an image to an item.
 
         Args:
             raw_data_info: ``raw_img_info``, an entry of 'images' with ``img_id``; ``raw_ann_info``, the list of its
@@ -76,7 +79,7 @@ class CocoInstance(CocoDataset):
             the item, see the class.
         """
         image = raw_data_info['raw_img_info']
-        # The parent drops instances by their boxes: it is asked for the rest of the item only.
+        # The parent drops instances because of their boxes, so it only builds the rest of the item.
         item: dict[str, Any] = super().parse_data_info({'raw_img_info': image, 'raw_ann_info': []})
         item['instances'] = [
             self._instance(annotation, image['file_name'])
@@ -105,13 +108,13 @@ class CocoInstance(CocoDataset):
         return instance
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The item with the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        """Return an item with the path of its annotation file, so that `LoadImage` can check the stated image size."""
         return {**super().get_data_info(idx), 'ann_file': self.ann_file}
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drop what cannot be trained on, and check that the files of the rest exist.
+        """Drop images that cannot be trained on, and check that the files of the others exist.
 
-        In test mode everything stays, or its false positives would be lost.
+        In test mode all images are kept: dropping one would hide its false positives.
         """
         items = self.data_list
         if not self.test_mode and self.filter_cfg is not None:

@@ -1,4 +1,4 @@
-"""What the data sets in COCO's two formats share: reading the json, classes by name, images to train on."""
+"""Shared code of the data sets in COCO's two formats: read the JSON, find classes by name, filter training images."""
 
 import logging
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -15,7 +15,7 @@ Form = TypeVar('Form')
 
 
 def read_annotation_file(path: str, backend_args: dict | None = None) -> bytes:
-    """Content of an annotation file through mmengine's file backend; raises FileNotFoundError with a hint."""
+    """Read an annotation file through mmengine's file backend; raises FileNotFoundError with a hint."""
     try:
         content: bytes = fileio.get(path, backend_args=backend_args)
     except FileNotFoundError as error:
@@ -24,7 +24,7 @@ def read_annotation_file(path: str, backend_args: dict | None = None) -> bytes:
 
 
 def read_instances_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> InstancesFile:
-    """Read a file in the COCO instance format, for data sets and metrics; logs how many annotations are left out.
+    """Read a file in the COCO instance format, for data sets and metrics; log how many annotations are dropped.
 
     Arguments, result and errors: see `read_annotation_file` and `eomt_mm.annotations.documents.read_instances`.
     """
@@ -33,16 +33,16 @@ def read_instances_json(path: str, annotated: bool = True, backend_args: dict | 
 
 
 class AnnotationFile:
-    """The annotation file that a data set has read, for its metrics: neither path nor content is needed twice.
+    """The annotation file that a data set has read, passed to its metrics so that they need not read it again.
 
-    Data sets in test mode have it in their metainfo, as ``annotation_file``. Copies are the same object, and other
-    processes (data loaders) get no content.
+    Data sets in test mode have it in their metainfo, as ``annotation_file``. Copying returns the same object, and
+    pickling for other processes (data loaders) drops the content.
 
     Args:
-        path: of the json.
-        content: what was read; None once it is compact.
+        path: of the JSON.
+        content: parsed content; None after `compact`.
         seg_prefix: folder of the PNGs of panoptic data.
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AnnotationFile:
         self._compact: Any = None
 
     def compact(self, form: Callable[['AnnotationFile'], Form]) -> Form:
-        """``form`` of this file, made once for all metrics, in place of the content."""
+        """Convert the content with ``form`` on the first call, drop it, and return the same result to all metrics."""
         if self._compact is None:
             self._compact, self.content = form(self), None
         found: Form = self._compact
@@ -68,7 +68,7 @@ class AnnotationFile:
         return type(self), (self.path, None, self.seg_prefix, self.backend_args)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other)  # or mmengine's ConcatDataset refuses to join data sets
+        return type(self) is type(other)  # otherwise mmengine's ConcatDataset rejects data sets of different files
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -86,11 +86,11 @@ def _warn(text: str) -> None:
 
 
 def report_crowds(flags: Iterable[bool], path: str) -> None:
-    """Log how many annotations are crowds, if any; a warning where they are more than half.
+    """Log how many annotations are crowds, if any, as a warning if they are more than half.
 
     Args:
-        flags: of each annotation.
-        path: of the json.
+        flags: whether each annotation is a crowd.
+        path: of the JSON.
     """
     found = list(flags)
     count = sum(found)
@@ -103,7 +103,7 @@ def report_crowds(flags: Iterable[bool], path: str) -> None:
 
 
 def only_crowds(flags: Iterable[Any]) -> str:
-    """What to say where all annotations are crowds; '' where one is none, or none is there."""
+    """Error text if all annotations are crowds; '' if any is not a crowd, or there are none."""
     found = list(flags)
     if not found or not all(found):
         return ''
@@ -116,23 +116,23 @@ def only_crowds(flags: Iterable[Any]) -> str:
 def categories_by_name(
     data: Mapping[str, Any], classes: Sequence[str], path: str, used: Collection[Any] = ()
 ) -> list[dict[str, Any]]:
-    """Finds the category of each class by its name, whatever the order in the json.
+    """Find the category of each class by name, whatever the order in the JSON.
 
-    Where several categories have the name of a class, the one that has annotations is meant or, where none has, the
-    one below a supercategory of that name: Roboflow's exports begin with an unused category for the whole project,
+    If several categories have the name of a class, the one with annotations is used. If none has annotations, the one
+    whose supercategory has that name is used: Roboflow's exports begin with an unused category for the whole project,
     often named like a class, which is the supercategory of the others.
 
     Args:
-        data: content of the json.
+        data: content of the JSON.
         classes: names, in the order of labels.
-        path: of the json, for the message.
+        path: of the JSON, for the message.
         used: ids of the categories that have annotations.
 
     Returns:
         one entry of data['categories'] per class; label k is the k-th.
 
     Raises:
-        ValueError: classes repeat or are missing from the json, or several categories of a class's name are meant.
+        ValueError: classes repeat or are missing from the JSON, or a class name is ambiguous.
     """
     repeated = sorted({name for name in classes if list(classes).count(name) > 1})
     if repeated:
@@ -152,7 +152,7 @@ def categories_by_name(
 
 
 def _the_one_meant(same: list[dict[str, Any]], used: Collection[Any], path: str) -> dict[str, Any]:
-    """Which of the categories of one name is meant, see `categories_by_name`."""
+    """Choose among the categories of the same name; see `categories_by_name`."""
     if len(same) == 1:
         return same[0]
     name, ids = same[0]['name'], [category['id'] for category in same]
@@ -170,17 +170,17 @@ def _the_one_meant(same: list[dict[str, Any]], used: Collection[Any], path: str)
 def images_to_train_on(
     items: list[Item], filter_cfg: Mapping[str, Any], crowd_flags: Callable[[Item], list[bool]], path: str
 ) -> list[Item]:
-    """Leaves out the images that ``filter_cfg`` says.
+    """Filter the training images of a data set according to ``filter_cfg``.
 
     Args:
         items: of a data set, with height and width (pixels).
-        filter_cfg: ``filter_empty_gt`` leaves out images without targets, ``min_size`` those with a shorter side
+        filter_cfg: ``filter_empty_gt`` drops images without targets, ``min_size`` drops images whose shorter side is
             below it (pixels).
-        crowd_flags: whether each annotation of an item is a crowd; an item without any other has no target.
-        path: of the json, for the message.
+        crowd_flags: returns whether each annotation of an item is a crowd; an item with only crowds has no target.
+        path: of the JSON, for the message.
 
     Raises:
-        ValueError: none is left.
+        ValueError: no image is left.
     """
     drop_empty = filter_cfg.get('filter_empty_gt', False)
     min_size = filter_cfg.get('min_size', 0)

@@ -1,4 +1,4 @@
-"""Data sets in the COCO panoptic format: one json and a folder of PNGs (https://cocodataset.org/#format-data)."""
+"""Data sets in the COCO panoptic format: a JSON and a folder of PNGs (https://cocodataset.org/#format-data)."""
 
 import os.path as osp
 from typing import Any
@@ -19,51 +19,55 @@ from eomt_mm.registry import DATASETS
 
 
 def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: bool = True) -> PanopticFile:
-    """Reads and checks an annotation file in the COCO panoptic format.
+    """Read and check an annotation file in the COCO panoptic format.
 
     Args:
-        path: of the json.
-        backend_args: of mmengine's file backend.
-        annotated: whether annotations must be there; where not, images and categories suffice, as in the files of
-            the test sets.
+        path: of the JSON.
+        backend_args: arguments of mmengine's file backend.
+        annotated: require annotations; otherwise images and categories are enough, as in the files of test sets.
 
     Returns:
         content of the file with 'images', 'categories' and 'annotations' (may be empty unless ``annotated``).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no json, an instances json, or has faulty entries.
+        ValueError: the file is not JSON, is an instances JSON, or has invalid entries.
     """
     return read_panoptic(read_annotation_file(path, backend_args), path, annotated=annotated)
 
 
 @DATASETS.register_module()
 class CocoPanoptic(CocoPanopticDataset):
-    """Images with panoptic segments; mmdet's data set with the rules of the published training.
+    """COCO-format panoptic segments: mmdet's data set, with the filter rules of the published training.
 
-    Differs from the parent in this: crowds are marked instead of turned into stuff, images with stuff only stay in
-    training, label k is the k-th of ``metainfo['classes']`` whatever the order in the json, and what is wrong with
-    the files is said at build time. Segments of categories that are not among the classes are void.
+    Differences from the parent:
 
-    Arguments are the parent's. ``metainfo`` holds classes (things first), thing_classes, stuff_classes and palette,
-    the 133 of COCO where not given. ``filter_cfg`` (training only): ``filter_empty_gt`` drops images without any
-    segment that is not a crowd, ``min_size`` those with a shorter side below it (pixels). In test mode
-    ``data_prefix['seg']`` may be left out; the json then needs no annotations (test sets). The metric takes
-    the json from ``metainfo['annotation_file']``.
+    - Crowds are marked as crowds instead of being turned into stuff.
+    - Images that contain only stuff are kept in training.
+    - Label k is the k-th of ``metainfo['classes']``, whatever the order in the JSON.
+    - Problems with the files are reported at build time.
+
+    Segments of categories that are not among the classes are void.
+
+    Arguments are the parent's. ``metainfo`` holds classes (things first), thing_classes, stuff_classes and palette, by
+    default COCO's 133 classes. ``filter_cfg`` (training only): ``filter_empty_gt`` drops images without any non-crowd
+    segment, ``min_size`` drops images whose shorter side is below it (pixels). In test mode ``data_prefix['seg']`` may
+    be omitted; the JSON then needs no annotations (test sets). The metric reads the JSON from
+    ``metainfo['annotation_file']``.
 
     An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels),
     instances (things, crowds with ignore_flag 1) and segments_info: per segment id (of the PNG), category (label),
     is_thing (of its category, for crowds too) and iscrowd.
 
     Raises:
-        FileNotFoundError: json, folder of PNGs, images or PNGs do not exist.
-        ValueError: the json does not hold panoptic annotations of these classes, or nothing is left to train on.
+        FileNotFoundError: the JSON, the folder of PNGs, an image or a PNG does not exist.
+        ValueError: the JSON does not hold panoptic annotations of these classes, or no image is left to train on.
     """
 
     most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Reads the annotation file; see the class."""
+        """Read the annotation file; see the class."""
         seg_prefix = self.data_prefix.get('seg')
         if not seg_prefix and not self.test_mode:
             raise ValueError(f'data_prefix={self.data_prefix} has no "seg": name the folder of the panoptic PNGs')
@@ -97,7 +101,7 @@ class CocoPanoptic(CocoPanopticDataset):
         ]
 
     def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
-        """Turns the json's entries of one image into an item.
+        """Convert the JSON entries of an image to an item.
 
         Args:
             raw_data_info: ``raw_img_info``, an entry of 'images' with ``img_id``; ``raw_ann_info``, the entry of
@@ -118,7 +122,7 @@ class CocoPanoptic(CocoPanopticDataset):
         }
         if self.return_classes:
             item.update(self._texts, custom_entities=True)
-        # An area of 0 means no pixel; a box narrower than 1 does not, so unlike the parent nothing is dropped for it.
+        # An area of 0 means no pixel. A box narrower than 1 does not, so unlike the parent, such segments are kept.
         segments = [
             segment
             for segment in annotation['segments_info']
@@ -144,13 +148,13 @@ class CocoPanoptic(CocoPanopticDataset):
         return {'bbox': box, 'bbox_label': segment['category'], 'ignore_flag': int(segment['iscrowd'])}
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The item with the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        """Return an item with the path of its annotation file, so that `LoadImage` can check the stated image size."""
         return {**super().get_data_info(idx), 'ann_file': self.ann_file}
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drop what cannot be trained on, and check that the files of the rest exist.
+        """Drop images that cannot be trained on, and check that the files of the others exist.
 
-        In test mode everything stays, or its false positives would be lost.
+        In test mode all images are kept: dropping one would hide its false positives.
         """
         items = self.data_list
         if not self.test_mode and self.filter_cfg is not None:
@@ -168,7 +172,7 @@ def _crowd_flags(item: dict[str, Any]) -> list[bool]:
 
 
 def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:
-    """Labels 0 .. number of things - 1 must be things, for classes in metainfo and for the file alike."""
+    """Check that labels 0 .. number of things - 1 are things, both in metainfo and in the file."""
     classes = list(metainfo['classes'])
     things, stuff = list(metainfo['thing_classes']), list(metainfo['stuff_classes'])
     by_file = [name for name, category in zip(classes, categories, strict=True) if category['isthing']]

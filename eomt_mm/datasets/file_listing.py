@@ -1,4 +1,4 @@
-"""Files of a data set, listed once per folder when it is built: which are missing, and which are left out."""
+"""List a data set's files once per folder at build time: find missing files, report unused ones."""
 
 import logging
 import os
@@ -14,12 +14,12 @@ from mmengine.logging import print_log
 from eomt_mm.hosts.zip_backend import ZipBackend
 
 Item = TypeVar('Item')
-# So many unlisted files are asked for one by one before all are taken for missing.
+# Number of unlisted files that are checked one by one; if none of them exists, all unlisted files count as missing.
 NUM_ASKED = 20
 
 
 def can_list(path: str, backend_args: dict | None = None) -> bool:
-    """Whether listing a folder is cheap: on local disks and in zip files."""
+    """Whether listing a folder is cheap, as on local disks and in zip files."""
     return isinstance(fileio.get_file_backend(path, backend_args=backend_args), LocalBackend | ZipBackend)
 
 
@@ -28,8 +28,8 @@ def files_below(folder: str, without: str | None = None, backend_args: dict | No
 
     Args:
         folder: where to look, sub-folders included.
-        without: folder whose files are left out where it lies inside of ``folder``.
-        backend_args: of mmengine's file backend.
+        without: folder whose files are excluded if it lies inside ``folder``.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
@@ -42,13 +42,13 @@ def files_below(folder: str, without: str | None = None, backend_args: dict | No
 
 
 def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argument: str) -> dict[str, str]:
-    """Files by their names without suffix.
+    """Map file names without suffix to file names.
 
     Args:
         files: names to choose from.
         suffix: exact end of the names; None: any of ``usual``, in upper or lower case.
         usual: suffixes in lower case.
-        argument: that states the suffix, for the message.
+        argument: name of the argument that states the suffix, for the message.
 
     Raises:
         ValueError: two names differ only in their suffix.
@@ -69,19 +69,19 @@ def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argu
 
 
 def described(names: Sequence[str]) -> str:
-    """Number, suffixes and first of some files: "3 files (2 .gif, 1 .txt), such as a.gif"."""
+    """Describe files by number, suffixes and an example: "3 files (2 .gif, 1 .txt), such as a.gif"."""
     counts = Counter(osp.splitext(name)[1] or 'without suffix' for name in names)
     ends = ', '.join(f'{count} {end}' for end, count in counts.most_common(5))
     return f'{len(names)} file{"" if len(names) == 1 else "s"} ({ends}), such as {names[0]}'
 
 
 def warn_of_rest(whose: str, num_images: int, rest: Sequence[tuple[str, Sequence[str], str]]) -> None:
-    """Log what folders hold beside the images of a data set and their annotations, if anything.
+    """Warn about files in a data set's folders that it does not use, if there are any.
 
     Args:
         whose: name of the data set.
-        num_images: that it reads.
-        rest: per folder its path, the names of files that are left out, and why.
+        num_images: number of images that it reads.
+        rest: for each folder its path, the names of unused files, and the reason.
     """
     parts = [f'{described(names)} in {folder}, {why}' for folder, names, why in rest if names]
     if parts:
@@ -91,11 +91,11 @@ def warn_of_rest(whose: str, num_images: int, rest: Sequence[tuple[str, Sequence
 
 
 def missing_files(paths: Iterable[str], backend_args: dict | None = None) -> list[str]:
-    """Those of some files that do not exist, by one listing per folder; none where listing is not cheap.
+    """Return the files that do not exist, listing each folder once; folders that are not cheap to list are skipped.
 
     Args:
         paths: of files, in any folders.
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
     """
     by_folder: dict[str, list[str]] = defaultdict(list)
     for path in paths:
@@ -106,7 +106,7 @@ def missing_files(paths: Iterable[str], backend_args: dict | None = None) -> lis
             continue
         listed = _names_in(folder, backend_args)
         absent = [path for path in group if osp.basename(path) not in listed]
-        # Disks that ignore case, and hidden files.
+        # A file may exist without being listed: hidden files, and file systems that ignore case.
         if any(fileio.exists(path, backend_args=backend_args) for path in absent[:NUM_ASKED]):
             absent = [path for path in absent if not fileio.exists(path, backend_args=backend_args)]
         missing.update(absent)
@@ -115,7 +115,7 @@ def missing_files(paths: Iterable[str], backend_args: dict | None = None) -> lis
 
 def _names_in(folder: str, backend_args: dict | None) -> set[str]:
     try:
-        if '://' not in folder:  # unlike mmengine's listing, os.listdir asks for no file's type
+        if '://' not in folder:  # unlike mmengine's listing, os.listdir does not query every file's type
             return set(os.listdir(folder or '.'))
         return set(fileio.list_dir_or_file(folder, list_dir=False, backend_args=backend_args))
     except (FileNotFoundError, NotADirectoryError):
@@ -130,12 +130,12 @@ def check_files(
     Args:
         items: of a data set.
         key: of the path in an item; items without it need no file.
-        what: images or panoptic PNGs, and the argument that states their folder, for the message.
-        ann_file: that lists them.
-        backend_args: of mmengine's file backend.
+        what: kind of the files, such as 'images' or 'panoptic PNGs', for the message.
+        ann_file: annotation file that lists them.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
-        FileNotFoundError: files are missing; states how many, and the first.
+        FileNotFoundError: files are missing; the message gives their number and the first one.
     """
     paths = [item[key] for item in items if item.get(key)]
     missing = missing_files(paths, backend_args)
@@ -147,7 +147,7 @@ def check_files(
 
 
 def picked(items: list[Item], indices: int | Sequence[int] | None) -> list[Item]:
-    """Items that remain when mmengine's ``indices`` are applied."""
+    """Select the items that mmengine's ``indices`` choose."""
     if indices is None:
         return items
     if isinstance(indices, int):

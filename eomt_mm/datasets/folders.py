@@ -1,4 +1,4 @@
-"""Data sets that are folders of images with annotation files of the same names in folders beside them."""
+"""Data sets made of a folder of images and folders of annotation files with the same names."""
 
 import os.path as osp
 from collections.abc import Mapping
@@ -10,23 +10,23 @@ from eomt_mm.datasets.file_listing import by_stem, files_below, warn_of_rest
 
 
 class FolderDataset(BaseDataset):
-    """Images below a folder, sorted by path, each paired with its annotation files; no list of files is needed.
+    """Images in a folder and its sub-folders, sorted by path, each paired with its annotation files; needs no list.
 
-    Subclasses state ``METAINFO`` (classes, palette, category_ids: the number of each class in files; with stuff also
-    thing_classes and stuff_classes, classes being the things followed by the stuff), ``img_suffix``, ``annotations``
-    and ``source``. An item holds img_path, img_id (the image's file name without ``img_suffix``), category_ids (those
-    of the labels, for the loading transform) and the paths that ``annotations`` names.
+    Subclasses state ``METAINFO`` (classes, palette and category_ids, the number of each class in files; with stuff also
+    thing_classes and stuff_classes, where classes are the things followed by the stuff), ``img_suffix``,
+    ``annotations`` and ``source``. An item holds img_path, img_id (the image's file name without ``img_suffix``),
+    category_ids (of each label, for the loading transform) and the paths that ``annotations`` names.
 
     Args:
-        metainfo: ``classes`` chooses among those of the data set, in an order of one's own; pixels of the others are
-            void. What follows from the names (palette where not given, category_ids) is chosen with them.
-        data_root: folder that relative prefixes are below.
+        metainfo: ``classes`` selects classes of the data set, in any order; pixels of the others are void. The
+            category_ids, and the palette if not given, are selected accordingly.
+        data_root: folder that relative prefixes refer to.
         data_prefix: folder of the images (``img``) and of each kind of annotation. In test mode the annotations may
-            be left out (test sets).
-        img_suffix: end of the images' file names, where it is not the usual one.
-        backend_args: of mmengine's file backend.
-        kwargs: indices, pipeline, test_mode, lazy_init and the others of mmengine's ``BaseDataset``, but neither
-            ann_file nor filter_cfg.
+            be omitted (test sets).
+        img_suffix: end of the images' file names, if it is not the default.
+        backend_args: arguments of mmengine's file backend.
+        kwargs: indices, pipeline, test_mode, lazy_init and other arguments of mmengine's ``BaseDataset``, except
+            ann_file and filter_cfg.
 
     Raises:
         FileNotFoundError: a folder or an annotation does not exist, or there is no image.
@@ -34,9 +34,9 @@ class FolderDataset(BaseDataset):
     """
 
     img_suffix: str
-    # Key of data_prefix: (key of the item, end of the file names that takes the place of img_suffix)
+    # Key of data_prefix: (key of the item, end of the file names in place of img_suffix)
     annotations: dict[str, tuple[str, str]]
-    # Which downloads hold the folders, for messages
+    # Downloads that contain the folders, for messages
     source: str
 
     def __init__(
@@ -61,7 +61,7 @@ class FolderDataset(BaseDataset):
         return {**stated, **choose_classes(cls.METAINFO, stated, given=set(metainfo or ()))}
 
     def load_data_list(self) -> list[dict[str, Any]]:
-        """Lists the images and finds their annotations; see the class."""
+        """List the images and find their annotations; see the class."""
         folders = self._annotation_folders()
         listed = self._list('img', self.img_suffix)
         images = by_stem(listed, self.img_suffix, (), 'img_suffix')
@@ -94,11 +94,11 @@ class FolderDataset(BaseDataset):
         warn_of_rest(type(self).__name__, len(images), parts)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
-        """The item with what all items share, which is not kept once per item."""
+        """Return an item, with the ``category_ids`` that all items share and that are not stored per item."""
         return {**super().get_data_info(idx), 'category_ids': self._metainfo['category_ids']}
 
     def _annotation_folders(self) -> list[str]:
-        """Keys of data_prefix to pair with: all kinds of annotation or, in test mode, perhaps none."""
+        """Keys of data_prefix to pair the images with: all kinds of annotation or, in test mode, possibly none."""
         given = [key for key in self.annotations if self.data_prefix.get(key)]
         missing = [key for key in ('img', *self.annotations) if not self.data_prefix.get(key)]
         if missing and (given or not self.test_mode or 'img' in missing):
@@ -119,7 +119,7 @@ class FolderDataset(BaseDataset):
             ) from error
 
     def _annotation_files(self, key: str, images: Mapping[str, str]) -> dict[str, str]:
-        """Annotations by the names of images without suffix; every image needs one."""
+        """Map image names without suffix to annotation files; every image needs one."""
         suffix = self.annotations[key][1]
         found = by_stem(self._list(key, suffix), suffix, (), 'suffix')
         missing = [stem for stem in images if stem not in found]
@@ -133,18 +133,18 @@ class FolderDataset(BaseDataset):
 
 
 def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
-    """What follows from the class names that a user chooses.
+    """Derive palette, category ids and things from the class names that a user selects.
 
     Args:
-        known: METAINFO of the data set: classes, palette, category_ids and perhaps thing_classes.
-        stated: the same with the user's entries on top.
-        given: keys that are the user's.
+        known: METAINFO of the data set: classes, palette, category_ids and, for panoptic data, thing_classes.
+        stated: the same, updated with the user's entries.
+        given: keys that the user gave.
 
     Returns:
-        classes, palette, category_ids and, where known, thing_classes and stuff_classes.
+        classes, palette, category_ids and, for panoptic data, thing_classes and stuff_classes.
 
     Raises:
-        ValueError: names that do not exist, repeat, or are not in the order things, stuff.
+        ValueError: names do not exist, repeat, or are not things followed by stuff.
     """
     names, classes = list(known['classes']), tuple(stated['classes'])
     unknown = [name for name in classes if name not in names]

@@ -1,4 +1,4 @@
-"""Your own semantic data: a folder of images and one of label maps, checked when the data set is built."""
+"""Semantic data set for your own files: a folder of images and a folder of label maps, checked at build time."""
 
 import os.path as osp
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from eomt_mm.datasets.file_listing import by_stem, described, files_below, warn_
 from eomt_mm.fileio.images import IMAGE_SUFFIXES
 from eomt_mm.registry import DATASETS
 
-# Formats without loss, in which labels stay what they are.
+# Lossless formats, which preserve label values.
 LABEL_SUFFIXES = ('.bmp', '.pgm', '.png', '.tif', '.tiff')
 KINDS = {'img_path': ('img_suffix', IMAGE_SUFFIXES), 'seg_map_path': ('seg_map_suffix', LABEL_SUFFIXES)}
 
@@ -20,14 +20,14 @@ KINDS = {'img_path': ('img_suffix', IMAGE_SUFFIXES), 'seg_map_path': ('seg_map_s
 class LabelMaps(BaseSegDataset):
     """mmseg's BaseSegDataset for images of any suffix, with clear errors for missing folders and files.
 
-    Every image needs a label map, in test mode unless no folder of label maps is given. What else is in the folders is
-    left out; one warning counts it.
+    Every image needs a label map, except in test mode without a folder of label maps. Other files in the folders are
+    ignored; one warning reports their number.
 
     Args:
-        img_suffix: exact end of the images' names; None: any of `IMAGE_SUFFIXES`, in upper or lower case.
-        seg_map_suffix: likewise of the label maps; None: any of `LABEL_SUFFIXES`.
-        kwargs: the parent's arguments: ``data_prefix`` with img_path and seg_map_path (may be left out in test mode),
-            ``metainfo`` with classes and palette, ``ann_file``, a text file that chooses images by one name per line,
+        img_suffix: exact end of the images' file names; None: any of `IMAGE_SUFFIXES`, in upper or lower case.
+        seg_map_suffix: the same for label maps; None: any of `LABEL_SUFFIXES`.
+        kwargs: the parent's arguments: ``data_prefix`` with img_path and seg_map_path (may be omitted in test mode),
+            ``metainfo`` with classes and palette, ``ann_file``, a text file that selects images, one name per line,
             with or without suffix.
 
     Raises:
@@ -95,7 +95,7 @@ class LabelMaps(BaseSegDataset):
         return names
 
     def _listed(self, names: list[str], images: Mapping[str, str]) -> dict[str, str]:
-        """The images that ``ann_file`` names, in its order."""
+        """Select the images that ``ann_file`` lists, in its order."""
         stems = {name: stem for stem, name in images.items()} | {stem: stem for stem in images}
         missing = [name for name in names if name not in stems]
         if missing:

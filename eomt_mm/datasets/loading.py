@@ -1,4 +1,4 @@
-"""Loading transforms whose errors name the file: those of mmcv, mmdet and mmseg, and one for panoptic segments."""
+"""Load images, label maps, instances and panoptic segments as the hosts do, with errors that name the file."""
 
 import warnings
 from collections.abc import Sequence
@@ -32,16 +32,16 @@ class LoadImage(LoadImageFromFile):
     it states.
 
     Args:
-        max_pixels: largest number of pixels of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or 120
-            million.
-        bits: N that the pixels of files with more than 8 bits per channel use: values from 0 to 2 ** N - 1 become 0 to
-            255; None: the environment variable EOMT_MM_IMAGE_BITS, or such files are refused.
+        max_pixels: largest allowed number of pixels of an image; None: the environment variable EOMT_MM_MAX_PIXELS, or
+            120 million.
+        bits: number N of bits in use in files with more than 8 bits per channel: values from 0 to 2 ** N - 1 are scaled
+            to 0 .. 255. None: the environment variable EOMT_MM_IMAGE_BITS; if it is not set, such files are rejected.
         args, kwargs: arguments of the parent.
 
     Raises:
         FileNotFoundError: the file does not exist.
-        ValueError: the file cannot be decoded completely, has more than ``max_pixels`` or 8 bits per channel, or
-            another size than its annotation file states.
+        ValueError: the file cannot be decoded completely, has more than ``max_pixels``, has more than 8 bits per
+            channel without ``bits``, or differs in size from what its annotation file states.
     """
 
     def __init__(self, *args: Any, max_pixels: int | None = None, bits: int | None = None, **kwargs: Any) -> None:
@@ -52,7 +52,7 @@ class LoadImage(LoadImageFromFile):
         self.max_pixels = max_pixels
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any] | None:
-        """Load ``results['img_path']``; None for a bad file if ``ignore_empty``."""
+        """Load ``results['img_path']``; return None for an unreadable file if ``ignore_empty`` is set."""
         try:
             image = self._load(results['img_path'])
         except (FileNotFoundError, ValueError):
@@ -75,7 +75,7 @@ class LoadImage(LoadImageFromFile):
         return to_8_bits(pixels, f'image {path}', self.bits)
 
     def _decode(self, content: bytes) -> np.ndarray | None:
-        if bits_per_channel(content) > 8:  # OpenCV would drop the lower ones, Pillow clips at 255
+        if bits_per_channel(content) > 8:  # by default, OpenCV drops the lower bits and Pillow clips at 255
             flag = imread_flags[self.color_type]
             return cv2.imdecode(np.frombuffer(content, np.uint8), flag if flag < 0 else flag | cv2.IMREAD_ANYDEPTH)
         return mmcv.imfrombytes(content, flag=self.color_type, backend=self.imdecode_backend)
@@ -86,16 +86,16 @@ class LoadImage(LoadImageFromFile):
 
 @TRANSFORMS.register_module()
 class LoadSemanticMap(LoadSegmentationAnnotations):
-    """Load a label map as mmseg does, with a clear error for a file that is missing, damaged or does not fit.
+    """Load a label map as mmseg does, with a clear error for a file that is missing, damaged or of the wrong size.
 
     Adds gt_seg_map (H, W), uint8, 255 = void. Without seg_map_path nothing is added. Maps may have 8 or 16 bits.
 
     Args:
         label_ids: value that each class has in the files, in the order of the data set's full list of classes (before
-            ``metainfo`` selects a subset); all other values are void. None: the values are the labels.
+            ``metainfo`` selects a subset); all other values are void. None: values are labels.
         max_pixels: see :class:`LoadImage`.
         kwargs: arguments of the parent. ``reduce_zero_label``, here or in the data set, cannot be combined with
-            ``label_ids``: leave 0 out of ``label_ids`` instead.
+            ``label_ids``: omit 0 from ``label_ids`` instead.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -112,7 +112,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         path = results.get('seg_map_path')
-        if path is None:  # an image without ground truth, as the hosts' inferencers pass it
+        if path is None:  # no ground truth: the hosts' inferencers pass such images
             return
         values = self._read(path)
         check_size(path, values.shape, results)
@@ -168,7 +168,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         if self.label_ids is not None:
             return self._labels[values.astype(np.uint16, copy=False)]
         labels = values.astype(np.uint8)
-        # In uint8, 0 - 1 wraps to 255 (void). Void stays void.
+        # In uint8, 0 - 1 wraps around to 255 (void). Void is unchanged.
         return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
 
     def __repr__(self) -> str:
@@ -192,8 +192,8 @@ class LoadPanopticSegments(BaseTransform):
     Needs seg_map_path and segments_info (see `CocoPanoptic`). Adds gt_seg_map (H, W), int32, 0 = void,
     k = the k-th kept segment; and gt_segment_labels (N,), int64, labels of segments 1 .. N. Adds gt_seg_map to
     seg_fields, so that the transforms of mmdet and mmseg resize and crop it with the image (nearest neighbour).
-    Segments without a pixel in the PNG are not kept, which is warned of; pixels whose id is not in segments_info are
-    void. Crowds are void; ``with_crowds`` keeps them as segments N + 1 .. N + M, with gt_crowd_labels (M,), int64.
+    Segments without a pixel in the PNG are dropped with a warning; pixels whose id is not in segments_info are void.
+    Crowds are void; ``with_crowds`` keeps them as segments N + 1 .. N + M, with gt_crowd_labels (M,), int64.
 
     Args:
         with_crowds: keep crowds, for test pipelines whose metric reads the ground truth from the samples; not for
@@ -202,8 +202,8 @@ class LoadPanopticSegments(BaseTransform):
 
     Raises:
         FileNotFoundError: the PNG does not exist.
-        ValueError: the PNG cannot be decoded, is not 8-bit RGB, has another size than the image, or no pixel of any of
-            the segments.
+        ValueError: the PNG cannot be decoded, is not 8-bit RGB, differs in size from the image, or contains none of the
+            segments.
     """
 
     def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
@@ -211,7 +211,7 @@ class LoadPanopticSegments(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Load ``results['seg_map_path']`` if there is ground truth; the hosts' inferencers pass images without."""
+        """Load ``results['seg_map_path']`` if there is ground truth; the hosts' inferencers pass images without it."""
         if 'segments_info' not in results:
             return results
         segments = [
@@ -223,7 +223,7 @@ class LoadPanopticSegments(BaseTransform):
 
     def _load_ids(self, results: dict[str, Any]) -> np.ndarray:
         size = image_size(results)
-        # An image without an annotation in the json has no PNG either, and is entirely void.
+        # An image without an annotation in the JSON has no PNG either, and is entirely void.
         if not results['segments_info'] and size is not None:
             return np.zeros(size, dtype=np.int32)
         path = results['seg_map_path']
@@ -242,11 +242,11 @@ class LoadInstances(LoadDetectionAnnotations):
     """Load instances as mmdet does, with masks by default, without crowds, and with clear errors for bad masks.
 
     Arguments and added keys (gt_bboxes, gt_bboxes_labels, gt_masks, gt_ignore_flags) are the parent's. Instances with
-    ignore_flag (crowds) are left out, so they never become targets; so are those whose polygons all have fewer than 3
-    points, with a warning. ``results['instances']`` is unchanged, for metrics.
+    ignore_flag (crowds) are dropped, so they never become targets. Instances whose polygons all have fewer than 3
+    points are dropped with a warning. ``results['instances']`` is unchanged, for metrics.
 
     Raises:
-        ValueError: an instance has no mask, or one that does not fit the image.
+        ValueError: an instance has no mask, or a mask that does not fit the image.
     """
 
     def __init__(self, with_mask: bool = True, **kwargs: Any) -> None:
@@ -263,7 +263,7 @@ class LoadInstances(LoadDetectionAnnotations):
         return loaded
 
     def _mask(self, instance: dict[str, Any], results: dict[str, Any]) -> Rings | RLE | None:
-        """The checked mask of an instance; None if it has no outline."""
+        """Check and return the mask of an instance; None if it has no outline."""
         path, (height, width) = results.get('img_path'), results['ori_shape']
         given = instance.get('mask')
         if not given:

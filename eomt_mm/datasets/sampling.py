@@ -1,8 +1,8 @@
-"""Order and randomness of training samples, drawn from the seed and a position only.
+"""Order and augmentation of training samples as a function of the seed and the position in the run.
 
-A run goes through positions 0, 1, 2, ... over all its processes. Position p shows one sample of epoch p // N; which
-one, and how it is augmented, depends only on the seed and p: not on workers, processes, batch sizes, or earlier
-samples. So a resumed run starts at its position, without loading the samples before it.
+A run goes through positions 0, 1, 2, ... over all its processes. Position p holds one sample of epoch p // N. Which
+sample that is, and how it is augmented, depends only on the seed and p, not on workers, processes, batch sizes or
+earlier samples. A resumed run therefore continues at its position without loading the samples before it.
 """
 
 import itertools
@@ -18,16 +18,16 @@ from mmengine.registry import DATASETS
 from torch.utils.data import Dataset, Sampler
 
 Key = tuple[int, int]  # position, index of the sample in the data set
-# Purposes of a seed, so that position 7, step 7 and epoch 7 share no randomness.
+# What a seed is used for, so that position 7, step 7 and epoch 7 draw different random numbers.
 ORDER, SAMPLE, STEP = range(3)
 TRANSLATED_SAMPLERS = ('InfiniteSampler', 'DefaultSampler')
 
 
 def seed_generators(*key: int, devices: bool = False) -> None:
-    """Seed the global generators of numpy, Python and torch's CPU from a key of integers that are at least 0.
+    """Seed the global generators of numpy, Python and torch's CPU from a key of non-negative integers.
 
     Args:
-        key: the same key gives the same numbers, and different keys independent ones.
+        key: equal keys give equal random numbers, different keys give independent ones.
         devices: also seed torch's generators of accelerators.
     """
     words = np.random.SeedSequence(key).generate_state(8)
@@ -42,7 +42,7 @@ def seed_generators(*key: int, devices: bool = False) -> None:
 
 @contextmanager
 def sample_randomness(seed: int, position: int) -> Iterator[None]:
-    """Give the CPU's global generators the state of a position, and restore them afterwards."""
+    """Seed the CPU's global generators for a position within the context, and restore them afterwards."""
     states = np.random.get_state(), random.getstate(), torch.get_rng_state()
     seed_generators(SAMPLE, seed, position)
     try:
@@ -54,13 +54,13 @@ def sample_randomness(seed: int, position: int) -> Iterator[None]:
 
 
 class SeededDataset(Dataset[Any]):
-    """A data set that takes (position, index) and loads the sample with the randomness of that position.
+    """Data set wrapper that takes (position, index) and loads the sample with the random seed of that position.
 
-    Plain indices and everything else (``metainfo``, ``pipeline``, ...) go to the wrapped data set.
+    Plain indices and attributes (``metainfo``, ``pipeline``, ...) are passed to the wrapped data set.
 
     Args:
-        dataset: a data set, or the config of one.
-        seed: of the run; may be set before the workers start.
+        dataset: a data set or its config.
+        seed: of the run; may be set until the workers start.
     """
 
     def __init__(self, dataset: Any, seed: int = 0) -> None:
@@ -78,22 +78,22 @@ class SeededDataset(Dataset[Any]):
             return self.dataset[index]
 
     def __getattr__(self, name: str) -> Any:
-        if name == 'dataset' or name.startswith('__'):  # while a worker unpickles, and what torch and Python ask of any
+        if name == 'dataset' or name.startswith('__'):  # asked while a worker unpickles, or by torch and Python
             raise AttributeError(f'{type(self).__name__} has no attribute {name!r}')
         return getattr(self.dataset, name)
 
 
 class PositionSampler(Sampler[Key]):
-    """Endless (position, index) of this process: of W processes, process r takes every W-th position from r on.
+    """Endless sampler of (position, index): of W processes, process r takes every W-th position, starting at r.
 
     Args:
         dataset: only its length N is used.
         seed: of the run, the same in every process.
-        shuffle: a permutation per epoch; otherwise the data set's own order.
-        start: number of samples that the run has seen, over all processes.
+        shuffle: draw a permutation per epoch; otherwise use the data set's own order.
+        start: number of samples that the run has already seen, over all processes.
 
     Raises:
-        ValueError: for an empty data set.
+        ValueError: the data set is empty.
     """
 
     def __init__(self, dataset: Any, seed: int | None = None, shuffle: bool = True, start: int = 0) -> None:
@@ -106,7 +106,7 @@ class PositionSampler(Sampler[Key]):
         self.rank, self.world_size = get_dist_info()
 
     def __len__(self) -> int:
-        """Samples of this process in an epoch, rounded up; the iteration does not end."""
+        """Number of samples of this process in an epoch, rounded up; the iteration itself is endless."""
         return -(-self.size // self.world_size)
 
     def __iter__(self) -> Iterator[Key]:
@@ -118,19 +118,19 @@ class PositionSampler(Sampler[Key]):
             yield position, int(order[place])
 
     def permutation(self, epoch: int) -> np.ndarray:
-        """Indices (N,) in the order of an epoch."""
+        """Order of the indices in an epoch, (N,)."""
         return np.random.default_rng((ORDER, self.seed, epoch)).permutation(self.size)
 
 
 def by_position(dataloader: Any) -> dict[str, Any]:
-    """Config of a training loader with its data set seeded and its sampler replaced by a :class:`PositionSampler`.
+    """Convert the config of a training loader to a :class:`SeededDataset` and a :class:`PositionSampler`.
 
     Args:
-        dataloader: mmengine's config, with an InfiniteSampler or a DefaultSampler, of which ``shuffle`` is kept.
+        dataloader: mmengine's config, with an InfiniteSampler or a DefaultSampler; its ``shuffle`` is kept.
 
     Raises:
-        TypeError: the loader is built already.
-        ValueError: an option has no meaning for samples by position.
+        TypeError: the loader is already built.
+        ValueError: an option is not supported with samples by position.
     """
     hint = "or use mmengine's loop: train_cfg.type='IterBasedTrainLoop'"
     if not isinstance(dataloader, Mapping):

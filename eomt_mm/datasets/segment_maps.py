@@ -1,4 +1,4 @@
-"""Segments as one map of numbers: the shared part of all transforms that load such maps."""
+"""Read and store segments as one integer map: shared code of the transforms that load such maps."""
 
 import io
 from collections.abc import Collection, Sequence
@@ -31,18 +31,18 @@ def store_segments(
     with_crowds: bool,
     listed_for: str | None = None,
 ) -> None:
-    """Number the segments of a map and write them into ``results``, without those that have no pixel.
+    """Renumber the segments of a map and add them to ``results``; drop segments without a pixel.
 
-    Writes gt_seg_map (H, W), int32: 0 = void, 1 .. N segments with gt_segment_labels (N,), int64, and, only
-    ``with_crowds``, N + 1 .. N + M crowds with gt_crowd_labels (M,), int64; otherwise crowds are void. The map is named
-    in seg_fields, so that the hosts' transforms move it along with the image (nearest neighbour).
+    Adds gt_seg_map (H, W), int32: 0 = void, 1 .. N segments with gt_segment_labels (N,), int64. If ``with_crowds`` is
+    set, N + 1 .. N + M are crowds with gt_crowd_labels (M,), int64; otherwise crowds are void. The map is added to
+    seg_fields, so that the hosts' transforms resize and crop it with the image (nearest neighbour).
 
     Args:
         results: of the pipeline, changed in place.
-        ids: (H, W), integers; values of no segment are void.
-        segments: of unique values.
+        ids: (H, W), integers; values that belong to no segment are void.
+        segments: segments with unique values.
         with_crowds: keep crowds.
-        listed_for: PNG of the map, where a json lists its segments; None: they are those of the map.
+        listed_for: path of the map's PNG if a JSON lists its segments; None if they were found in the map itself.
 
     Raises:
         ValueError: none of the listed segments has a pixel.
@@ -64,15 +64,15 @@ def store_segments(
 
 
 class LoadSegments(BaseTransform):
-    """Load the segments of a data set whose files have one code per pixel; subclasses read and explain the codes.
+    """Load the segments of a data set whose files have one code per pixel; subclasses read and decode the codes.
 
-    Needs ``seg_map_path`` and ``category_ids`` (see `FolderDataset`) and writes what `store_segments` says; segments of
+    Needs ``seg_map_path`` and ``category_ids`` (see `FolderDataset`). Adds the keys of `store_segments`; segments of
     categories that are not among ``category_ids`` are void. Without ``seg_map_path`` nothing is added: the hosts'
-    inferencers pass images without.
+    inferencers pass images without it.
 
     Args:
         with_crowds: keep crowd regions, for test pipelines; otherwise they are void.
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
     """
 
     def __init__(self, with_crowds: bool = False, backend_args: dict | None = None) -> None:
@@ -99,11 +99,11 @@ class LoadSegments(BaseTransform):
         return results
 
     def _load_codes(self, results: Results) -> np.ndarray:
-        """One number per segment, (H, W), int32; raises errors that name the file."""
+        """Read the map of codes, one code per segment, (H, W), int32; errors name the file."""
         raise NotImplementedError
 
     def _explain(self, code: int) -> tuple[int | None, bool]:
-        """Category of a code (None: void) and whether it is a crowd."""
+        """Return the category of a code (None: void) and whether it is a crowd."""
         raise NotImplementedError
 
     def __repr__(self) -> str:
@@ -111,13 +111,13 @@ class LoadSegments(BaseTransform):
 
 
 def read_map(path: str, modes: Collection[str], meaning: str, backend_args: dict | None = None) -> np.ndarray:
-    """Read a PNG whose values are numbers, not colours.
+    """Read a PNG whose pixel values are numbers, not colours.
 
     Args:
         path: of the file.
-        modes: allowed modes of Pillow, such as ('L',).
+        modes: allowed Pillow modes, such as ('L',).
         meaning: expected content, for the message.
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Returns:
         (H, W) or (H, W, channels) as stored.
@@ -147,7 +147,7 @@ def read_map(path: str, modes: Collection[str], meaning: str, backend_args: dict
 
 
 def image_size(results: Results) -> tuple[int, int] | None:
-    """Size (height, width) of the image before any resizing, None where unknown."""
+    """Size (height, width) of the image before any resizing; None if unknown."""
     if 'ori_shape' in results:
         return tuple(results['ori_shape'][:2])
     if 'height' in results and 'width' in results:
@@ -156,7 +156,7 @@ def image_size(results: Results) -> tuple[int, int] | None:
 
 
 def check_size(path: str, shape: tuple[int, ...], results: Results) -> None:
-    """Raises ValueError where an annotation of ``shape`` (height, width) is not of the image's size."""
+    """Check that an annotation's ``shape`` (height, width) is the image's size; raises ValueError if not."""
     size = image_size(results)
     if size is not None and tuple(shape) != size:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Augmentation and resizing as published (detectron2-style colours, truncating scale jitter, nearest masks)."""
+"""Published augmentation and resizing: detectron2-style colours, truncating scale jitter, nearest-neighbour masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -35,20 +35,20 @@ def _as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
 
 @TRANSFORMS.register_module()
 class ResizeToInput(BaseTransform):
-    """Resizes the image, keeping its aspect, so that it fits inside the input or covers it.
+    """Resize the image, keeping its aspect ratio, so that it fits inside the input or covers it.
 
-    Sizes are ``round(h * f), round(w * f)`` (half to even). Put the loading of annotations *after* it in test
-    pipelines: they stay at the file's size.
+    Sizes are ``round(h * f), round(w * f)`` (half to even). In test pipelines, load annotations *after* this transform,
+    so that they keep their original size.
 
     Args:
         img_size: side or (height, width) of the model's input.
         fit: 'inside' (f = min(H/h, W/w): instance, panoptic) or 'cover' (f = max(H/h, W/w): semantic, whose windows
             lie along the long side).
-        max_aspect: with 'cover', ratio of the image's sides up to which it is resized. A strip of 2000 x 3 pixels would
-            become one of 341,333 x 512, with gigabytes of scores.
+        max_aspect: with 'cover', largest allowed ratio of the image's sides. Without a limit, a strip of 2000 x 3
+            pixels would be resized to 341,333 x 512, with gigabytes of scores.
 
     Raises:
-        ValueError: of an image that is longer, or of wrong arguments.
+        ValueError: an argument is invalid, or an image exceeds ``max_aspect``.
     """
 
     def __init__(self, img_size: int | Sequence[int], fit: str, max_aspect: float = 20) -> None:
@@ -61,7 +61,7 @@ class ResizeToInput(BaseTransform):
         self.fit = fit
 
     def transform(self, results: Results) -> Results:
-        """Reads and writes ``img``; writes ``img_shape``, ``scale_factor`` (w, h) and ``keep_ratio``."""
+        """Resize ``img``; set ``img_shape``, ``scale_factor`` (w, h) and ``keep_ratio``."""
         h, w = results['img'].shape[:2]
         if self.fit == 'cover' and max(h, w) > self.max_aspect * min(h, w):
             raise ValueError(
@@ -78,14 +78,14 @@ class ResizeToInput(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ColorJitter(BaseTransform):
-    """Brightness, contrast, saturation and hue, each with probability 0.5 (used for ADE20K and Cityscapes).
+    """Change brightness, contrast, saturation and hue, each with probability 0.5 (used for ADE20K and Cityscapes).
 
     Brightness comes first; contrast comes before or after saturation and hue with equal probability.
 
     Args:
         brightness: the factor is drawn from 1 -+ this.
-        contrast: likewise; blends with the mean grey level.
-        saturation: likewise; blends with the grey image.
+        contrast: the same; blends with the mean grey level.
+        saturation: the same; blends with the grey image.
         hue: the shift is drawn from -+ this, in turns of the colour circle.
     """
 
@@ -100,7 +100,7 @@ class ColorJitter(BaseTransform):
         self.ranges = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
 
     def transform(self, results: Results) -> Results:
-        """Reads and writes ``img``, uint8 BGR (h, w, 3)."""
+        """Change ``img``, uint8 BGR (h, w, 3)."""
         changes = draw_colour_changes(**self.ranges)
         if changes:
             image = torch.from_numpy(results['img'][..., ::-1].transpose(2, 0, 1).copy())
@@ -111,15 +111,15 @@ class ColorJitter(BaseTransform):
 
 @TRANSFORMS.register_module()
 class ScaleJitterCrop(BaseTransform):
-    """Random scale, black padding at the bottom and the right, random crop of the input's size.
+    """Scale the image randomly, pad it with black at the bottom and right, and crop it randomly to the input size.
 
     r = min(S/h, S/w) * U(scale_range), size ``int(h * r), int(w * r)``. Targets without a pixel in the crop are
-    dropped; where none remains, scale and crop of the same image are drawn again, at most ``max_tries`` times in all;
-    then the last crop is taken, without targets. Masks are cut by nearest neighbour straight from the original map.
+    dropped. If none remains, scale and crop are drawn again, up to ``max_tries`` draws in total; then the last crop is
+    used without targets. Masks are cropped by nearest neighbour directly from the original map.
 
     Args:
         img_size: side S or (height, width) of the crop.
-        scale_range: (0.1, 2.0) for COCO and ADE20K panoptic, (0.5, 2.0) for semantic sets; 1 fits the whole image.
+        scale_range: (0.1, 2.0) for COCO and ADE20K panoptic, (0.5, 2.0) for semantic data; 1 fits the whole image.
         max_tries: at least 1.
     """
 
@@ -135,8 +135,11 @@ class ScaleJitterCrop(BaseTransform):
         self.max_tries = max_tries
 
     def transform(self, results: Results) -> Results:
-        """Reads and writes ``img``, and of ``gt_seg_map`` (with or without ``gt_segment_labels``), ``gt_masks`` with
-        ``gt_bboxes``, ``gt_bboxes_labels`` and ``gt_ignore_flags`` what is there; writes ``img_shape``."""
+        """Crop ``img`` and its targets, and set ``img_shape``.
+
+        Targets are ``gt_seg_map`` (with or without ``gt_segment_labels``) and ``gt_masks`` with ``gt_bboxes``,
+        ``gt_bboxes_labels`` and ``gt_ignore_flags``, where present.
+        """
         source_size = results['img'].shape[:2]
         has_targets = _num_targets(results) > 0
         for _ in range(self.max_tries):
@@ -168,7 +171,7 @@ class ScaleJitterCrop(BaseTransform):
 
 
 def _num_targets(results: Results) -> int:
-    """Number of targets; of maps only whether there are any. Without ground truth: 1, a crop always serves."""
+    """Number of targets; for maps, 1 if there are any. Without ground truth: 1, so that any crop is accepted."""
     if 'gt_masks' in results:
         return len(results['gt_masks'])
     if 'gt_seg_map' in results:
@@ -181,14 +184,14 @@ def _num_targets(results: Results) -> int:
 
 @TRANSFORMS.register_module()
 class PackSegments(PackDetInputs):
-    """mmdet's PackDetInputs for id maps: segments travel as one map and are expanded on the way into the loss.
+    """mmdet's PackDetInputs for id maps: pack segments as one map, which is expanded to masks only for the loss.
 
     The sample gets ``gt_panoptic_seg.segment_ids`` (1, H, W) int32, 0 = void, and ``gt_instances.labels`` (N,):
-    segment k of the map has label ``labels[k - 1]``. Where crowds were loaded (``gt_crowd_labels``), they are the ids
+    segment k of the map has label ``labels[k - 1]``. If crowds were loaded (``gt_crowd_labels``), they are the ids
     N + 1 .. N + M, with ``ignored_instances.labels`` (M,).
 
     Args:
-        meta_keys: what is kept of the item, seg_map_path beside mmdet's (`CityscapesAP` reads that file itself).
+        meta_keys: keys of the item to keep; mmdet's, and seg_map_path (`CityscapesAP` reads that file itself).
     """
 
     def __init__(
