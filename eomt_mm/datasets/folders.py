@@ -174,6 +174,6 @@ def _check_unique(items: list[dict[str, Any]]) -> None:
         first = paths.setdefault(item['img_id'], item['img_path'])
         if first != item['img_path']:
             raise ValueError(
-                f'{first} and {item["img_path"]} have the same name, by which metrics and result files tell images '
-                'apart: rename one, or give a data_prefix that holds one of them'
+                f'{first} and {item["img_path"]} have the same name, by which metrics and result files identify '
+                'images: rename one, or give a data_prefix that holds one of them'
             )
