@@ -1,6 +1,6 @@
-"""Quirks of host versions: what makes them importable, and whether the installed ones fit together.
+"""Make the hosts importable, and check that the installed versions fit together.
 
-No host is imported before a function asks for it, so that a bare ``import eomt_mm`` stays cheap.
+Hosts are only imported inside functions, so that a bare ``import eomt_mm`` stays cheap.
 """
 
 import importlib.util
@@ -15,8 +15,8 @@ from typing import Any
 
 EXTENSION = 'mmcv._ext'
 
-# Versions that the tests run with, or that the hosts' own assertions demand (mmdet 3.3.0: mmcv < 2.2).
-# ftfy and regex: mmseg 1.2.2 needs them to import (mmseg.utils.tokenizer) and does not require them.
+# Versions that the tests run with, or that the hosts' own assertions require (mmdet 3.3.0: mmcv < 2.2).
+# ftfy and regex: mmseg 1.2.2 imports them (mmseg.utils.tokenizer) but does not list them as requirements.
 REQUIREMENTS = {
     'torch': '>=2.4',
     'timm': '>=1.0.26',
@@ -27,7 +27,7 @@ REQUIREMENTS = {
     'regex': '',
 }
 MMCV_VERSION = '2.1.0'
-# Distributions that write the same files: the last one installed wins, and removing either breaks the other.
+# Distributions that install the same files: the last one installed wins, and removing either breaks the other.
 MMCV_DISTRIBUTIONS = ('mmcv-lite', 'mmcv', 'mmcv-full')
 OPENCV_DISTRIBUTIONS = (
     'opencv-python',
@@ -38,14 +38,14 @@ OPENCV_DISTRIBUTIONS = (
 
 
 class CompiledOpMissingError(NotImplementedError):
-    """A compiled op of mmcv was called, and mmcv-lite has none."""
+    """A compiled op of mmcv was called, but mmcv-lite has none."""
 
 
 class _ExtensionStandIn(ModuleType):
-    """Takes the place of ``mmcv._ext``: has every op by name, and each raises when it is called."""
+    """Stand-in for ``mmcv._ext``: has an op of every name, which raises an error when it is called."""
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
-        if name.startswith('__'):  # what Python asks of any module: __path__, __file__, __all__, ...
+        if name.startswith('__'):  # attributes that Python looks up on any module: __path__, __file__, __all__, ...
             raise AttributeError(f'module {self.__name__!r} has no attribute {name!r}')
 
         def op(*args: Any, **kwargs: Any) -> Any:
@@ -61,7 +61,7 @@ class _ExtensionStandIn(ModuleType):
 
 
 class _ExtensionFinder(MetaPathFinder, Loader):
-    """Answers for ``mmcv._ext`` and nothing else."""
+    """Finder and loader of the stand-in for ``mmcv._ext``, and of no other module."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -72,32 +72,32 @@ class _ExtensionFinder(MetaPathFinder, Loader):
         return _ExtensionStandIn(spec.name)
 
     def exec_module(self, module: ModuleType) -> None:
-        """Nothing to run: the ops come into being when they are asked for."""
+        """Do nothing: the ops are created on access."""
 
 
 def make_hosts_importable() -> None:
     """Make mmdet and mmseg importable with mmcv-lite; a second call changes nothing.
 
-    Their import fails only for want of the extension module ``mmcv._ext``. The finder is the last one asked, so a
-    compiled extension always wins.
+    Their import fails only because the extension module ``mmcv._ext`` is missing. The finder is the last in
+    ``sys.meta_path``, so a compiled extension always takes precedence.
     """
     if not any(isinstance(finder, _ExtensionFinder) for finder in sys.meta_path):
         sys.meta_path.append(_ExtensionFinder())
-    if not hasattr(pkgutil, 'find_loader'):  # gone in Python 3.14; mmengine asks it for the extension
+    if not hasattr(pkgutil, 'find_loader'):  # removed in Python 3.14; mmengine uses it to look for the extension
         setattr(pkgutil, 'find_loader', _find_loader)  # noqa: B010
 
 
 def _find_loader(fullname: str) -> Any:
-    """``pkgutil.find_loader`` as it was."""
+    """Reimplement ``pkgutil.find_loader``, which Python 3.14 removed."""
     spec = importlib.util.find_spec(fullname)
     return None if spec is None else spec.loader
 
 
 def check_versions() -> None:
-    """Checks the installed stack as a whole.
+    """Check that the installed packages fit together.
 
     Raises:
-        ImportError: one message for all clashes: what is there, what is needed, the command that mends it.
+        ImportError: one message for all conflicts: what is installed, what is needed, and the command to fix it.
     """
     rows: list[tuple[str, str, str]] = []
     remove: list[str] = []
@@ -114,14 +114,14 @@ def _check_requirements(rows: list[tuple[str, str, str]], remove: list[str], add
         version = _version(name)
         module = 'mmseg' if name == 'mmsegmentation' else name
         if version is None and _importable(module):
-            continue  # a source checkout on the path: the hosts' own assertions see to it
+            continue  # a source checkout on the path: the hosts' own assertions check its version
         if version is None or not _fits(version, needed):
             rows.append((name, version or 'missing', needed or 'any version'))
             add.append(f'{name}{needed}')
 
 
 def _check_torchvision(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
-    """Each torchvision release works with one torch release, which its metadata names."""
+    """Check that torchvision is the release for the installed torch, which its metadata names."""
     from packaging.requirements import Requirement
 
     version, torch_version = _version('torchvision'), _version('torch')
@@ -146,7 +146,7 @@ def _check_mmcv(rows: list[tuple[str, str, str]], remove: list[str], add: list[s
 
 
 def _check_opencv(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
-    """Two distributions of one version are let pass: their files agree (albumentations brings the headless one)."""
+    """Check that all OpenCV distributions have one version; two are fine (albumentations needs the headless one)."""
     found = _installed(OPENCV_DISTRIBUTIONS)
     if not found and _importable('cv2'):
         return
@@ -158,15 +158,15 @@ def _check_opencv(rows: list[tuple[str, str, str]], remove: list[str], add: list
 
 
 def _check_cv2_loads() -> None:
-    """The hosts import cv2 anyway; here its failure can still be explained."""
+    """Import cv2, as the hosts will do anyway, to explain a missing system library."""
     try:
         import cv2  # noqa: F401
     except ImportError as error:
         if '.so' not in str(error):
             raise
         raise ImportError(
-            f'cv2 needs a system library that is not there ({error}). Either install it: '
-            f'apt-get install -y libgl1 libglib2.0-0; or take the OpenCV that does without: '
+            f'cv2 needs a system library that is missing ({error}). Either install it: '
+            f'apt-get install -y libgl1 libglib2.0-0; or use the OpenCV that does not need it: '
             f'pip uninstall -y {" ".join(OPENCV_DISTRIBUTIONS)} && pip install opencv-python-headless'
         ) from error
 
@@ -203,4 +203,4 @@ def _clash_message(rows: list[tuple[str, str, str]], remove: list[str], add: lis
     command = 'pip install ' + ' '.join(f'"{spec}"' for spec in dict.fromkeys(add))
     if remove:
         command = f'pip uninstall -y {" ".join(remove)} && {command}'
-    return '\n'.join(['eomt_mm cannot run with the installed packages:', *lines, 'This mends it:', f'  {command}'])
+    return '\n'.join(['eomt_mm cannot run with the installed packages:', *lines, 'To fix this, run:', f'  {command}'])

@@ -1,4 +1,4 @@
-"""Options that tools share. Imports neither torch nor a host: command lines are answered before those are imported."""
+"""Command-line options that tools share. Imports neither torch nor a host, so that ``--help`` and errors are fast."""
 
 import argparse
 from collections.abc import Sequence
@@ -7,19 +7,19 @@ from typing import Any
 OVERRIDES = 'overrides, such as img_size=512'
 TASKS = ('semantic', 'instance', 'panoptic')
 AMP_DTYPES = ('float16', 'bfloat16')
-PICTURES, PREDICTIONS = 'vis', 'preds'  # folders of an inferencer's results
+PICTURES, PREDICTIONS = 'vis', 'preds'  # sub-folders of an inferencer's results
 
 
 def add_cfg_options(parser: argparse.ArgumentParser, text: str = OVERRIDES) -> None:
-    """Add ``--cfg-options KEY=VALUE ...``; `read_options` gives the values."""
+    """Add ``--cfg-options KEY=VALUE ...``; `read_options` parses the values."""
     parser.add_argument('--cfg-options', nargs='+', action='extend', type=override, metavar='KEY=VALUE', help=text)
 
 
 def override(text: str) -> str:
-    """A text KEY=VALUE as it is.
+    """Check that a text has the form KEY=VALUE, and return it unchanged.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: it has another form.
     """
     if not text.partition('=')[1]:
         raise argparse.ArgumentTypeError(f"'{text}': give KEY=VALUE, such as img_size=512")
@@ -27,7 +27,7 @@ def override(text: str) -> str:
 
 
 def read_options(texts: Sequence[str] | None) -> dict[str, Any] | None:
-    """Values of texts KEY=VALUE, as mmengine's ``DictAction`` reads them."""
+    """Parse texts KEY=VALUE with mmengine's ``DictAction``; None if there are none."""
     if not texts:
         return None
     from mmengine.config import DictAction

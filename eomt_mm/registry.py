@@ -1,13 +1,13 @@
-"""Child registries of mmengine's.
+"""Registries of this package, children of mmengine's.
 
-``locations`` name the modules that register, so a config needs no ``custom_imports``: mmengine imports this module
-when it meets ``type='eomt_mm.X'`` under any default scope, and the locations at the first look-up. It also calls
-:func:`~eomt_mm.hosts.install.install`, being what mmengine imports first.
+``locations`` name the modules that register types, so that a config needs no ``custom_imports``: mmengine imports this
+module when it finds ``type='eomt_mm.X'`` under any default scope, and the locations at the first look-up. As mmengine
+imports this module first, it also calls :func:`~eomt_mm.hosts.install.install`.
 """
 
 from eomt_mm import compat
 
-compat.check_versions()  # before the first host is imported: one message names all that is missing
+compat.check_versions()  # before any host is imported: one message lists everything that is missing
 
 from mmengine.registry import (  # noqa: E402
     DATASETS as MMENGINE_DATASETS,

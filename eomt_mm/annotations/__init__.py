@@ -1,4 +1,4 @@
-"""Annotation files, checked when they are read: json documents and the masks in them. Knows no host and no torch."""
+"""Read and check annotation files: JSON documents and the masks in them. Imports neither a host nor torch."""
 
 from typing import Any
 

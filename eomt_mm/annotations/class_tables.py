@@ -1,7 +1,7 @@
-"""Tables of classes and of the values that stand for them in files, for data sets, metrics, checkpoints, generators."""
+"""Class tables of data sets: which classes are things, and the value of each class in files."""
 
-# ADE20K, scene parsing: which of the 150 classes (indices in ADE20K's order) are stuff; the list of the official
-# configs. The others are things.
+# ADE20K, scene parsing: the stuff classes among the 150 (indices in ADE20K's order), as listed in the official configs.
+# The others are things.
 ADE20K_NUM_CLASSES = 150
 ADE20K_NUM_THINGS = 100
 # fmt: off
@@ -37,12 +37,12 @@ CITYSCAPES_LABEL_IDS = {
 }
 # "hasInstances" and not "ignoreInEval" in that table: person .. bicycle.
 CITYSCAPES_THINGS = tuple(CITYSCAPES_LABEL_IDS)[11:]
-# "ignoreInEval" in that table, without the licence plate (-1), which label maps do not hold: unlabeled, ego vehicle,
+# "ignoreInEval" in that table, except the licence plate (-1), which label maps do not contain: unlabeled, ego vehicle,
 # rectification border, out of roi, static, dynamic, ground, parking, rail track, guard rail, bridge, tunnel, polegroup,
 # caravan, trailer.
 CITYSCAPES_VOID_IDS = (0, 1, 2, 3, 4, 5, 6, 9, 10, 14, 15, 16, 18, 29, 30)
 
-# COCO-Stuff 164k: values from 0 to 181 that stand for no class in raw label maps, because COCO never used their ids
+# COCO-Stuff 164k: values from 0 to 181 that mean no class in raw label maps, because COCO never used their ids
 # (value + 1); 255 is void. As in mmseg's tools/dataset_converters/coco_stuff164k.py.
 COCO_STUFF_UNUSED = (11, 25, 28, 29, 44, 65, 67, 68, 70, 82, 90)
 # Values of the 171 classes, in mmseg's order.

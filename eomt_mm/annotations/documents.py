@@ -1,7 +1,7 @@
-"""Annotation files in json, read and checked as a whole: types, references between entries, masks.
+"""Read JSON annotation files and check them as a whole: types, references between entries, masks.
 
-Data sets and metrics use the same reader, so both accept a file or neither does. Types are msgspec's: a document
-of train2017's size takes 60 % of the time of `json.loads`, checks included, and 15 % less memory.
+Data sets and metrics use the same reader, so that both accept the same files. msgspec checks the types: a file of the
+size of train2017 takes 60 % of the time of `json.loads`, checks included, and 15 % less memory.
 """
 
 import json
@@ -19,14 +19,14 @@ BOM = b'\xef\xbb\xbf'
 NUM_SEGMENTS = 1 << 24
 
 Document = TypeVar('Document')
-# Exports of spreadsheets have whole numbers as floats.
+# Files exported from spreadsheets have integers as floats.
 Id = int | float | str
 Number = int | float
 Flag = bool | int | float | None
 
 
 class RunLengths(TypedDict):
-    """A mask by its runs."""
+    """A mask as run lengths."""
 
     size: list[int]
     counts: str | list[int]
@@ -35,7 +35,7 @@ class RunLengths(TypedDict):
 Mask = list[float | list[float | list[float]]] | RunLengths | None
 
 
-# Which keys an entry must have depends on what the file is for: the readers check that.
+# Which keys an entry must have depends on the purpose of the file; the readers check it.
 class Image(TypedDict, total=False):
     """An image."""
 
@@ -53,7 +53,7 @@ class Category(TypedDict, total=False):
     supercategory: Any
 
 
-# Integers only: panoptic quality keeps ids of categories in arrays.
+# Integers only: panoptic quality stores category ids in arrays.
 class PanopticCategory(TypedDict, total=False):
     """A category of the COCO panoptic format."""
 
@@ -84,7 +84,7 @@ class Instance(TypedDict, total=False):
     area: float | None
     iscrowd: Flag
     ignore: Flag
-    segments_info: list[Any]  # of another format, which is named
+    segments_info: list[Any]  # belongs to the panoptic format; read so that the error can name it
 
 
 class PanopticAnnotation(TypedDict, total=False):
@@ -126,7 +126,7 @@ class PanopticResults(TypedDict):
 
 
 def parse(content: bytes, form: type[Document], path: str) -> Document:
-    """Parse json and check its types.
+    """Parse JSON and check its types.
 
     Args:
         content: of the file, UTF-8 with or without a byte order mark.
@@ -134,7 +134,8 @@ def parse(content: bytes, form: type[Document], path: str) -> Document:
         path: of the file, for messages.
 
     Raises:
-        ValueError: no json, or of other types; names the file, the place in it, what is there and what is needed.
+        ValueError: the content is not JSON or has wrong types; the message names the file, the place in it, and what is
+            expected.
     """
     try:
         try:
@@ -143,7 +144,7 @@ def parse(content: bytes, form: type[Document], path: str) -> Document:
         except msgspec.ValidationError:
             raise
         except msgspec.DecodeError:
-            # Python's parser also reads NaN, which many exports have in unused fields, and its errors name the line.
+            # Python's parser accepts NaN, which many exports have in unused fields, and its errors name the line.
             return msgspec.convert(json.loads(content), form)
     except msgspec.ValidationError as error:
         what, _, place = str(error).partition(' - at ')
@@ -158,14 +159,15 @@ def read_instances(
 ) -> InstancesFile:
     """Read a file in the COCO instance format.
 
-    Masks have one of the two forms of `normalise`. Annotations whose mask has no outline (no polygon of 3 points) are
-    left out. Annotations without "segmentation" are kept; a missing "bbox" is computed from the mask.
+    Masks are converted to one of the two forms of `normalise`. Annotations whose mask has no outline (no polygon of at
+    least 3 points) are dropped. Annotations without "segmentation" are kept; a missing "bbox" is computed from the
+    mask.
 
     Args:
         content: of the file.
         path: of the file, for messages.
-        annotated: whether annotations must be there.
-        warn: gets one line that counts what is left out.
+        annotated: require annotations.
+        warn: called with a one-line warning for each kind of dropped or defective masks.
 
     Raises:
         ValueError: the file breaks a rule of the format or of its masks.
@@ -191,7 +193,7 @@ def read_panoptic(content: bytes, path: str, *, annotated: bool = True) -> Panop
     Args:
         content: of the file.
         path: of the file, for messages.
-        annotated: whether annotations must be there.
+        annotated: require annotations.
 
     Raises:
         ValueError: the file breaks a rule of the format.
@@ -229,7 +231,7 @@ def check_images(images: Iterable[Image], path: str) -> dict[Id, tuple[int, int]
 
 
 def check_size(height: Number, width: Number, whose: str) -> tuple[int, int]:
-    """Check and return (height, width) in pixels as whole numbers."""
+    """Check that (height, width) are whole pixels, and return them as integers."""
     for side, value in (('height', height), ('width', width)):
         if not 1 <= value <= MAX_SIDE or value != int(value):
             raise ValueError(f'{whose} has {side} {value}: give whole pixels in [1, {MAX_SIDE}]')
@@ -237,7 +239,7 @@ def check_size(height: Number, width: Number, whose: str) -> tuple[int, int]:
 
 
 def check_file_names(images: Iterable[Image], path: str) -> None:
-    """Check that images have file names; metrics do not need this check."""
+    """Check that images have file names; metrics do not need them."""
     for image in images:
         if 'file_name' not in image:
             raise ValueError(f'{path}: image {image} needs "file_name"')
@@ -293,7 +295,7 @@ def _check_panoptic(
 
 
 def unknown_id(key: str, value: Any, known: Collection[Any], of_what: str) -> str:
-    """Text on a reference to an id that does not exist; names both types if they differ."""
+    """Error text for a reference to an id that does not exist; names both types if they differ."""
     types = sorted({type(one).__name__ for one in known})
     differs = f' ({type(value).__name__}, those are {" or ".join(types)})' if type(value).__name__ not in types else ''
     return f'has {key} {value!r}, which none of the {len(known)} {of_what} has{differs}: remove it, or correct the ids'
@@ -368,7 +370,7 @@ def _normalise_masks(
 
 
 class DefectiveMasks:
-    """Counts masks without a pixel in their image, and those whose coordinates seem to be normalised.
+    """Count masks without a pixel in their image, and masks whose coordinates seem to be normalised.
 
     Args:
         path: of the annotation file.
@@ -386,10 +388,10 @@ class DefectiveMasks:
             self._found.setdefault(defect, []).append(whose)
 
     def report(self, warn: Callable[[str], None] | None) -> None:
-        """Warn of defective masks.
+        """Warn about defective masks.
 
         Raises:
-            ValueError: they are more than half of all.
+            ValueError: more than half of all masks have the same defect.
         """
         for defect, found in self._found.items():
             what = 'no pixel in their image'

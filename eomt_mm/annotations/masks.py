@@ -1,14 +1,15 @@
-"""Masks of annotation and result files, checked before pycocotools sees them: its C code trusts every value.
+"""Check masks of annotation and result files before passing them to pycocotools, whose C code checks nothing.
 
-There, a NaN or a coordinate of 1e9 crashes the process, and a faulty string of run lengths never returns. The rules:
+In pycocotools, a NaN or a coordinate of 1e9 crashes the process, and a damaged string of run lengths loops forever. The
+rules:
 
 - Polygons are a ring or a list of rings. A ring is a flat list [x, y, x, y, ...] or a list of [x, y] pairs (pixels).
 - Coordinates are finite and at most one image side outside the image; their count is even.
 - Rings of fewer than 3 points enclose nothing and are dropped. A mask without any other ring has no outline.
-- An empty list, as in exports of boxes, means "no mask".
-- The outlines of a mask are together at most as long as the edges of all pixels of the image: pycocotools takes memory
-  for five steps per pixel of outline.
-- Run lengths, compressed or not, have the image's size, are not negative, and add up to its pixels.
+- An empty list, as in files of boxes only, means "no mask".
+- The total length of a mask's outlines is at most that of the edges of all pixels of the image: pycocotools allocates
+  memory for five steps per pixel of outline.
+- Run lengths, compressed or not, have the image's size, are not negative, and add up to its number of pixels.
 """
 
 import math
@@ -23,21 +24,21 @@ EXIF_HINT = (
     'resized, or rotated by EXIF? Pair the right files; where the image is rotated by its EXIF tag and its annotation '
     "is not, load it with color_type='color_ignore_orientation'"
 )
-# Run lengths as pycocotools takes them: 'size' [height, width] and 'counts', compressed (bytes or str).
+# Run lengths in pycocotools' form: 'size' [height, width] and 'counts', compressed (bytes or str).
 RLE = dict[str, Any]
 Rings = list[list[float]]
 Size = tuple[int, int]
 
-# What is wrong with a mask that breaks no rule: nothing is drawn, or a pixel in the corner.
+# Defects of a mask that breaks no rule: it has no pixel, or its coordinates are normalised (at most a corner pixel).
 Defect = Literal['', 'no pixel', 'normalised']
 NO_PIXEL: Defect = 'no pixel'
 NORMALISED: Defect = 'normalised'
-# Sides of an image in which a polygon within the first pixel is a mistake.
+# From this image side on, a polygon within the first pixel is a mistake.
 MIN_SIDE = 8
 # Counts of run lengths and pycocotools' own arithmetic have 32 bits.
 MAX_SIDE = 65535
-# In compressed run lengths, a character of at least MORE is followed by another one of the same number. A run has 33
-# bits with its sign, five per character.
+# In compressed run lengths, a character of at least MORE is followed by another character of the same number. A run has
+# 33 bits with its sign, five per character.
 MORE = 80
 MAX_DIGITS = 7
 COMPRESSED = re.compile(rb'(?:[P-o]{0,6}[0-O])+')
@@ -46,7 +47,7 @@ MAX_AREAS = 255
 
 
 def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
-    """Check a mask and bring it to one of two forms.
+    """Check a mask and convert it to one of two forms.
 
     Args:
         mask: as in "segmentation": polygons, or a dict of run lengths.
@@ -54,7 +55,7 @@ def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
         whose: file, annotation and image, for messages.
 
     Returns:
-        Flat rings of 3 or more points, or compressed run lengths; None where the mask has no outline.
+        Flat rings of 3 or more points, or compressed run lengths; None if the mask has no outline.
 
     Raises:
         ValueError: the mask breaks one of the rules of this module.
@@ -63,10 +64,10 @@ def normalise(mask: Any, size: Size, whose: str) -> Rings | RLE | None:
 
 
 def examine(mask: Any, size: Size, whose: str) -> tuple[Rings | RLE | None, Defect]:
-    """What `normalise` returns, and what is wrong with it: no pixel in the image, or coordinates in [0, 1] only."""
+    """Do as `normalise`, and also return the mask's defect: no pixel in the image, or all coordinates in [0, 1]."""
     if isinstance(mask, dict):
         rle = _normalise_runs(mask, size, whose)
-        # A single run is at most this long.
+        # An empty mask is a single run, whose string is at most this long.
         return rle, NO_PIXEL if len(rle['counts']) <= MAX_DIGITS and not areas([rle])[0] else ''
     if not isinstance(mask, list):
         raise ValueError(f'{whose}: its mask is {_short(mask)}: give polygons or run lengths')
@@ -82,7 +83,7 @@ def examine(mask: Any, size: Size, whose: str) -> tuple[Rings | RLE | None, Defe
 
 
 def check_runs(mask: Any, whose: str) -> RLE:
-    """Check run lengths of an image whose size they state themselves, as predictions do; see `normalise`."""
+    """Check run lengths against the image size that they state, as for predictions; see `normalise`."""
     stated = mask.get('size') if isinstance(mask, dict) else None
     size = tuple(stated) if isinstance(stated, list | tuple) else ()
     if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in size):
@@ -91,31 +92,31 @@ def check_runs(mask: Any, whose: str) -> RLE:
 
 
 def to_rle(mask: Rings | RLE, size: Size) -> RLE:
-    """Rasterise what `normalise` returned: compressed run lengths of an image of ``size`` (height, width)."""
+    """Rasterise what `normalise` returned to compressed run lengths for an image of ``size`` (height, width)."""
     if isinstance(mask, dict):
         return mask
     found: list[RLE] = mask_api.frPyObjects(mask, *size)
-    # Merging one after the other takes quadratic time: a minute for 30,000 rings.
+    # Merging one by one takes quadratic time: a minute for 30,000 rings.
     while len(found) > 1:
         found = [mask_api.merge(found[start : start + 8]) for start in range(0, len(found), 8)]
-    # Text, as in files: mmdet takes bytes for damaged.
+    # Text, as in files: mmdet treats bytes as a damaged mask.
     return {'size': list(size), 'counts': found[0]['counts'].decode()}
 
 
 def as_text(rle: RLE) -> RLE:
-    """Run lengths in the form of json files: counts as text, not bytes."""
+    """Convert run lengths to the form of JSON files: counts as text, not bytes."""
     counts = rle['counts']
     return {'size': list(rle['size']), 'counts': counts.decode() if isinstance(counts, bytes) else counts}
 
 
 def decode(mask: Rings | RLE, size: Size) -> np.ndarray:
-    """Pixels of what `normalise` returned: (H, W), uint8, 0 or 1."""
+    """Decode what `normalise` returned to pixels: (H, W), uint8, 0 or 1."""
     pixels: np.ndarray = mask_api.decode(to_rle(mask, size))
     return pixels
 
 
 def areas(rles: Sequence[RLE]) -> np.ndarray:
-    """Pixels of each of N masks: (N,), int64."""
+    """Number of pixels of each of N masks: (N,), int64."""
     parts = [mask_api.area(list(rles[start : start + MAX_AREAS])) for start in range(0, len(rles), MAX_AREAS)]
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
@@ -127,7 +128,7 @@ def box(mask: Rings | RLE, size: Size) -> list[float]:
 
 
 def _flat_rings(mask: list[Any], whose: str) -> Rings:
-    """Rings of a mask as flat lists, from any of the accepted forms."""
+    """Convert the rings of a mask, in any accepted form, to flat lists."""
     if not mask or not isinstance(mask[0], list):
         return [mask]
     if not all(isinstance(ring, list) for ring in mask):
@@ -146,14 +147,14 @@ def _joined(points: list[list[float]]) -> list[float]:
 
 
 def _check_ring(ring: list[float], size: Size, whose: str) -> bool:
-    """Refuse rings that pycocotools cannot handle. Plain Python is faster than arrays for lists of this length.
+    """Reject rings that pycocotools cannot handle. Plain Python is faster than arrays for lists of this length.
 
     Returns:
-        whether the ring may have no pixel, being small or outside of the image.
+        whether the ring may have no pixel because it is small or outside the image.
     """
     height, width = size
     try:
-        # NaN compares as false with everything, but reaches the sum.
+        # NaN compares as false with everything, but propagates to the sum.
         is_finite = math.isfinite(sum(ring))
     except (TypeError, OverflowError) as error:
         raise ValueError(f'{whose}: a polygon is not a list of numbers ({_short(ring)}): correct it') from error
@@ -177,7 +178,7 @@ def _check_ring(ring: list[float], size: Size, whose: str) -> bool:
 def _check_length(rings: Rings, size: Size, whose: str) -> None:
     height, width = size
     longest = 4 * (height + 4) * (width + 4)
-    # So few points cannot reach this length, however far apart they are.
+    # With so few points, the outline cannot be too long, however far apart they are.
     if sum(map(len, rings)) * 3 * max(size) <= 2 * longest:
         return
     length = 0.0
@@ -214,10 +215,10 @@ def _normalise_runs(mask: dict[str, Any], size: Size, whose: str) -> RLE:
 
 
 def parse_runs(counts: str | bytes, whose: str) -> np.ndarray:
-    """Run lengths of COCO's compressed form, without pycocotools, which reads past the end of a faulty string.
+    """Parse COCO's compressed run lengths, without pycocotools, which reads past the end of a damaged string.
 
     Each character, less 48, holds 5 bits of a number, lowest first. Bit 6 is set if more characters of the number
-    follow; the highest bit of the last character is the sign. From the fourth number on, numbers are differences to
+    follow; the highest bit of the last character is the sign. From the fourth number on, numbers are differences from
     the run two places before.
 
     Args:
@@ -228,7 +229,7 @@ def parse_runs(counts: str | bytes, whose: str) -> np.ndarray:
         (N,), int64; may be negative.
 
     Raises:
-        ValueError: the string is empty, has other characters, or numbers that end nowhere.
+        ValueError: the string is empty, has invalid characters, or contains an incomplete number.
     """
     text = counts.encode(errors='replace') if isinstance(counts, str) else counts
     if not COMPRESSED.fullmatch(text):
@@ -261,7 +262,7 @@ def _as_runs(counts: Any, whose: str) -> np.ndarray:
 
 
 def _without_empty(runs: np.ndarray) -> np.ndarray:
-    """Join runs around empty ones, which end pycocotools' comparison of two masks too early."""
+    """Remove empty runs by joining their neighbours: they make pycocotools stop comparing two masks too early."""
     edges, times = np.unique(np.cumsum(runs)[:-1], return_counts=True)
     total = int(runs.sum())
     edges = edges[(times % 2 == 1) & (edges < total)]

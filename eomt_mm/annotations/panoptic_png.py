@@ -1,4 +1,4 @@
-"""Panoptic id maps: the PNG files of the COCO panoptic format, and their relabelling.
+"""Read, write and relabel panoptic id maps, the PNG files of the COCO panoptic format.
 
 Format: https://cocodataset.org/#format-data, section "Panoptic Segmentation". A pixel's segment id is
 R + 256 G + 65536 B; id 0 is void.
@@ -51,16 +51,16 @@ def decode_panoptic_png(content: bytes, path: str | Path) -> np.ndarray:
     """Decode the content of a panoptic PNG; ``path`` is for messages. Returns and raises as `read_panoptic_png`."""
     _check_png(content, path)
     image = decode_image(content, f'panoptic PNG {path}', as_stored, fix='download or convert it again')
-    # Four bytes R, G, B, A are one little-endian integer: 10 times faster than widening and adding three channels.
+    # View four bytes R, G, B, A as one little-endian integer: 10 times faster than widening and adding three channels.
     ids = cv2.cvtColor(image, cv2.COLOR_BGR2RGBA).view('<i4')[..., 0]
     ids &= NUM_IDS - 1
     return ids.astype(np.int32, copy=False)
 
 
 def check_present(path: str | Path, ids: Sequence[int], present: Sequence[bool]) -> None:
-    """Check that the segments which a json lists have pixels in their PNG; some without any are warned of.
+    """Check that the segments which a JSON lists have pixels in their PNG, and warn about those without any.
 
-    A process names at most `MAX_NAMED` files; data loaders and metrics may run in several.
+    A process warns about at most `MAX_NAMED` files; data loaders and metrics may run in several processes.
 
     Args:
         path: of the PNG.
@@ -68,7 +68,7 @@ def check_present(path: str | Path, ids: Sequence[int], present: Sequence[bool])
         present: (N,), whether a segment has a pixel.
 
     Raises:
-        ValueError: no segment has one.
+        ValueError: no segment has a pixel.
     """
     missing = [id_ for id_, is_there in zip(ids, present, strict=True) if not is_there]
     if not missing:
@@ -127,10 +127,9 @@ def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
 
 
 def run_starts(*maps: np.ndarray) -> np.ndarray:
-    """Flat positions, ascending, at which at least one of the maps has another value than at the pixel before.
+    """Find the run starts: ascending flat positions where at least one map differs from the pixel before.
 
-    Panoptic maps are piecewise constant: what is done once per run instead of once per pixel is 10 to 30 times
-    cheaper.
+    Panoptic maps are piecewise constant: working once per run instead of once per pixel is 10 to 30 times cheaper.
 
     Args:
         maps: one or more arrays of the same shape.
@@ -165,7 +164,7 @@ def index_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
 
 
 def relabel_segments(ids: np.ndarray, segment_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber the segments of an id map from 1, leaving out those without a pixel.
+    """Renumber the segments of an id map from 1, dropping those without a pixel.
 
     Args:
         ids: (H, W), segment ids.

@@ -1,4 +1,4 @@
-"""Metrics that the hosts lack. What counts (``*_counting``) knows no host."""
+"""Metrics that the hosts lack. The counting itself (``*_counting``) depends on no host."""
 
 from typing import Any
 

@@ -1,8 +1,8 @@
-"""Mask AP on arrays: matching per image, and averages, both by pycocotools' own functions.
+"""Mask AP on arrays: match per image and average over images, both with pycocotools' own functions.
 
-`COCOeval` keeps all masks to the end, but its averages need only the scores of predictions and which of them matched
-or are ignored. So `COCOeval.evaluateImg` runs on each image when it comes, and `accumulate` and `summarize` on what is
-kept. The numbers are those of `COCOeval` on everything at once.
+`COCOeval` keeps all masks until the end, but its averages only need the scores of predictions and whether each matched
+or is ignored. Therefore `COCOeval.evaluateImg` runs on each image as it arrives, and `accumulate` and `summarize` run
+on these small records. The results equal those of `COCOeval` on all images at once.
 """
 
 import contextlib
@@ -25,10 +25,10 @@ class TrueInstance(NamedTuple):
     """An instance of the ground truth.
 
     Attributes:
-        label: of its class.
+        label: class index.
         rle: its mask.
-        area: in pixels; decides whether it is small, medium or large.
-        is_crowd: crowds are never missed, and any number of predictions may lie on one.
+        area: in pixels; determines whether it is small, medium or large.
+        is_crowd: a crowd never counts as missed, and any number of predictions may match it.
     """
 
     label: int
@@ -39,15 +39,15 @@ class TrueInstance(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageMatches:
-    """What averages need of an image with C classes, A area ranges, T IoU thresholds.
+    """Matches of an image, as needed for averages, with C classes, A area ranges, T IoU thresholds.
 
     Attributes:
         labels: (C,), int32, ascending: classes with ground truth or predictions.
-        num_true: (A, C), int32, instances that count.
-        num_predicted: (C,), int32; they add up to D.
-        scores: (D,), float64, class by class, descending within one.
+        num_true: (A, C), int32, number of instances that count.
+        num_predicted: (C,), int32; the sum is D.
+        scores: (D,), float64, class by class, descending within a class.
         matched: packed bits of (A, T, D): whether a prediction matches an instance.
-        ignored: the same: whether a prediction is neither right nor wrong (on a crowd, of another area).
+        ignored: packed bits of (A, T, D): whether a prediction is ignored (on a crowd, or outside the area range).
     """
 
     labels: np.ndarray
@@ -59,7 +59,7 @@ class ImageMatches:
 
 
 class Summary(NamedTuple):
-    """Averages of `COCOeval.summarize`, -1 where there is nothing to average over.
+    """Averages of `COCOeval.summarize`; -1 if there is nothing to average over.
 
     Attributes:
         stats: (12,), in [0, 1]: AP, AP50, AP75, AP of small, medium and large instances, and six of recall.
@@ -73,14 +73,14 @@ class Summary(NamedTuple):
 
 
 def encode_masks(masks: np.ndarray) -> list[RLE]:
-    """Run lengths of masks (N, H, W), bool or bytes 0 and 1, that may overlap."""
-    # pycocotools reads down the columns. OpenCV transposes bytes several times faster than numpy and torch: this takes
-    # half the time.
+    """Encode masks (N, H, W), bool or uint8 0 and 1, as run lengths; masks may overlap."""
+    # pycocotools reads column by column. OpenCV transposes bytes several times faster than numpy and torch do, which
+    # halves the time of this function.
     return [mask_api.encode(cv2.transpose(mask).T) for mask in masks.view(np.uint8)]
 
 
 def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
-    """Run lengths of the segments 1 .. ``num_segments`` of an id map (H, W), without making masks."""
+    """Encode the segments 1 .. ``num_segments`` of an id map (H, W) as run lengths, without expanding masks."""
     height, width = id_map.shape
     columns = np.ascontiguousarray(id_map.T)
     starts = run_starts(columns)
@@ -91,7 +91,7 @@ def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
         own = ids == id_
         edges = np.stack([starts[own], ends[own]], axis=1).ravel()
         counts = np.diff(edges, prepend=0, append=columns.size)
-        if counts[-1] == 0 and len(edges):  # the segment ends with the image: no background follows
+        if counts[-1] == 0 and len(edges):  # the segment reaches the last pixel: no background follows
             counts = counts[:-1]
         runs = {'size': [height, width], 'counts': counts.tolist()}
         found.append(mask_api.frPyObjects(runs, height, width))
@@ -111,8 +111,8 @@ def match_image(
         true: instances of the image.
         labels: (N,), integers.
         scores: (N,), float64.
-        rles: masks of the N predictions, as large as the image.
-        max_dets: ascending; beyond the last, predictions of a class are dropped.
+        rles: masks of the N predictions, at the size of the image.
+        max_dets: ascending numbers of predictions; only the best ``max_dets[-1]`` of a class are kept.
     """
 
     def iou(rows: list[int], columns: list[int]) -> np.ndarray:
@@ -128,7 +128,7 @@ def match_image(
 
 
 class PackedMasks(NamedTuple):
-    """Masks (N, H, W), bool, with eight pixels a byte, as they go to another process."""
+    """Masks (N, H, W), bool, packed to eight pixels per byte, to be sent to another process."""
 
     bits: np.ndarray
     width: int
@@ -151,16 +151,16 @@ def match_masks(
     max_dets: Sequence[int],
     keep_rles: bool,
 ) -> dict[str, Any]:
-    """Encode the masks of an image, and match them where there is ground truth; this may run in a worker process.
+    """Encode the masks of an image, and match them if there is ground truth; may run in a worker process.
 
     Args:
         labels, scores, max_dets: see `match_image`.
         masks: of the N predictions; arrays are (N, H, W), bool.
         true: instances of the image; None: match nothing.
-        keep_rles: whether the run lengths of the masks are needed, for result files.
+        keep_rles: return the run lengths of the masks, for result files.
 
     Returns:
-        ``rles``, empty unless needed; ``matches``, an `ImageMatches`, where there is ground truth.
+        ``rles``, empty unless ``keep_rles``; ``matches``, an `ImageMatches`, if there is ground truth.
     """
     if isinstance(masks, PackedMasks):
         rles = masks.encode()
@@ -179,17 +179,18 @@ def match_by_class(
     max_dets: Sequence[int],
     area_ranges: Sequence[Sequence[float]] | None = None,
 ) -> ImageMatches:
-    """Match anything that has a label, an area and an IoU: each prediction, best first, takes the best free instance.
+    """Match predictions to instances by label and IoU: each prediction, best first, takes the best unmatched instance.
 
     Args:
         true: (label, area, is crowd) of each instance.
         predicted: (label, area, score) of each prediction.
-        iou: gives the IoU (n, m) of predictions and instances of a class, by their places in ``predicted``, ``true``.
-        max_dets: ascending; beyond the last, predictions of a class are dropped.
+        iou: returns the IoU (n, m) of predictions and instances of a class, given their indices in ``predicted`` and
+            ``true``.
+        max_dets: ascending numbers of predictions; only the best ``max_dets[-1]`` of a class are kept.
         area_ranges: smallest and largest area of all, small, medium and large instances. None: COCO's.
     """
     evaluator = COCOeval(iouType='segm')
-    # Numbers from 1: a match is stored as the number of its partner, and 0 means none.
+    # Ids start at 1: COCOeval stores a match as the partner's id, and 0 means no match.
     for number, (label, area, is_crowd) in enumerate(true, start=1):
         entry = {'id': number, 'area': area, 'iscrowd': int(is_crowd), 'ignore': int(is_crowd)}
         evaluator._gts[0, label].append(entry)
@@ -210,7 +211,7 @@ def match_by_class(
 
 
 def _image_matches(labels: list[int], found: list[list[dict[str, Any]]]) -> ImageMatches:
-    """Keep what averages need of the results (A, C) of `evaluateImg`."""
+    """Extract what averages need from the results (A, C) of `evaluateImg`."""
     any_area = found[0]
     return ImageMatches(
         labels=np.array(labels, dtype=np.int32),
@@ -223,18 +224,18 @@ def _image_matches(labels: list[int], found: list[list[dict[str, Any]]]) -> Imag
 
 
 def _packed(flags: list[list[np.ndarray]]) -> np.ndarray:
-    """Bits of (A, T, D) from A times C arrays (T, D of the class)."""
+    """Pack A x C arrays (T, D of the class) into the bits of (A, T, D)."""
     rows = [np.concatenate(row, axis=1) for row in flags if row]
     return np.packbits(np.array(rows, dtype=bool))
 
 
 def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Sequence[int]) -> Summary:
-    """Average over images and classes.
+    """Average AP and recall over images and classes.
 
     Args:
-        images: in the order of their ids, in which equal scores are ranked.
+        images: sorted by id; this order ranks equal scores.
         num_classes: number C of classes to average over.
-        max_dets: three ascending numbers of predictions per class and image, 100 among them.
+        max_dets: three ascending numbers of predictions per class and image, including 100.
     """
     evaluator = COCOeval(iouType='segm')
     evaluator.params.maxDets = list(max_dets)
@@ -242,7 +243,7 @@ def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Seque
     for image in images:
         for place, label in enumerate(image.labels.tolist()):
             places[label].append((image, place))
-    # Class by class, so that packed bits are never unpacked all at once.
+    # Class by class, so that the packed bits are never all unpacked at once.
     curves = [_accumulate(evaluator, label, places[label]) for label in range(num_classes)]
     per_class = np.stack([_summarise(evaluator, [curve])[0] for curve in curves])
     stats, text = _summarise(evaluator, curves)
@@ -252,7 +253,7 @@ def average_ap(images: Sequence[ImageMatches], num_classes: int, max_dets: Seque
 def _accumulate(
     evaluator: COCOeval, label: int, places: list[tuple[ImageMatches, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Precision (T, R, 1, A, M) and recall (T, 1, A, M) of a class over the images that have it."""
+    """Precision (T, R, 1, A, M) and recall (T, 1, A, M) of a class, over the images in which it occurs."""
     params = evaluator.params
     params.catIds, params.imgIds = [label], list(range(len(places)))
     shape = (len(params.areaRng), len(params.iouThrs))
@@ -265,7 +266,7 @@ def _accumulate(
 
 
 def _unpacked(image: ImageMatches, place: int, shape: tuple[int, int]) -> list[dict[str, Any]]:
-    """Restore what `accumulate` reads of one class of an image; one entry per area range."""
+    """Restore what `accumulate` reads for one class of an image; one entry per area range."""
     end = int(image.num_predicted[: place + 1].sum())
     own = slice(end - int(image.num_predicted[place]), end)
     full = (*shape, len(image.scores))
@@ -284,7 +285,7 @@ def _unpacked(image: ImageMatches, place: int, shape: tuple[int, int]) -> list[d
 
 
 def _summarise(evaluator: COCOeval, curves: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, str]:
-    """Averages (12,) over the classes of ``curves``, and what pycocotools prints."""
+    """Averages (12,) over the classes of ``curves``, and the text that pycocotools prints."""
     precision, recall = (np.concatenate(parts, axis=-3) for parts in zip(*curves, strict=True))
     evaluator.eval = {'precision': precision, 'recall': recall}
     with contextlib.redirect_stdout(io.StringIO()) as printed:

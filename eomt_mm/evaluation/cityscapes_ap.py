@@ -1,4 +1,4 @@
-"""Instance AP by Cityscapes' rules, as a metric of mmengine; the rules are in `cityscapes_counting`."""
+"""Cityscapes instance AP as an mmengine metric; its rules are in `cityscapes_counting`."""
 
 from collections.abc import Mapping
 from pathlib import PurePath
@@ -28,19 +28,19 @@ RESULTS = 'cityscapes_instance_results'
 class CityscapesAP(ImageMetric):
     """Cityscapes' instance AP, in [0, 1], with the rules at the top of `cityscapes_counting`.
 
-    Reports mAP, over IoU thresholds 0.5, 0.55, .. 0.95, and AP50, both over the classes of dataset_meta that have
-    ground truth; NaN where none has. These classes are some or all of Cityscapes' eight things; the benchmark averages
-    over all eight. Ground truth is read from ``seg_map_path`` of the samples. Each image is compared at once and kept
-    as a few numbers per prediction. Predictions may overlap.
+    Reports mAP, over IoU thresholds 0.5, 0.55, .. 0.95, and AP50, both averaged over the classes of dataset_meta that
+    have ground truth; NaN if none has. The classes are some or all of Cityscapes' eight things; the benchmark averages
+    over all eight. Ground truth is read from ``seg_map_path`` of the samples. Each image is evaluated immediately and
+    reduced to a few numbers per prediction. Predictions may overlap.
 
     Args:
         out_dir: folder for ``cityscapes_instance_results``, the benchmark server's files: per image
-            ``<name of the image>_pred.txt`` with a line "file labelId score" per instance, and these files, binary
-            PNGs. It replaces an earlier one when all images are done.
-        format_only: write, do not evaluate (test sets).
+            ``<name of the image>_pred.txt`` with a line "file labelId score" per instance, and the named files, binary
+            PNGs. It replaces an earlier folder when all images are done.
+        format_only: write result files, do not evaluate (test sets).
         classwise: also log a table per class.
-        prefix: of the keys.
-        backend_args: of mmengine's file backend, for the ground truth.
+        prefix: prefix of the metric's keys.
+        backend_args: arguments of mmengine's file backend, for the ground truth.
         kwargs: collect_device and collect_dir of `ImageMetric`.
     """
 
@@ -62,7 +62,7 @@ class CityscapesAP(ImageMetric):
         self._folder = None if self.out_dir is None else ResultFolder(self.out_dir / RESULTS)
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
-        """Take the labelIds of the classes; raises ValueError for a class that Cityscapes lacks, or a repeated one."""
+        """Look up the labelIds of the classes; raises ValueError if a class is unknown to Cityscapes, or repeats."""
         classes = meta['classes']
         unknown = [name for name in classes if name not in CITYSCAPES_THINGS]
         if unknown or len(set(classes)) < len(classes):
@@ -106,7 +106,7 @@ class CityscapesAP(ImageMetric):
         return {'mAP': _mean(ap), 'AP50': _mean(ap[:, :1])}
 
     def _read_ids(self, sample: Sample, masks: np.ndarray) -> np.ndarray:
-        """Ground truth (H, W), uint16, of an image, whose size is that of the predicted masks."""
+        """Read the ground truth (H, W), uint16, of an image, and check that the predicted masks have its size."""
         path = sample.get('seg_map_path')
         if not path:
             raise ValueError(
@@ -129,12 +129,12 @@ class CityscapesAP(ImageMetric):
         return ids
 
     def _write_image(self, stem: str, masks: np.ndarray, scores: np.ndarray, label_ids: np.ndarray) -> list[str]:
-        """Write an image's files into the folder aside; return their names."""
+        """Write an image's files into the temporary folder; return their names."""
         assert self._folder is not None
         aside = self._folder.aside
         lines, names = [], [f'{stem}_pred.txt']
         for number, (mask, score, label_id) in enumerate(zip(masks, scores, label_ids, strict=True)):
-            if mask.any():  # others do not count
+            if mask.any():  # empty masks do not count
                 names.append(f'{stem}_{number}.png')
                 content = cv2.imencode('.png', mask.astype(np.uint8) * 255)[1]
                 write_whole(aside / names[-1], content.tobytes())
@@ -154,7 +154,7 @@ def _mean(ap: np.ndarray) -> float:
 
 
 def _stem(sample: Sample) -> str:
-    """Name of an image's results without ending; the server finds images by their file names alone."""
+    """Name of an image's results without suffix; the server identifies images by their file names alone."""
     path = path_of(sample)
     stem = PurePath(path).stem
     if any(character.isspace() for character in stem):

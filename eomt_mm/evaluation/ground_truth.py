@@ -1,4 +1,4 @@
-"""Where ground truth comes from: an annotation file in one of COCO's formats, or the samples themselves."""
+"""Ground truth for metrics, from an annotation file in one of COCO's formats or from the samples."""
 
 import os
 from collections import Counter
@@ -21,7 +21,7 @@ from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
 
 
 class ImageInstances(NamedTuple):
-    """Ground truth of an image: size (height, width), its instances, and origin, for messages."""
+    """Ground truth of an image: size (height, width), instances, and origin, for messages."""
 
     size: tuple[int, int]
     instances: list[TrueInstance]
@@ -29,7 +29,7 @@ class ImageInstances(NamedTuple):
 
 
 class JsonSource:
-    """Categories and images of an annotation file; ``used`` are the ids of categories that have annotations."""
+    """Categories and images of an annotation file; ``used`` holds the ids of categories with annotations."""
 
     def __init__(self, file: AnnotationFile, used: set[Any]) -> None:
         self._used = used
@@ -38,11 +38,11 @@ class JsonSource:
         self._sizes = {image['id']: (int(image['height']), int(image['width'])) for image in file.content['images']}
 
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Categories of the classes, found by their names; raises ValueError where one is missing."""
+        """Find the categories of the classes by name; raises ValueError if one is missing."""
         return categories_by_name(self._categories, list(meta['classes']), self.path, self._used)
 
     def size(self, sample: Sample) -> tuple[int, int]:
-        """(height, width) of an image; raises ValueError if the json lacks it, or has another size for it."""
+        """(height, width) of an image; raises ValueError if the JSON lacks it or states another size."""
         image_id = sample['img_id']
         if image_id not in self._sizes:
             raise ValueError(
@@ -54,7 +54,7 @@ class JsonSource:
 
 
 class InstancesInFile(JsonSource):
-    """Instances of a COCO json, with its crowds and areas."""
+    """Instances of a COCO JSON, with its crowds and areas."""
 
     def __init__(self, file: AnnotationFile) -> None:
         self._annotations: list[Instance] = file.content['annotations']
@@ -63,7 +63,7 @@ class InstancesInFile(JsonSource):
 
     @cached_property
     def instances(self) -> dict[Any, list[TrueInstance]]:
-        """Instances by image id, with category ids for labels; raises ValueError for an annotation without mask."""
+        """Instances by image id, labelled with category ids; raises ValueError for an annotation without a mask."""
         found: dict[Any, list[TrueInstance]] = {id_: [] for id_ in self._sizes}
         for annotation in self._annotations:
             image_id = annotation['image_id']
@@ -72,17 +72,17 @@ class InstancesInFile(JsonSource):
         return found
 
     def find(self, sample: Sample, ids: list[int]) -> ImageInstances:
-        """Instances of an image, of the classes with these category ids.
+        """Find the instances of an image that belong to the classes with these category ids.
 
         Raises:
-            ValueError: see `size`; or the sample's labels are those of other classes.
+            ValueError: see `size`; or the sample's labels belong to other classes.
         """
         found = ImageInstances(self.size(sample), self._of_classes(sample['img_id'], ids), f'of {self.path}')
         self._check_order(sample, found.instances, ids)
         return found
 
     def unseen(self, image_ids: Collection[Any], ids: list[int]) -> dict[Any, list[TrueInstance]]:
-        """Instances of the json's images that are not among ``image_ids``."""
+        """Instances of the JSON's images that are not among ``image_ids``."""
         return {image_id: self._of_classes(image_id, ids) for image_id in self._sizes.keys() - set(image_ids)}
 
     def _of_classes(self, image_id: Any, ids: list[int]) -> list[TrueInstance]:
@@ -91,7 +91,7 @@ class InstancesInFile(JsonSource):
         return [one._replace(label=label_of[one.label]) for one in known]
 
     def _check_order(self, sample: Sample, instances: list[TrueInstance], ids: list[int]) -> None:
-        """Check that label k is the k-th class for the data set too: mmdet's CocoDataset takes the json's order."""
+        """Check that the data set, too, takes label k for the k-th class: mmdet's CocoDataset uses the JSON's order."""
         categories = self._categories['categories']
         names = {category['name'] for category in categories if category['id'] in set(ids)}
         in_file = [category['id'] for category in categories if category['name'] in names]
@@ -109,19 +109,19 @@ class InstancesInFile(JsonSource):
 
 
 class InstancesInSamples:
-    """Instances that the test pipeline loads and packs, in one of two forms; areas are those of the masks.
+    """Instances that the test pipeline loads and packs, in one of two forms; areas are pixel counts of the masks.
 
-    Either a map of segments (`segment_map`), in which labels that are not below the number of classes are left out. Or
-    mmdet's ``instances``, dicts with bbox_label, mask (polygons or run lengths) and ignore_flag (1 for a crowd), and
-    ``ori_shape`` (height, width).
+    - A map of segments (`segment_map`). Segments whose label is not below the number of classes are ignored.
+    - mmdet's ``instances``, dicts with bbox_label, mask (polygons or run lengths) and ignore_flag (1 for a crowd), and
+      ``ori_shape`` (height, width).
     """
 
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """See `categories_of`."""
+        """Categories of the classes; see `categories_of`."""
         return categories_of(meta)
 
     def find(self, sample: Sample, ids: list[int]) -> ImageInstances:
-        """Raises ValueError where there is no ground truth, or its parts do not fit each other."""
+        """Find the instances of an image; raises ValueError if they are missing or inconsistent."""
         if part(sample, 'gt_panoptic_seg', 'segment_ids') is not None:
             found = _mapped_instances(sample)
         elif sample.get('instances') is not None:
@@ -136,7 +136,7 @@ class InstancesInSamples:
 
 
 def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> TrueInstance:
-    """An annotation of a json, with the category id for a label."""
+    """Convert an annotation of a JSON to an instance labelled with its category id."""
     mask, area = annotation.get('segmentation'), annotation.get('area')
     if mask is None:
         raise ValueError(
@@ -153,7 +153,7 @@ def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> 
 
 
 def _mapped_instances(sample: Sample) -> ImageInstances:
-    """Instances of a map of segments; labels may be those of other classes."""
+    """Convert a map of segments to instances; labels may exceed the number of classes."""
     found = segment_map(sample)
     if found is None:
         raise ValueError(
@@ -167,7 +167,7 @@ def _mapped_instances(sample: Sample) -> ImageInstances:
 
 
 def _packed_instances(sample: Sample) -> ImageInstances:
-    """Instances of mmdet's ``instances``."""
+    """Convert mmdet's ``instances`` to instances."""
     image = name_of(sample)
     if 'ori_shape' not in sample:
         raise ValueError(f'{image} has instances but no ori_shape: pack it (meta_keys of PackDetInputs)')
@@ -177,7 +177,7 @@ def _packed_instances(sample: Sample) -> ImageInstances:
         if not one.get('mask'):
             raise ValueError(f'{image}: instance {number} has no mask: mask AP needs annotations with "segmentation"')
         mask = normalise(one['mask'], size, f'{image}, instance {number}')
-        if mask is None:  # left out in training too
+        if mask is None:  # training drops it, too
             continue
         rle = to_rle(mask, size)
         crowd = bool(one.get('ignore_flag', 0))
@@ -186,7 +186,7 @@ def _packed_instances(sample: Sample) -> ImageInstances:
 
 
 class SegmentsInFiles(JsonSource):
-    """Segments of a json in the COCO panoptic format and its folder of PNGs."""
+    """Segments of a JSON in the COCO panoptic format and its folder of PNGs."""
 
     def __init__(self, file: AnnotationFile) -> None:
         annotations = file.content['annotations']
@@ -203,11 +203,11 @@ class SegmentsInFiles(JsonSource):
             self._names[image_id] = annotation.get('file_name') or self._names[image_id]
 
     def check_folder(self) -> None:
-        """Check that the PNGs' folder exists, on local disks and in zip files: other backends have no cheap way to ask.
+        """Check that the folder of PNGs exists, on local disks and in zip files: for other backends this is not cheap.
 
         Raises:
             FileNotFoundError: the folder does not exist.
-            ValueError: none is given.
+            ValueError: no folder is given.
         """
         if not self.seg_prefix:
             raise ValueError(f'seg_prefix={self.seg_prefix}: name the folder of the panoptic PNGs of {self.path}')
@@ -215,7 +215,7 @@ class SegmentsInFiles(JsonSource):
             raise FileNotFoundError(f'seg_prefix: folder {self.seg_prefix} does not exist; it holds the panoptic PNGs')
 
     def find(self, sample: Sample, ids: np.ndarray) -> ImageSegments | None:
-        """Segments of an image, whose PNG is not read yet; None without annotation. Errors: see `size`."""
+        """Find the segments of an image without reading its PNG; None without an annotation. Errors: see `size`."""
         name, segments = self.png_name(sample), self._segments.get(sample['img_id'])
         if segments is None:
             return None
@@ -223,20 +223,20 @@ class SegmentsInFiles(JsonSource):
         return ImageSegments(path, segments, path, partial(read_file, backend_args=self._backend_args))
 
     def png_name(self, sample: Sample) -> str:
-        """Name of the image's PNG in the json; errors: see `size`."""
+        """Name of the image's PNG in the JSON; errors: see `size`."""
         self.size(sample)
         return self._names[sample['img_id']]
 
     def unseen(self, image_ids: Collection[Any]) -> set[Any]:
-        """The json's annotated images that are not among ``image_ids``."""
+        """Ids of the JSON's annotated images that are not among ``image_ids``."""
         return self._segments.keys() - set(image_ids)
 
 
 class SegmentsInSamples:
-    """Segments that the test pipeline loads and packs, see `segment_map`.
+    """Segments that the test pipeline loads and packs; see `segment_map`.
 
     Args:
-        img_prefix: folder of the images; PNGs are named after the path below it.
+        img_prefix: folder of the images; PNGs are named after the image's path relative to it.
     """
 
     def __init__(self, img_prefix: str | None) -> None:
@@ -244,10 +244,10 @@ class SegmentsInSamples:
         self._warn_once = WarnOnce()
 
     def categories(self, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """Categories of the classes (`categories_of`) with 'isthing': things are ``meta['thing_classes']``.
+        """Categories of the classes (`categories_of`) with 'isthing', set for ``meta['thing_classes']``.
 
         Raises:
-            ValueError: thing_classes is missing, or does not go with classes and category_ids.
+            ValueError: thing_classes is missing, or inconsistent with classes and category_ids.
         """
         classes, things = list(meta['classes']), meta.get('thing_classes')
         if things is None:
@@ -260,7 +260,7 @@ class SegmentsInSamples:
         return [{**category, 'isthing': int(category['name'] in things)} for category in categories_of(meta)]
 
     def find(self, sample: Sample, ids: np.ndarray) -> ImageSegments:
-        """Segments of an image; raises ValueError where they are missing or do not fit each other."""
+        """Find the segments of an image; raises ValueError if they are missing or inconsistent."""
         found = segment_map(sample)
         if found is None:
             raise ValueError(
@@ -278,10 +278,10 @@ class SegmentsInSamples:
         if ((labels < 0) | (labels >= len(ids))).any():
             raise ValueError(f'{name_of(sample)} has labels {labels.tolist()}, data set and metric {len(ids)} classes')
         segments = np.stack([np.arange(1, len(labels) + 1), ids[labels], found.is_crowd], axis=1)
-        # Small integers: a worker process gets an eighth of the bytes.
+        # The smallest integer type: an eighth of the bytes to send to a worker process.
         id_map = found.ids.astype(np.min_scalar_type(len(labels)), copy=False)
         return ImageSegments(id_map, segments, 'in the sample')
 
     def png_name(self, sample: Sample) -> str:
-        """Name of the image's PNG, that of the image."""
+        """Name of the image's PNG, derived from the image's path."""
         return name_below(path_of(sample), self._img_prefix) + '.png'

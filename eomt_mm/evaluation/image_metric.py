@@ -1,4 +1,4 @@
-"""Base of metrics of images: one small record per image, work in other processes, result files at the end."""
+"""Base class of image metrics: one small record per image, work in other processes, result files at the end."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,7 +19,7 @@ MAX_NAMES = 10  # of classes, in a warning
 
 
 class WarnOnce:
-    """Log each kind of warning once, not in every validation."""
+    """Log each kind of warning only once, not in every validation."""
 
     def __init__(self) -> None:
         self._kinds: set[str] = set()
@@ -37,13 +37,13 @@ class WarnOnce:
         unit: str = 'images',
         hint: str = 'metainfo.classes, and the categories of the annotations',
     ) -> None:
-        """Warn of classes that are nowhere in the ground truth: they have no score.
+        """Warn about classes that do not occur in the ground truth and so have no score.
 
         Args:
             classes: names.
-            num_true: of each class, pixels or segments of ground truth.
-            number: of images that were evaluated.
-            unit: what they are.
+            num_true: pixels or segments of ground truth of each class.
+            number: number of evaluated images.
+            unit: what ``number`` counts, in the plural.
             hint: what to check.
         """
         absent = [name for name, count in zip(classes, num_true, strict=True) if not count]
@@ -57,13 +57,13 @@ class WarnOnce:
 
 
 class ImageMetric(BaseMetric):
-    """A metric that compares each image at once and keeps a small record of it.
+    """A metric that evaluates each image immediately and keeps a small record of it.
 
     Args:
         out_dir: folder of result files, shared by all nodes; None: write none.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
-        num_workers: number of processes that work on images while this one continues; 0: this one does the work. Use
-            them where a GPU predicts faster than one core evaluates.
+        format_only: write result files, do not evaluate (test sets); needs ``out_dir``.
+        num_workers: number of worker processes that evaluate images in parallel to this one; 0: evaluate in this
+            process. Use workers if a GPU predicts faster than one core evaluates.
         collect_device, prefix, collect_dir: see mmengine's `BaseMetric`.
 
     Raises:
@@ -88,42 +88,43 @@ class ImageMetric(BaseMetric):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, meta: dict | None) -> None:
-        """Meta information of the data set; raises errors where it lacks what the metric needs."""
+        """Meta information of the data set; raises errors if it lacks what the metric needs."""
         if not meta or not meta.get('classes'):
             raise ValueError('dataset_meta has no "classes": metrics find categories by the names of classes')
         self._dataset_meta = meta
         self.take_meta(meta)
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
-        """Take what the metric needs of the data set's meta information."""
+        """Read what the metric needs from the data set's meta information."""
         raise NotImplementedError
 
     def work_on(self, sample: Sample, record: Record) -> Call:
-        """Return a function and arguments whose results, a dict, join the record of an image.
+        """Return a function and its arguments; the function returns a dict that is added to the image's record.
 
         Args:
             sample: the data sample of the image.
-            record: ``img_id`` and ``img_path``; what else is added is kept. ``file_name`` is that of its result file.
+            record: holds ``img_id`` and ``img_path``; entries added here are kept. ``file_name`` is the name of the
+                image's result file.
         """
         raise NotImplementedError
 
     def keep(self, record: Record) -> Record:
-        """What is kept of a record with the results of the work."""
+        """Reduce a record, with the results of the work, to what is kept."""
         return record
 
     def write(self, records: dict[Any, Record]) -> None:
-        """Give result files their names; records by image id."""
+        """Complete the result files; records by image id."""
 
     def average(self, records: dict[Any, Record]) -> dict[str, float]:
-        """Metrics of all images; records by image id."""
+        """Compute the metrics over all images; records by image id."""
         raise NotImplementedError
 
     def process(self, data_batch: Any, data_samples: Sequence[Sample]) -> None:
-        """Compare a batch; samples have ``img_id``, and what the metric's class says.
+        """Evaluate a batch; samples have ``img_id`` and what the metric's class docstring states.
 
         Raises:
-            ValueError: an image has no ground truth, or a prediction that does not fit.
-            RuntimeError: an error in a worker process, as soon as it is known.
+            ValueError: an image has no ground truth, or its prediction does not fit.
+            RuntimeError: an error occurred in a worker process; raised as soon as it is known.
         """
         for sample in data_samples:
             record = {'img_id': sample['img_id'], 'img_path': sample.get('img_path')}
@@ -134,7 +135,7 @@ class ImageMetric(BaseMetric):
             self._take_results()
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of all images of all processes; ``size`` is their number."""
+        """Compute the metrics over the images of all processes; ``size`` is their number."""
         self._take_results(all_of_them=True)
         return super().evaluate(size)
 
@@ -143,7 +144,7 @@ class ImageMetric(BaseMetric):
             self.results.append(self.keep({**record, **found}))
 
     def compute_metrics(self, results: list[Record]) -> dict[str, float]:
-        """Write result files and average over all images; one that comes twice (padded samplers) counts once."""
+        """Write result files and average over all images; duplicates (from padded samplers) count once."""
         records = by_image(results)
         if self.out_dir is not None:
             self.write(records)
@@ -151,7 +152,7 @@ class ImageMetric(BaseMetric):
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
-    """Table of names and numbers, in which NaN and negative numbers, which say that there is none, are '-'."""
+    """Format a table of names and numbers; NaN and negative numbers, which mean "no value", are shown as '-'."""
 
     def cell(value: str | float) -> str:
         if isinstance(value, float):
@@ -162,7 +163,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str | float]]) -> str:
 
 
 def by_image(results: Sequence[Record]) -> dict[Any, Record]:
-    """The last record of each image; raises ValueError where two images share an id or ``file_name``."""
+    """Map image ids to records, the last if there are several; raises ValueError if images share an id or file name."""
     records: dict[Any, Record] = {}
     names = ResultNames()
     for record in results:

@@ -1,4 +1,4 @@
-"""Mask AP as a metric of mmengine; what is counted and averaged is in `ap_counting`."""
+"""Mask AP as an mmengine metric; matching and averaging are in `ap_counting`."""
 
 import logging
 from collections.abc import Collection, Mapping, Sequence
@@ -23,34 +23,34 @@ KEYS = ('mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l')
 
 @METRICS.register_module()
 class InstanceAP(ImageMetric):
-    """Mask AP of pycocotools (COCOeval, iouType 'segm'), in [0, 1], image by image.
+    """Mask AP of pycocotools (COCOeval, iouType 'segm'), in [0, 1], evaluated image by image.
 
-    Reports segm_mAP, segm_mAP_50, segm_mAP_75, segm_mAP_s, segm_mAP_m and segm_mAP_l, the names of mmdet's CocoMetric,
-    not rounded; -1 where there is nothing to average over. Each image is matched at once and kept as some bytes per
-    prediction.
+    Reports segm_mAP, segm_mAP_50, segm_mAP_75, segm_mAP_s, segm_mAP_m and segm_mAP_l, named as in mmdet's CocoMetric
+    but not rounded; -1 if there is nothing to average over. Each image is matched immediately and reduced to a few
+    bytes per prediction.
 
-    Ground truth comes from a COCO json, that of the data set (`CocoInstance`) or ``ann_file``; without one, from the
-    samples (see `InstancesInSamples`). With a json, classes are found in it by their names, and the instances of images
-    without prediction count as missed.
+    Ground truth comes from a COCO JSON, either the data set's (`CocoInstance`) or ``ann_file``; without a JSON, from
+    the samples (see `InstancesInSamples`). With a JSON, categories are found by class name, and the instances of images
+    without a prediction count as missed.
 
-    Samples have ``img_id`` and ``pred_instances`` with masks (N, H, W), bool, at the size of the original image (or
-    their run lengths, a list as in mmdet's dumps), scores (N,) and labels (N,).
+    Samples have ``img_id`` and ``pred_instances`` with masks (N, H, W), bool, at the size of the original image (or a
+    list of run lengths, as in mmdet's dumps), scores (N,) and labels (N,).
 
     Args:
-        ann_file: json in the COCO format, in place of the data set's.
+        ann_file: JSON in the COCO format, in place of the data set's.
         classwise: also log a table per class.
         out_dir: folder for ``instance_results.json``, the benchmark server's file, which is complete when all images
-            are done. Category ids are those of the json, without one ``category_ids`` of dataset_meta, or label + 1.
-        format_only: write, do not evaluate (test sets).
-        max_dets: three ascending numbers of predictions per class and image. pycocotools takes mAP at 100, which must
-            be one of them, and the other averages at the last.
-        prefix: of the keys.
-        backend_args: of mmengine's file backend, for ``ann_file``.
+            are done. Category ids are the JSON's; without a JSON, ``category_ids`` of dataset_meta, or label + 1.
+        format_only: write result files, do not evaluate (test sets).
+        max_dets: three ascending numbers of predictions per class and image. pycocotools computes mAP at 100, which
+            must be one of them, and the other averages at the last.
+        prefix: prefix of the metric's keys.
+        backend_args: arguments of mmengine's file backend, for ``ann_file``.
         kwargs: num_workers, collect_device and collect_dir of `ImageMetric`.
 
     Raises:
-        FileNotFoundError: the json does not exist.
-        ValueError: the json is not one of instances, or arguments do not go together.
+        FileNotFoundError: the JSON does not exist.
+        ValueError: the JSON does not hold instances, or arguments contradict each other.
     """
 
     default_prefix = 'coco'
@@ -86,7 +86,7 @@ class InstanceAP(ImageMetric):
         return source
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
-        """Take classes, and the data set's json; raises ValueError where they do not fit, or nothing is annotated."""
+        """Read the classes and the data set's JSON; raises ValueError if they do not match, or nothing is annotated."""
         file = meta.get('annotation_file')
         if self.ann_file is None and isinstance(file, InstanceAnnotations):
             source = self._take_file(file)
@@ -137,11 +137,11 @@ class InstanceAP(ImageMetric):
                 for name, stats in zip(self.dataset_meta['classes'], summary.per_class, strict=True)
             ]
             print_log('Mask AP per class:\n' + table(['class', *KEYS], rows), logger='current')
-        # pycocotools keeps its denominators off 0, and so perfect predictions 2e-16 below 1.
+        # pycocotools adds an epsilon to its denominators, so that perfect predictions score 2e-16 below 1.
         return {f'segm_{key}': round(float(value), 12) for key, value in zip(KEYS, summary.stats, strict=False)}
 
     def _missed(self, image_ids: Collection[Any]) -> dict[Any, ImageMatches]:
-        """Matches of the json's images that have no prediction."""
+        """Matches of the JSON's images that have no prediction."""
         if not isinstance(self._source, InstancesInFile):
             return {}
         nothing = np.zeros(0, dtype=np.int64)
@@ -158,7 +158,7 @@ class InstanceAP(ImageMetric):
         return missed
 
     def _warn(self, matches: Sequence[ImageMatches], records: dict[Any, Record]) -> None:
-        """Warn of classes without ground truth, and of more ground truth than predictions could find."""
+        """Warn about classes without ground truth, and about images with more ground truth than predictions."""
         num_true, in_class = np.zeros(len(self._category_ids), np.int64), 0
         for found in matches:
             num_true[found.labels] += found.num_true[0]
@@ -193,5 +193,5 @@ def _check_size(sample: Sample, masks: np.ndarray | list[RLE], found: ImageInsta
 
 
 def _image_order(item: tuple[Any, Any]) -> tuple[bool, Any]:
-    """Sort key of (image id, ...), by ids as pycocotools does; numbers before names."""
+    """Sort key of (image id, ...): by id, as pycocotools does; numbers before names."""
     return isinstance(item[0], str), item[0]

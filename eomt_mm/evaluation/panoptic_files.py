@@ -1,4 +1,4 @@
-"""Panoptic quality of result files, as the benchmark server takes them; without a model, and without hosts."""
+"""Evaluate the panoptic quality of result files in the benchmark server's format, without a model or a host."""
 
 import os
 from collections.abc import Mapping
@@ -18,22 +18,22 @@ from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
 def pq_of_files(
     ann_file: str, seg_prefix: str, result_file: str, result_folder: str, num_workers: int = 0
 ) -> tuple[dict[str, Averages], dict[int, Averages]]:
-    """PQ, SQ and RQ of results on disk, over all annotated images.
+    """Compute PQ, SQ and RQ of result files, over all annotated images.
 
     Args:
-        ann_file: ground truth, a json in the COCO panoptic format.
+        ann_file: ground truth, a JSON in the COCO panoptic format.
         seg_prefix: folder of its PNGs.
-        result_file: json with 'annotations' of predictions (https://cocodataset.org/#format-results), such as the
+        result_file: JSON with 'annotations' of predictions (https://cocodataset.org/#format-results), such as the
             ``panoptic_results.json`` of `PanopticQuality`.
         result_folder: folder of its PNGs.
-        num_workers: number of worker processes; 0 counts in this one.
+        num_workers: number of worker processes; 0 counts in this process.
 
     Returns:
         see `average_pq`, over all categories of ``ann_file``.
 
     Raises:
         FileNotFoundError: a file does not exist.
-        ValueError: an image has no result, or files are damaged or do not fit each other.
+        ValueError: an image has no result, or files are damaged or inconsistent.
         RuntimeError: the same in a worker process.
     """
     data = read_panoptic(Path(ann_file).read_bytes(), ann_file)
@@ -57,7 +57,7 @@ def pq_of_files(
 
 
 def _read_results(path: str) -> dict[Id, PanopticResult]:
-    """Annotations by image."""
+    """Read the annotations of a result file, by image id."""
     try:
         annotations = parse(Path(path).read_bytes(), PanopticResults, path)['annotations']
     except ValueError as error:
@@ -77,7 +77,7 @@ def _count_files(
     true: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> np.ndarray:
-    """Rows of `count_panoptic` of an image, from its entries in the two jsons; errors name the PNG."""
+    """Count an image from its entries in the two JSON files: rows of `count_panoptic`; errors name the PNG."""
     segments = listed_segments(result['segments_info'])[:, :2]
     gt_ids = read_panoptic_png(os.path.join(seg_prefix, true['file_name']))
     path = os.path.join(result_folder, result['file_name'])

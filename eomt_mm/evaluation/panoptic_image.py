@@ -1,4 +1,4 @@
-"""Work on an image for panoptic quality, which may run in a worker process: nothing here imports mmdet."""
+"""Evaluate one image for panoptic quality, possibly in a worker process: nothing here imports mmdet."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from eomt_mm.annotations.masks import EXIF_HINT
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
 from eomt_mm.evaluation.pq_counting import count_panoptic
 
-# mmdet's encoding of a predicted pixel, label + 1000 * number of the instance (mmdet.evaluation.functional).
+# mmdet encodes a predicted pixel as label + 1000 * instance number (mmdet.evaluation.functional).
 INSTANCE_OFFSET = 1000
 
 
@@ -21,7 +21,7 @@ class ImageSegments(NamedTuple):
         ids: (H, W) as in `count_panoptic`, or the path of the PNG that holds them.
         segments: (G, 3) as in `count_panoptic`.
         origin: for messages.
-        read: gives the content of the PNG.
+        read: function that returns the content of the PNG.
     """
 
     ids: np.ndarray | str
@@ -30,12 +30,12 @@ class ImageSegments(NamedTuple):
     read: Callable[[str], bytes] | None = None
 
     def load_ids(self) -> np.ndarray:
-        """(H, W); raises FileNotFoundError and ValueError for a PNG that is missing or damaged."""
+        """Return the ids (H, W); raises FileNotFoundError or ValueError for a missing or damaged PNG."""
         return read_panoptic_png(self.ids, self.read) if isinstance(self.ids, str) else self.ids
 
 
 class RunMap(NamedTuple):
-    """A map as its runs, a tenth of the bytes, as it goes to another process.
+    """A map as runs of equal values, a tenth of the bytes, to be sent to another process.
 
     Attributes:
         values: (R,), integers, row by row.
@@ -69,22 +69,22 @@ def count_image(
 
     Args:
         image_id: for messages.
-        panoptic: (H, W), label + 1000 * number of the instance.
+        panoptic: (H, W), label + 1000 * instance number.
         category_ids: (C,), of the labels.
-        true: ground truth; None where there is nothing to compare with.
-        png: where to write the prediction.
+        true: ground truth; None if there is none.
+        png: where to write the prediction; None: do not write it.
 
     Returns:
-        ``rows`` of `count_panoptic`; with ``png`` also ``segments`` (P, 2), id in the file and category id.
+        ``rows`` as from `count_panoptic`; with ``png`` also ``segments`` (P, 2), id in the file and category id.
 
     Raises:
         FileNotFoundError: the PNG of the ground truth does not exist.
-        ValueError: it is damaged, or the prediction has another size.
+        ValueError: it is damaged, or the prediction differs from it in size.
     """
     if isinstance(panoptic, RunMap):
         panoptic = panoptic.expand()
     segments = predicted_segments(panoptic, category_ids)
-    # Without annotation all is void, where nothing can be right or wrong.
+    # An image without an annotation is entirely void: no prediction counts.
     found = {'rows': np.zeros((0, 5))}
     if true is not None:
         ids = true.load_ids()
@@ -95,14 +95,14 @@ def count_image(
             )
         found['rows'] = count_panoptic(ids, true.segments, panoptic, segments)
     if png is not None:
-        # In files id 0 is void; in mmdet's encoding it is instance 0 of label 0.
+        # In files, id 0 is void; in mmdet's encoding, 0 is instance 0 of label 0.
         write_panoptic_png(png, np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0))
         found['segments'] = segments + np.array([1, 0])
     return found
 
 
 def listed_segments(segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Segments (G, 3) of `count_panoptic` from the entries of a json."""
+    """Convert the entries of a JSON to segments (G, 3) for `count_panoptic`."""
     rows = [(segment['id'], segment['category_id'], bool(segment.get('iscrowd'))) for segment in segments_info]
     return np.array(rows, dtype=np.int64).reshape(-1, 3)
 

@@ -1,4 +1,4 @@
-"""Panoptic quality as a metric of mmengine; what is counted and averaged is in `pq_counting`."""
+"""Panoptic quality as an mmengine metric; counting and averaging are in `pq_counting`."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from eomt_mm.evaluation.samples import Sample, as_array
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 
-# The benchmark server takes a json and a folder of the same name beside it.
+# The benchmark server takes a JSON and a folder of the same name beside it.
 RESULTS = 'panoptic_results'
 
 
@@ -27,35 +27,35 @@ RESULTS = 'panoptic_results'
 class PanopticQuality(ImageMetric):
     """PQ, SQ and RQ by the rules of the COCO panoptic evaluation, in percent.
 
-    Reports PQ, SQ, RQ over all classes, with _th over things and with _st over stuff; NaN where there is no class to
-    average over. Each image is counted at once and kept as a few numbers.
+    Reports PQ, SQ and RQ over all classes, with suffix _th over things and _st over stuff; NaN if there is no class to
+    average over. Each image is counted immediately and reduced to a few numbers.
 
-    Ground truth comes from files in the COCO panoptic format, those of the data set (`CocoPanoptic`) or ``ann_file``
-    and ``seg_prefix``; without them, from the samples (see `SegmentsInSamples`). Things and category ids in result
-    files are those of the json; without one, those of dataset_meta: ``thing_classes``, and ``category_ids`` (label + 1
-    where not given). Segments of the json's other categories are ground truth (a prediction there is wrong) but have no
-    place in averages; in samples our loading transforms have made them void.
+    Ground truth comes from files in the COCO panoptic format, either the data set's (`CocoPanoptic`) or ``ann_file``
+    and ``seg_prefix``; without files, from the samples (see `SegmentsInSamples`). Things, and the category ids in
+    result files, are those of the JSON; without a JSON, those of dataset_meta: ``thing_classes`` and ``category_ids``
+    (label + 1 if not given). Segments of the JSON's other categories are ground truth (a prediction on them is a false
+    positive) but are not averaged over; in samples, our loading transforms have made them void.
 
     Samples have ``img_id`` and ``pred_panoptic_seg`` with ``sem_seg`` (1, H, W) or (H, W), integers at the size of the
-    original image: label + 1000 * number of the instance; void where the label is not below the number of classes.
+    original image: label + 1000 * instance number. Pixels whose label is not below the number of classes are void.
 
     Args:
-        ann_file: json in the COCO panoptic format, in place of the data set's.
+        ann_file: JSON in the COCO panoptic format, in place of the data set's.
         seg_prefix: folder of its PNGs; not needed with ``format_only``.
         classwise: also log a table per class.
         out_dir: folder for ``panoptic_results.json`` and the folder ``panoptic_results`` of PNGs, the benchmark
-            server's files; they replace earlier ones when all images are done. PNGs are named as in the json or,
-            without one, after the image.
-        format_only: write, do not evaluate (test sets).
-        prefix: of the keys.
-        backend_args: of mmengine's file backend, for json and PNGs of the ground truth.
-        img_prefix: folder of the images; PNGs that are named after images keep the path below it. None: the image's
-            file name alone.
+            server's files; they replace earlier ones when all images are done. PNGs are named as in the JSON or,
+            without a JSON, after the image.
+        format_only: write result files, do not evaluate (test sets).
+        prefix: prefix of the metric's keys.
+        backend_args: arguments of mmengine's file backend, for JSON and PNGs of the ground truth.
+        img_prefix: folder of the images; PNGs that are named after images keep their path relative to it. None: the
+            image's file name alone.
         kwargs: num_workers, collect_device and collect_dir of `ImageMetric`.
 
     Raises:
-        FileNotFoundError: json or folder does not exist.
-        ValueError: the json is not panoptic, or arguments do not go together.
+        FileNotFoundError: the JSON or a folder does not exist.
+        ValueError: the JSON is not panoptic, or arguments contradict each other.
     """
 
     default_prefix = 'coco_panoptic'
@@ -91,7 +91,7 @@ class PanopticQuality(ImageMetric):
             self._source.check_folder()
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
-        """Take classes, and the data set's files; raises errors where they do not fit, or files are missing."""
+        """Read the classes and the data set's files; raises errors if they do not match, or files are missing."""
         if len(meta['classes']) >= INSTANCE_OFFSET:
             raise ValueError(f"{len(meta['classes'])} classes: mmdet's encoding of panoptic maps has room for 999")
         file = meta.get('annotation_file')
@@ -146,7 +146,7 @@ class PanopticQuality(ImageMetric):
             }
             for image_id, record in records.items()
         ]
-        # The json goes first and comes last: where it is, the PNGs are complete.
+        # The JSON is removed first and written last: if it exists, the PNGs are complete.
         file = self._folder.path.with_suffix('.json')
         file.unlink(missing_ok=True)
         self._folder.finish(annotation['file_name'] for annotation in annotations)
@@ -155,7 +155,7 @@ class PanopticQuality(ImageMetric):
 
 
 def _panoptic_map(sample: Sample) -> np.ndarray:
-    """Predicted map (H, W), integers, of a sample."""
+    """Read the predicted map (H, W), integers, of a sample."""
     prediction = sample['pred_panoptic_seg']
     panoptic = as_array(prediction['sem_seg'] if isinstance(prediction, dict) else prediction.sem_seg)
     if panoptic.ndim == 3 and panoptic.shape[0] == 1:

@@ -1,4 +1,4 @@
-"""Panoptic quality on arrays: counts per image, and averages over categories.
+"""Panoptic quality on arrays: count per image, average over categories.
 
 The rules are those of the COCO panoptic evaluation (Kirillov et al., "Panoptic Segmentation", CVPR 2019, section 4;
 https://cocodataset.org/#panoptic-eval):
@@ -6,8 +6,8 @@ https://cocodataset.org/#panoptic-eval):
 - A predicted and a ground-truth segment match if they have the same category and IoU > 0.5; the union excludes
   predicted pixels on void. At this threshold a segment matches at most one other.
 - Crowd segments of the ground truth match nothing and are never counted as misses.
-- An unmatched prediction is no false positive if more than half of it lies on void and on the crowd of its category.
-- Categories that occur neither in the ground truth nor in the prediction are left out of averages.
+- An unmatched prediction is not a false positive if more than half of it lies on void and on the crowd of its category.
+- Categories that occur neither in the ground truth nor in the prediction are excluded from averages.
 
 Areas are pixel counts of the maps; the ``area`` of annotation files is not read.
 """
@@ -75,7 +75,7 @@ def count_panoptic(
 def count_overlap(
     gt_ids: np.ndarray, gt_listed: np.ndarray, pred_ids: np.ndarray, pred_listed: np.ndarray
 ) -> np.ndarray:
-    """Number of common pixels of all pairs of segments.
+    """Count the common pixels of all pairs of segments.
 
     Args:
         gt_ids: (H, W), integers.
@@ -91,7 +91,7 @@ def count_overlap(
     gt_index = index_of(gt_ids.ravel()[starts], gt_listed)
     pred_index = index_of(pred_ids.ravel()[starts], pred_listed)
     shape = (len(gt_listed) + 1, len(pred_listed) + 1)
-    # Weights are summed as float64, exact up to 2**53 pixels.
+    # Weights are summed in float64, which is exact up to 2**53 pixels.
     pixels = np.bincount(gt_index * shape[1] + pred_index, weights=lengths, minlength=shape[0] * shape[1])
     return pixels.astype(np.int64).reshape(shape)
 
@@ -120,7 +120,7 @@ def count_segments(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pr
 def _match(
     overlap: np.ndarray, gt_categories: np.ndarray, is_crowd: np.ndarray, pred_categories: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Indices (M,) of matched ground-truth and predicted segments and their IoU (M,)."""
+    """Match segments; return the indices (M,) of matched ground-truth and predicted segments and their IoU (M,)."""
     common = overlap[1:, 1:]
     same = (gt_categories[:, None] == pred_categories) & ~is_crowd[:, None]
     gt, pred = np.nonzero(same & (common > 0))
@@ -135,7 +135,7 @@ def _match(
 
 def _overlap_with_crowd(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarray, pred: np.ndarray) -> np.ndarray:
     """Number of pixels (P,), int64, of each predicted segment on the crowd of its category."""
-    # Of several crowds of a category in an image, the COCO evaluation takes the one listed last.
+    # If an image has several crowds of a category, the COCO evaluation uses the one listed last.
     crowd_of = {category: row for row, category in enumerate(gt.tolist(), start=1) if is_crowd[row - 1]}
     on_crowd = [
         overlap[crowd_of[category], column] if category in crowd_of else 0
@@ -145,7 +145,7 @@ def _overlap_with_crowd(overlap: np.ndarray, gt: np.ndarray, is_crowd: np.ndarra
 
 
 def _rows(matched: np.ndarray, ious: np.ndarray, wrong: np.ndarray, missed: np.ndarray) -> np.ndarray:
-    """Rows of `count_panoptic` from the categories of matches (M,) with their IoU, false positives and misses."""
+    """Build the rows of `count_panoptic` from the categories of matches (M,), their IoU, false positives and misses."""
     categories, place = np.unique(np.concatenate([matched, wrong, missed]), return_inverse=True)
     size = len(categories)
     matched_at, wrong_at, missed_at = np.split(place, [len(matched), len(matched) + len(wrong)])
@@ -164,7 +164,7 @@ def average_pq(rows: np.ndarray, categories: Mapping[int, bool]) -> tuple[dict[s
 
     Args:
         rows: (R, 5), rows of `count_panoptic` of any number of images.
-        categories: category ids to average over, and whether each is a thing; rows of other categories are left out.
+        categories: category ids to average over, and whether each is a thing; rows of other categories are ignored.
 
     Returns:
         averages under 'All', 'Things' and 'Stuff'; and the same per category, with n = 1, or n = 0 and NaN if nothing

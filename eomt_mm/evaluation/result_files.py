@@ -1,4 +1,4 @@
-"""Result files for benchmark servers: they appear under their names when all images are done, and not before."""
+"""Write result files for benchmark servers; they get their final names only when all images are done."""
 
 import json
 import os
@@ -15,17 +15,17 @@ from eomt_mm.fileio.writing import written_aside
 
 
 def folder_of_results(out_dir: str | None, format_only: bool, name: str = 'out_dir') -> Path | None:
-    """The folder that a metric's arguments name; raises ValueError for ``format_only`` without one."""
+    """Path of a metric's result folder; raises ValueError for ``format_only`` without a folder."""
     if format_only and out_dir is None:
         raise ValueError(f'format_only=True writes results and nothing else: name a folder with {name}')
     return None if out_dir is None else Path(out_dir)
 
 
 class ResultFolder:
-    """A folder whose files are written aside, and which replaces an earlier one when it is complete.
+    """A folder whose files are written to a temporary folder, which replaces an earlier one when complete.
 
     Args:
-        path: of the folder; with several nodes on shared storage.
+        path: of the folder; on shared storage if there are several nodes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -33,7 +33,7 @@ class ResultFolder:
         self.aside = path.with_name(f'{path.name}.part')
 
     def finish(self, names: Iterable[str]) -> None:
-        """Put the folder in place, with the files ``names`` only: an interrupted evaluation may have left others."""
+        """Move the folder into place, with only the files ``names``: an interrupted evaluation may have left others."""
         current = {self.aside / name for name in names}
         self.aside.mkdir(parents=True, exist_ok=True)
         for path in self.aside.rglob('*'):
@@ -44,7 +44,7 @@ class ResultFolder:
 
 
 class Place(NamedTuple):
-    """Bytes ``start`` to ``end`` of the part that the process ``rank`` writes: results of an image."""
+    """Location of an image's results: bytes ``start`` to ``end`` of the part file of the process ``rank``."""
 
     rank: int
     start: int
@@ -52,13 +52,13 @@ class Place(NamedTuple):
 
 
 class ResultList:
-    """A json in the COCO result format (https://cocodataset.org/#format-results) that is never held in memory.
+    """A JSON in the COCO result format (https://cocodataset.org/#format-results) that is never held in memory.
 
-    Every process appends its images to a part of its own beside the file. In the end the main process copies the images
-    that count from all parts into the file, and removes the parts.
+    Every process appends the results of its images to its own part file beside the JSON. At the end, the main process
+    copies the results that count from all parts into the JSON and removes the parts.
 
     Args:
-        path: of the json; with several nodes on shared storage.
+        path: of the JSON; on shared storage if there are several nodes.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,7 +78,7 @@ class ResultList:
             return Place(rank, start, file.tell())
 
     def assemble(self, places: Iterable[Place]) -> None:
-        """Write the json, which appears under its name when it is complete."""
+        """Write the JSON; it gets its final name when it is complete."""
         with written_aside(self.path) as aside, open(aside, 'wb') as file:
             separator = b'[\n'
             for rank, start, end in places:

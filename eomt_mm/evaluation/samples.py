@@ -1,4 +1,4 @@
-"""What metrics read from data samples: predicted instances, ground truth that the pipeline packed, categories."""
+"""Read data samples for metrics: predicted instances, ground truth that the pipeline packed, categories."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -26,7 +26,7 @@ class SegmentMap(NamedTuple):
         ids: (H, W), integers: 0 is void, 1 .. N are segments, N + 1 .. N + M crowds.
         labels: (N + M,), int64.
         is_crowd: (N + M,), bool.
-        states_crowds: whether the sample has labels of crowds, possibly none.
+        states_crowds: whether the sample has the key for crowd labels, even if there are no crowds.
     """
 
     ids: np.ndarray
@@ -36,7 +36,7 @@ class SegmentMap(NamedTuple):
 
 
 def predicted_instances(sample: Sample, num_classes: int) -> PredictedInstances:
-    """Read and check the predicted instances of a sample; raises ValueError where parts are missing or do not fit."""
+    """Read and check the predicted instances of a sample; raises ValueError if parts are missing or inconsistent."""
     found, image = sample.get('pred_instances'), name_of(sample)
     if found is None or 'masks' not in found:
         raise ValueError(f'{image} has no pred_instances.masks: mask AP needs a model that predicts them')
@@ -65,13 +65,13 @@ def predicted_instances(sample: Sample, num_classes: int) -> PredictedInstances:
 
 
 def segment_map(sample: Sample) -> SegmentMap | None:
-    """Read the segments of a sample; None without.
+    """Read the ground-truth segments of a sample; None if it has none.
 
     They are ``gt_panoptic_seg.segment_ids`` (1, H, W), ``gt_instances.labels`` (N,) and ``ignored_instances.labels``
-    (M,). Without the last there are no crowds.
+    (M,). Without the last, there are no crowds.
 
     Raises:
-        ValueError: ids and labels do not fit each other.
+        ValueError: ids and labels are inconsistent.
     """
     ids, labels = part(sample, 'gt_panoptic_seg', 'segment_ids'), part(sample, 'gt_instances', 'labels')
     if ids is None or labels is None:
@@ -88,10 +88,10 @@ def segment_map(sample: Sample) -> SegmentMap | None:
 
 
 def categories_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """'name' and 'id' (in result files) of each class: ``meta['category_ids']``, label + 1 where not given.
+    """Build the categories of the classes: 'name' and 'id', from ``meta['category_ids']`` or, by default, label + 1.
 
     Raises:
-        ValueError: the ids do not fit the classes.
+        ValueError: the ids repeat, or their number differs from that of the classes.
     """
     classes, ids = meta['classes'], meta.get('category_ids')
     ids = list(range(1, len(classes) + 1)) if ids is None else [int(id_) for id_ in ids]
@@ -101,24 +101,24 @@ def categories_of(meta: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def path_of(sample: Sample) -> str:
-    """``img_path``, after which result files are named; raises ValueError for a sample without."""
+    """Image path of a sample, after which result files are named; raises ValueError if it is missing."""
     if not sample.get('img_path'):
         raise ValueError(f'image {sample["img_id"]} has no img_path, after which result files are named: pack it')
     return str(sample['img_path'])
 
 
 def name_of(sample: Sample) -> str:
-    """Id and path of an image, for messages."""
+    """Describe an image by id and path, for messages."""
     return f'image {sample["img_id"]} ({sample.get("img_path")})'
 
 
 def part(sample: Sample, element: str, key: str) -> np.ndarray | None:
-    """``sample[element][key]`` as an array; None where one of them is missing."""
+    """Return ``sample[element][key]`` as an array; None if either is missing."""
     found = sample.get(element)
     value = None if found is None else found.get(key)
     return None if value is None else as_array(value)
 
 
 def as_array(value: Any) -> np.ndarray:
-    """Array from an array, a list, or a tensor on any device."""
+    """Convert an array, a list, or a tensor on any device to an array."""
     return value.cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)

@@ -1,4 +1,4 @@
-"""mmseg's IoU metric with checked ground truth, and result files in the values that a benchmark server takes."""
+"""mmseg's IoU metric with checked ground truth, and with result files in the values that benchmark servers expect."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,24 +25,24 @@ LABELS_HINT = (
 
 @METRICS.register_module()
 class SemanticIoU(IoUMetric):
-    """mmseg's IoUMetric, in which labels beyond the classes are an error instead of wrong numbers.
+    """mmseg's IoUMetric, except that labels beyond the classes raise an error instead of distorting the results.
 
     Result files hold the data set's own values instead of class indices.
 
     Args:
         label_ids: value of each class in result files, in the order of the classes, each in [0, 255]: Cityscapes'
-            labelIds, COCO-Stuff's ids. None: the class index, and one more where the data set reduces its zero label.
-        output_dir: folder for ``<image>.png``, (H, W), 8 bits, or 16 for indices of more than 256 classes. Each file
-            appears when it is complete.
-        img_prefix: folder of the images; files keep the path below it (``cam0/frame_0001.png``). None: the image's file
-            name alone.
-        **kwargs: mmseg's: iou_metrics, ignore_index, format_only (needs ``output_dir``), ...
+            labelIds, COCO-Stuff's ids. None: the class index, plus one if the data set reduces its zero label.
+        output_dir: folder for ``<image>.png``, (H, W), 8 bits, or 16 bits for indices of more than 256 classes. Each
+            file gets its final name when it is complete.
+        img_prefix: folder of the images; files keep their path relative to it (``cam0/frame_0001.png``). None: the
+            image's file name alone.
+        **kwargs: mmseg's arguments: iou_metrics, ignore_index, format_only (needs ``output_dir``), ...
 
     Raises:
-        ValueError: ``label_ids`` outside of [0, 255], or ``format_only`` without ``output_dir``.
+        ValueError: ``label_ids`` are not in [0, 255], or ``format_only`` without ``output_dir``.
     """
 
-    default_prefix = ''  # None, mmseg's, has the same names and warns
+    default_prefix = ''  # mmseg's None gives the same keys, with a warning
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class SemanticIoU(IoUMetric):
         super().__init__(**kwargs)
         if label_ids is not None and not all(0 <= id_ <= 255 for id_ in label_ids):
             raise ValueError(f'label_ids={list(label_ids)}: values of an 8-bit file, in [0, 255]')
-        # The parent writes class indices where it knows of a folder.
+        # Not passed to the parent, which would write class indices.
         self._folder = folder_of_results(output_dir, self.format_only, 'output_dir')
         self._img_prefix = img_prefix
         self._names = ResultNames()
@@ -62,11 +62,11 @@ class SemanticIoU(IoUMetric):
         self._values = None if label_ids is None else np.array(label_ids, np.uint8)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
-        """Count a batch and write its files; samples as for mmseg's metric.
+        """Count a batch and write its files; samples are as for mmseg's metric.
 
         Raises:
-            ValueError: ground truth has a label beyond the classes, the model more classes than ``label_ids``, or two
-                images would have the same file.
+            ValueError: the ground truth has a label beyond the classes, the model has more classes than ``label_ids``,
+                or two images would have the same file.
         """
         if not self.format_only:
             for sample in data_samples:
@@ -87,7 +87,7 @@ class SemanticIoU(IoUMetric):
         check_labels(labels[labels != self.ignore_index].long(), len(self.dataset_meta['classes']), source)
 
     def _in_files(self, labels: np.ndarray, sample: dict[str, Any]) -> np.ndarray:
-        """Values of the data set for class indices (H, W)."""
+        """Convert class indices (H, W) to the values of result files."""
         if self._values is None:
             first = int(sample.get('reduce_zero_label', False))
             has_8_bits = len(self.dataset_meta['classes']) + first <= 256
@@ -101,7 +101,7 @@ class SemanticIoU(IoUMetric):
         return self._values[labels]
 
     def compute_metrics(self, results: list[tuple[torch.Tensor, ...]]) -> dict[str, float]:
-        """The parent's metrics, and a warning of classes without ground truth."""
+        """Compute the parent's metrics, and warn about classes without ground truth."""
         if results:
             pixels = torch.stack([image[3] for image in results]).sum(0)
             self._warn_once.absent_classes(
@@ -111,7 +111,7 @@ class SemanticIoU(IoUMetric):
         return found
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """The parent's metrics; none with ``format_only``. Raises ValueError where two images have the same file."""
+        """Compute the parent's metrics unless ``format_only``; raises ValueError if two images have the same file."""
         if self._folder is not None:
             ResultNames().merge(all_gather_object(self._names))
             print_log(f'label maps of the tested images are in {self._folder}', logger='current')

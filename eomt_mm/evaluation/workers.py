@@ -1,4 +1,4 @@
-"""Work of metrics in other processes, so that this one can keep the device busy."""
+"""Run metrics' work in other processes, so that this process can keep the device busy."""
 
 import functools
 import multiprocessing
@@ -14,18 +14,18 @@ from typing import Any
 import cv2
 import numpy as np
 
-# Calls per worker that may wait or run. More would not be faster, and each holds an image's predictions.
+# Calls per worker that may be pending. More would not be faster, and each holds an image's predictions in memory.
 CALLS_PER_WORKER = 4
 
 
 class WorkQueue:
-    """Calls whose results come back in the order in which they were put.
+    """Queue of function calls in worker processes; results are returned in the order of the calls.
 
     All queues of a process share its workers, which start at the first call and end with this process. They are forked
-    off a server process without this one's threads and devices (spawned, where there is no such server).
+    from a server process, which has none of this process's threads and devices (spawned, if there is no fork server).
 
     Args:
-        num_workers: number of worker processes; 0 makes each call in this process, at once.
+        num_workers: number of worker processes; 0 runs each call immediately in this process.
 
     Raises:
         ValueError: the number is negative.
@@ -38,13 +38,13 @@ class WorkQueue:
         self._waiting: deque[tuple[Any, str, Future]] = deque()
 
     def put(self, key: Any, image: str, function: Callable[..., Any], *args: Any) -> None:
-        """Ask for ``function(*args)``; function, arguments and result are pickled.
+        """Submit ``function(*args)``; function, arguments and result are pickled.
 
         Args:
-            key: comes back beside the result.
-            image: its name, for messages.
-            function: of a module.
-            *args: of the function.
+            key: returned with the result.
+            image: name of the image, for messages.
+            function: function at module level.
+            *args: its arguments.
         """
         if self.num_workers:
             future = _pool(self.num_workers).submit(_answer, function, args)
@@ -54,10 +54,10 @@ class WorkQueue:
         self._waiting.append((key, image, future))
 
     def results(self, all_of_them: bool = False) -> Iterator[tuple[Any, Any]]:
-        """Key and result of calls that are done; waits only if too many are not, or for all of them.
+        """Yield key and result of finished calls; wait only if too many are pending, or for all if ``all_of_them``.
 
         Raises:
-            RuntimeError: a call raised an error, or a worker process ended.
+            RuntimeError: a call raised an error, or a worker process died.
         """
         limit = 0 if all_of_them else CALLS_PER_WORKER * self.num_workers
         while self._waiting and (len(self._waiting) > limit or self._waiting[0][2].done()):
@@ -86,7 +86,7 @@ def _pool(number: int) -> ProcessPoolExecutor:
 
 def _start() -> None:
     """Prepare a worker process."""
-    # Terminals and clusters send these to all processes; the parent decides what happens.
+    # Terminals and clusters send these signals to all processes; only the parent handles them.
     for name in ('SIGINT', 'SIGTERM', 'SIGUSR1'):
         if name in signal.Signals.__members__:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
@@ -96,7 +96,7 @@ def _start() -> None:
 
 
 def _end_with_parent() -> None:
-    """End this process when its parent is killed: workers hold both ends of their pipe, and would wait forever."""
+    """End this process when its parent dies: workers hold both ends of their pipe and would wait forever."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -104,7 +104,7 @@ def _end_with_parent() -> None:
 
 
 def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, str | None]:
-    """Result, or error as text: not every error can be pickled."""
+    """Call the function; return its result, or its error as text, since not every error can be pickled."""
     try:
         return function(*args), None
     except Exception:
@@ -112,10 +112,10 @@ def _answer(function: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Any, s
 
 
 def keep_freed_memory() -> None:
-    """Let this process reuse freed blocks of up to 16 MB, instead of having the kernel clear new pages.
+    """Make this process reuse freed memory blocks of up to 16 MB instead of mapping new pages from the kernel.
 
-    glibc raises its threshold for taking blocks from the kernel one by one, at first 128 kB, to the size of any block
-    that is freed (mallopt(3), M_MMAP_THRESHOLD). Without this, page faults take half the time of counting a PNG. A
-    process in which a network runs has freed larger blocks already.
+    glibc maps blocks above a threshold, initially 128 kB, directly from the kernel. Freeing such a block raises the
+    threshold to its size (mallopt(3), M_MMAP_THRESHOLD). Without this, page faults take half the time of counting a
+    PNG. A process in which a network runs has already freed larger blocks.
     """
     np.empty(16 << 20, dtype=np.uint8)
