@@ -1,22 +1,23 @@
-"""Speed, operations and memory of models side by side: EoMT's and the hosts', in one run, taking turns.
+"""Compare speed, operations and memory of EoMT's and the hosts' models side by side, in one run.
 
-Every CONFIG is a path, the name of one of our configs or of the hosts', or mmdet::FOLDER/NAME, mmseg::FOLDER/NAME.
-All sides see the same image at the same size; weights are random unless checkpoints are given. Speed is the first
-side's time over each side's, the median of the rounds' ratios; brackets hold quartiles.
+Every CONFIG is a path, the name of one of our configs or the hosts', or mmdet::FOLDER/NAME, mmseg::FOLDER/NAME. All
+sides get the same image at the same size; weights are random unless checkpoints are given. Sides are timed in turns,
+round by round. Speed is the first side's time divided by each side's, as the median over rounds; brackets show the
+quartiles.
 
-Models for videos take --frames of them, each frame's state from the one before; beside them models for images take as
-many images one by one, in training as one batch. Times and operations are then per frame.
+Video models take --frames frames and pass their state from frame to frame. Image models in the same comparison take as
+many images, one by one, or in training as one batch. Times and operations are then per frame.
 
 Stages:
-    model   normalised input to the logits
-    full    image file to the result at the image's own size: test pipeline, preprocessing, network, post-processing;
-            in panoptic models with random weights --kept queries are made certain of a class, the others of none;
-            of a video one result with each frame, or with --whole-video all in the end
-    train   one step on generated images and targets, with AdamW; the masks of EoMT's joint blocks are on
+    model   normalised input to logits
+    full    image file to the result at the image's own size: test pipeline, preprocessing, network, post-processing.
+            In panoptic models with random weights, --kept queries predict a class with certainty, the others "no
+            object". A video gives one result with each frame, or with --whole-video all results at the end
+    train   one step on generated images and targets, with AdamW; masked attention in all joint blocks
 
-Operations are torch's count for every side (a product and its sum are two; elementwise operations and sampling none).
-Peak memory is weights, optimiser states and what a call adds: by the allocator on CUDA, elsewhere by the resident set
-of a fresh process for each side.
+Operations are torch's count for every side (a multiply-add counts as two; elementwise operations and sampling as none).
+Peak memory is weights, optimiser states and what a call adds: measured by the allocator on CUDA, elsewhere by the
+resident set of a fresh process for each side.
 
 Examples:
     python tools/benchmark.py eomt_dinov2-s_24e_coco-panoptic-640 eomt_dinov2-b_24e_coco-panoptic-640 \\
@@ -24,7 +25,7 @@ Examples:
     python tools/benchmark.py CONFIG CONFIG --device cuda --amp bfloat16 --compile max-autotune --batch 8 --rounds 50
     python tools/benchmark.py CONFIG CONFIG --checkpoints A.pth B.pth --data-root data/coco      # with accuracy
     python tools/benchmark.py videomt_dinov2-s_40k_ytvis2019-448 eomt_dinov2-s_12e_coco-instance-640 --frames 5
-    python tools/benchmark.py CONFIG --growth                       # over sizes, batches and numbers of queries
+    python tools/benchmark.py CONFIG --growth                       # vary size, batch and number of queries
     python tools/benchmark.py CONFIG --growth size=320,640 batch
 """
 

@@ -1,11 +1,11 @@
 """Draw the inputs of a model: images after the config's pipeline and padding, with their targets and class names.
 
-Ground truth is checked as in training: labels that are no class end it with an error. Classes that never occur are
-named at the end.
+Ground truth is checked as in training: a label that is not a class stops the tool with an error. Classes that never
+occur are listed at the end.
 
-Training images show crop, flip, jitter and padding as the loss will see them; those of validation what the model sees
-of each image: the padded image or, in semantic segmentation, its windows. Of a video model, a picture is a clip, or the
-first frames of a video: every target with its id, in the same colour in all frames.
+Training images are drawn with crop, flip, jitter and padding, as the loss sees them. Validation images are drawn as the
+model sees them: padded or, in semantic segmentation, as windows. For a video model, each picture shows a clip or the
+first frames of a video, with every target's id; a target has the same colour in all frames.
 
 Examples:
     python tools/browse_dataset.py configs/eomt/coco/eomt_dinov2-s_24e_coco-panoptic-640.py --out-dir browsed
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
@@ -74,13 +74,13 @@ MAX_FRAMES = 8  # of a video in a picture
 
 
 def build_dataset(cfg: Config, split: str, seed: int, pipeline_of: str | None = None) -> SeededDataset:
-    """The data set of a split, whose samples are drawn from (seed, position) as in training.
+    """Build the data set of a split; its samples depend on (seed, position), as in training.
 
     Args:
-        cfg: of a model.
+        cfg: config of a model.
         split: train, val or test.
         seed: of the augmentation.
-        pipeline_of: another split, whose pipeline is used.
+        pipeline_of: use the pipeline of this split instead.
 
     Raises:
         ValueError: the config has no such split, or the data set is empty.
@@ -100,7 +100,7 @@ def build_dataset(cfg: Config, split: str, seed: int, pipeline_of: str | None = 
 def fed(
     preprocessor: Any, item: dict[str, Any], masks: list[np.ndarray], training: bool
 ) -> Iterator[tuple[np.ndarray, list[np.ndarray]]]:
-    """Inputs of one item as images (H, W, 3), uint8 RGB, each with the masks (H, W) as they lie on it."""
+    """Yield the model inputs of an item as images (H, W, 3), uint8 RGB, each with its masks (H, W)."""
     image = item['inputs']
     batch = preprocessor(dict(inputs=[image], data_samples=[item['data_samples']]), training=training)
     resized_size = (int(image.shape[-2]), int(image.shape[-1]))
@@ -114,14 +114,14 @@ def fed(
 
 
 def resized(masks: list[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """(N, *size), uint8, of masks that in validation have the size of the image file."""
+    """Resize masks, which in validation have the size of the image file, to ``size``: (N, *size), uint8."""
     h, w = size
     small = [cv2.resize(mask.astype(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) for mask in masks]
     return torch.from_numpy(np.stack(small)) if small else torch.zeros(0, h, w, dtype=torch.uint8)
 
 
 def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], training: bool) -> Iterator[Image.Image]:
-    """A picture per input: what the model sees, and the same with its targets."""
+    """Draw a picture per model input: the input, and beside it the input with its targets."""
     sample = item['data_samples']
     check_classes(sample, meta)
     truth = drawn_ground_truth(sample, meta)
@@ -137,7 +137,7 @@ def pictures(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any], trai
 
 
 def labels_of(sample: Any) -> Tensor:
-    """Labels of the ground truth of an image or a frame, without void; none where it has no ground truth."""
+    """Ground-truth labels of an image or a frame, without void; empty if it has no ground truth."""
     if 'gt_sem_seg' in sample and 'gt_instances' not in sample:
         labels = sample.gt_sem_seg.data.unique()
         return labels[labels != VOID].long()
@@ -146,12 +146,12 @@ def labels_of(sample: Any) -> Tensor:
 
 
 def check_classes(sample: Any, meta: dict[str, Any]) -> None:
-    """Raise the ValueError of training where ground truth has labels beyond the classes."""
+    """Check that ground-truth labels are classes; raises the same ValueError as training."""
     check_labels(labels_of(sample), len(meta['classes']), source_of(sample))
 
 
 def absent_classes(seen: set[int], names: Sequence[str], num: int) -> str:
-    """What to say of classes that none of ``num`` images shows; '' where every class occurs."""
+    """Message about classes that occur in none of ``num`` images; '' if every class occurs."""
     absent = [name for label, name in enumerate(names) if label not in seen]
     if not absent:
         return ''
@@ -163,7 +163,7 @@ def absent_classes(seen: set[int], names: Sequence[str], num: int) -> str:
 
 
 def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) -> Image.Image:
-    """The frames of a clip as the model sees them, and below them the same with their targets."""
+    """Draw the frames of a clip as the model sees them, and below them the same frames with their targets."""
     frames, samples = item['inputs'][:MAX_FRAMES], item['data_samples'].video_data_samples[:MAX_FRAMES]
     pixels = preprocessor.prepare(frames) * preprocessor.std + preprocessor.mean
     images = pixels.round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()

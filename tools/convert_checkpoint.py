@@ -1,4 +1,4 @@
-"""Convert checkpoints of other programs to ours, or ours to theirs. The format of a file is detected.
+"""Convert checkpoints of other programs to our format, or ours to theirs. The format of SRC is detected.
 
 Examples:
     python tools/convert_checkpoint.py pytorch_model.bin eomt.pth --config CONFIG
@@ -6,8 +6,8 @@ Examples:
     python tools/convert_checkpoint.py dinov3.bin eomt.pth --config CONFIG --base hf://facebook/dinov3-vitl16-pretrain-lvd1689m
     python tools/convert_checkpoint.py work_dirs/mine/iter_88692.pth my_eomt/ --config CONFIG --to hf
 
-Without --config, what the weights state is taken from them, --head names the head of another program's file, and the
-output lists what was assumed.
+Without --config, the model is derived from the weights, --head names the head of another program's file, and the output
+lists the assumptions.
 """
 
 import argparse
@@ -32,7 +32,7 @@ def parse_args() -> argparse.Namespace:
     add_cfg_options(parser, 'overrides of the config, as in training')
     parser.add_argument('--base', help='pretrained backbone, for official DINOv3 files, which hold differences to it')
     parser.add_argument(
-        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: it tells itself'
+        '--weights', choices=['auto', 'absolute', 'delta'], default='auto', help='what SRC holds; auto: detect it'
     )
     parser.add_argument('--no-class-head', action='store_true', help='leave the class rows out, for other classes')
     parser.add_argument('--to', choices=['eomt_mm', 'official', 'hf'], default='eomt_mm', help='format of DST')
@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.classes import config_meta, dataset_meta, plain_meta  # isort: skip
@@ -59,7 +59,7 @@ from eomt_mm.fileio.writing import check_free, written_aside
 from eomt_mm.hosts.install import install
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
-# Data sets of the published models: source of class names if there is no config.
+# Data sets of the published models, the source of class names without a config.
 DATASET_OF = {
     'coco-panoptic': ('mmdet', 'CocoPanopticDataset'),
     'coco-instance': ('mmdet', 'CocoDataset'),
@@ -72,7 +72,7 @@ STAGES = ('building the model', *IMPORT_STAGES, 'writing')
 
 
 def recovered_meta(report: ImportReport) -> dict[str, Any]:
-    """Class names where there is no config: the file's own, or those of the published model with these numbers."""
+    """Class names without a config: the file's own, or the published model's with these numbers of classes, queries."""
     found = report.description
     task = PUBLISHED.get((found.num_classes or 0, found.num_queries or 0))
     if task and task.endswith('semantic') != (report.head == 'decode_head'):
@@ -125,7 +125,7 @@ def write(
 
 
 def check_target(args: argparse.Namespace) -> None:
-    """Refuse arguments that would only fail after long work."""
+    """Reject arguments early that would otherwise fail only after the conversion."""
     dst = Path(args.dst)
     if Path(args.src).exists() and dst.exists() and dst.samefile(args.src):
         raise ValueError(f'DST {dst} is SRC: name another one')
@@ -135,8 +135,8 @@ def check_target(args: argparse.Namespace) -> None:
 
 
 def convert(args: argparse.Namespace, progress: Callable[[str], object]) -> ImportReport:
-    """Convert; ``progress`` is called with each of ``STAGES`` when it begins."""
-    install()  # files of our trainings hold mmengine's log
+    """Convert SRC to DST; ``progress`` is called with each of ``STAGES`` when it begins."""
+    install()  # checkpoints of our trainings contain mmengine's log
     check_target(args)
     progress(STAGES[0])
     expected, size, num_heads = None, None, None
@@ -171,7 +171,7 @@ def main(args: argparse.Namespace) -> None:
     begun: list[str] = []
 
     def progress(stage: str) -> None:
-        bar.update(len(begun) - bar.n)  # those before it are done
+        bar.update(len(begun) - bar.n)  # the stages before it are done
         begun.append(stage)
         bar.set_description(stage)
 

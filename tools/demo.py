@@ -9,11 +9,11 @@ Examples:
     python tools/demo.py clip.mp4 projects/videomt/configs/CONFIG.py CHECKPOINT --out-dir results    # tracks
     python tools/demo.py JPEGImages/ VIDEO_CONFIG CHECKPOINT --out-dir results --whole-video --fps 6
 
-CONFIG is a file or the name of one of the package; CHECKPOINT is in any supported format, hf://owner/name too.
-Files that cannot be read are named and left out; the exit code is then 1.
+CONFIG is a file, or the name of a config of the package; CHECKPOINT is in any supported format, including
+hf://owner/name. Files that cannot be read are reported and skipped; the exit code is then 1.
 
-A video model follows what it finds through video files and folders of frames, of which each is a video; the frames of a
-pattern are one, too. Pictures are videos then. Image models take the frames of a video file one by one.
+A video model tracks objects through videos. Each video file, each folder of frames, and the frames of a pattern are one
+video; its pictures are written as a video. Image models take the frames of a video file one by one.
 """
 
 import argparse
@@ -53,7 +53,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
+    args, load = parse_args(), Load()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.inferencer import Result, init_inferencer  # isort: skip
@@ -64,9 +64,9 @@ ROWS = 20  # of the table
 
 
 def show_table(results: Iterable[Result], kind: str) -> int:
-    """Print the segments of the first images, and at the end a summary of all; return the number of images.
+    """Print the segments of the first images and a summary of all images; return the number of images.
 
-    A row of a video (of video models) counts what has an id of its own in it.
+    With video models, a row is a video and counts its distinct ids.
     """
     rows: list[tuple[str, str, str]] = []
     images: Counter[str] = Counter()

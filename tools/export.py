@@ -1,13 +1,13 @@
-"""Write a model as one file for other runtimes: ONNX, or a program of torch.export; see docs/export.md.
+"""Export a model to one file for other runtimes: ONNX, or a torch.export program; see docs/export.md.
 
 Examples:
     python tools/export.py CONFIG CHECKPOINT --out eomt.onnx
     python tools/export.py CONFIG hf://tue-mps/coco_panoptic_eomt_large_640 --dynamic-batch --out eomt.onnx
     python tools/export.py CONFIG CHECKPOINT --size 480 640 --with-postprocess --out eomt.onnx
     python tools/export.py CONFIG CHECKPOINT --format torch-export --half --out eomt.pt2
-    python tools/export.py CONFIG none --out random.onnx    # random weights: to measure times, not for results
+    python tools/export.py CONFIG none --out random.onnx    # random weights: for timing only
 
-The input is uint8 RGB (N, 3, H, W); normalisation is inside. tools/run_onnx.py uses the file.
+The input is uint8 RGB (N, 3, H, W); the graph normalises it. tools/run_onnx.py runs the ONNX file.
 """
 
 import argparse
@@ -37,7 +37,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis import init_model, load_config  # isort: skip
@@ -50,7 +50,7 @@ from eomt_mm.fileio.writing import check_free
 
 
 def check_target(args: argparse.Namespace) -> None:
-    """Refuses what can only fail after a long work."""
+    """Reject arguments early that would otherwise fail only after the export."""
     suffix = SUFFIXES[args.format]
     if args.out.suffix != suffix:
         raise ValueError(
@@ -62,7 +62,7 @@ def check_target(args: argparse.Namespace) -> None:
 
 
 def built_model(args: argparse.Namespace) -> nn.Module:
-    """The model with its weights."""
+    """Build the model with its weights."""
     cfg = load_config(args.config, read_options(args.cfg_options))
     if args.checkpoint == 'none':
         print('WARNING: random weights (CHECKPOINT is none): the file is good for measuring times, not for results')
@@ -71,7 +71,7 @@ def built_model(args: argparse.Namespace) -> nn.Module:
 
 
 def export(args: argparse.Namespace) -> list[str]:
-    """Does it all and returns what there is to say."""
+    """Export the model; return the lines to print."""
     check_target(args)
     model: Any = built_model(args)
     network = network_of(model, args.size, args.with_postprocess, args.half)

@@ -1,11 +1,10 @@
-"""The demos: generate shapes, train a tiny model from scratch, evaluate it on held-out images or videos, and draw.
+"""Run a demo: generate shapes, train a tiny model from scratch, evaluate it on held-out data, and draw its results.
 
     make demo           # EoMT on images
     make demo-video     # VidEoMT on moving shapes; writes an annotated video
     python tools/make_demo.py --max-iters 300 --num-train 64
 
-Everything goes through the tools that users have: the generators of data sets, train.py, test.py, demo.py,
-plot_curves.py.
+It only calls the public tools: the data set generators, train.py, test.py, demo.py and plot_curves.py.
 """
 
 import argparse
@@ -37,9 +36,9 @@ def parse_args() -> argparse.Namespace:
 
 
 def run(*command: str | Path) -> None:
-    """Runs a Python command line and shows it; a failure ends the demo with the command's exit code.
+    """Print and run a Python command line; if it fails, exit with its exit code.
 
-    On Ctrl-C, which the command gets too, the demo waits for it: a training saves its last step.
+    On Ctrl-C, which also reaches the command, wait until the command ends: training saves its last step.
     """
     interrupted: list[int] = []
     signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
@@ -53,13 +52,13 @@ def run(*command: str | Path) -> None:
 
 
 def newest_metrics(work_dir: Path) -> dict[str, float]:
-    """Metrics of the latest test run, which mmengine writes as <time>/<time>.json."""
+    """Read the metrics of the latest test run, which mmengine writes to <time>/<time>.json."""
     files = [file for file in work_dir.glob('*/*.json') if file.stem == file.parent.name]
     return json.loads(max(files).read_text())
 
 
 def train_options(max_iters: int | None) -> list[str]:
-    """Overrides for a training of another length than the config's."""
+    """Options of train.py for another number of iterations than the config's."""
     if not max_iters:
         return []
     # the warm-up of the configs is 20 + 20
@@ -68,7 +67,7 @@ def train_options(max_iters: int | None) -> list[str]:
 
 
 def image_demo(args: argparse.Namespace) -> None:
-    """EoMT on generated images."""
+    """Train and evaluate EoMT on generated images."""
     data, train, test, pictures = (args.work_dir / name for name in ('data', 'train', 'test', 'pictures'))
     counts = ['--num-train', args.num_train, '--num-val', args.num_val]
     run('-m', 'eomt_mm.synthetic.generate', 'coco', data, *map(str, counts), '--size', '128', '160', '--overwrite')
@@ -81,7 +80,7 @@ def image_demo(args: argparse.Namespace) -> None:
 
 
 def video_demo(args: argparse.Namespace) -> None:
-    """VidEoMT on generated videos; then a longer and larger one, with its tracks drawn."""
+    """Train and evaluate VidEoMT on generated videos, then draw the tracks of a longer and larger video."""
     data, train, test, film = (args.work_dir / name for name in ('data', 'train', 'test', 'film'))
     for folder in (data, film):
         shutil.rmtree(folder, ignore_errors=True)
@@ -94,13 +93,13 @@ def video_demo(args: argparse.Namespace) -> None:
     frames, found = film / 'valid' / 'JPEGImages', args.work_dir / 'found'
     run(ROOT / 'tools/demo.py', frames, VIDEO_CONFIG, checkpoint, '--out-dir', found)
     (video,) = (found / 'vis').glob('*.mp4')
-    held_out = max(1, args.num_train // 2)  # as the generator has it
+    held_out = max(1, args.num_train // 2)  # the generator's default
     print(f'demo: AP {newest_metrics(test)["vis/AP"]:.1f} on {held_out} held-out videos, tracks in {video}')
 
 
 def main() -> None:
     args = parse_args()
-    for name in ('train', 'test', 'pictures', 'found'):  # of an earlier demo
+    for name in ('train', 'test', 'pictures', 'found'):  # left by an earlier demo
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
     video_demo(args) if args.video else image_demo(args)
 

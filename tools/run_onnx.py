@@ -1,13 +1,13 @@
-"""Segment an image with a file of tools/export.py. Needs numpy, onnxruntime and pillow, nothing else of this project.
+"""Segment an image with a file of tools/export.py. Needs only numpy, onnxruntime and pillow, not eomt_mm.
 
     python run_onnx.py eomt.onnx street.jpg --out street.png
 
-OUT is the image with its segments drawn in; beside it OUT.json lists them: class, score, area, box and mask (COCO's
-uncompressed run lengths). How an image becomes the input, and logits results, is read from the file's metadata.
+OUT shows the image with its segments. The JSON file beside it lists them: class, score, area, box and mask (COCO's
+uncompressed run lengths). Preprocessing and post-processing follow the metadata of the ONNX file.
 
-The rules for results are those of eomt_mm/core/postprocess.py once more, in numpy: this file runs without the package,
-and results in the graph (--with-postprocess) are over one input, so they serve neither an image of several windows nor
-masks at an image's own size. tests/export/test_run_onnx.py compares both.
+The post-processing repeats eomt_mm/core/postprocess.py in numpy, because this file runs without the package, and
+because results in the graph (--with-postprocess) cover one input only: not an image of several windows, nor masks at
+the image's own size. tests/export/test_run_onnx.py compares both.
 """
 
 import argparse
@@ -32,17 +32,17 @@ Array = np.ndarray
 Size = tuple[int, int]  # (height, width) in pixels
 KEY = 'eomt_mm.json'
 FORMAT = 1
-# As in eomt_mm, whose docs/inference.md gives the reasons.
+# As in eomt_mm; docs/inference.md gives the reasons.
 MAX_PIXELS, VARIABLE, MAX_ASPECT = 120_000_000, 'EOMT_MM_MAX_PIXELS', 20
 BITS_VARIABLE = 'EOMT_MM_IMAGE_BITS'
 PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
-# Okabe and Ito, "Color Universal Design", 2008: for things, one after the other.
+# Okabe and Ito, "Color Universal Design", 2008: assigned to things in turn.
 COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0))
 
 
 @dataclass(frozen=True)
 class Segment:
-    """Class index, score in [0, 1] or None (semantic), mask (H, W) bool over the image."""
+    """A segment: class index, score in [0, 1] or None (semantic), mask (H, W), bool, at the image's size."""
 
     label: int
     score: float | None
@@ -50,7 +50,7 @@ class Segment:
 
 
 def corners(size: Size, window: Size) -> list[tuple[int, int]]:
-    """Top and left of each window, row by row: as few as cover the image, overlapping evenly along each side."""
+    """Top and left of each window, row by row: the fewest that cover the image, evenly overlapping along each side."""
     sides = []
     for length, side in zip(size, window, strict=True):
         n = math.ceil(length / side)
@@ -60,9 +60,9 @@ def corners(size: Size, window: Size) -> list[tuple[int, int]]:
 
 
 def read_image(path: Path) -> Image.Image:
-    """An image file as RGB, turned as its EXIF entry says; refuses files of too many pixels before decoding them."""
+    """Read an image file as RGB, rotated according to EXIF; reject files with too many pixels before decoding."""
     limit = int(os.environ.get(VARIABLE) or MAX_PIXELS)
-    Image.MAX_IMAGE_PIXELS = None  # its own limit is another, and only warns at first
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit differs, and at first only warns
     try:
         with Image.open(path) as image:
             if image.width * image.height > limit:
@@ -70,23 +70,23 @@ def read_image(path: Path) -> Image.Image:
             return to_8_bits(ImageOps.exif_transpose(image), bits_of(image, path)).convert('RGB')
     except FileNotFoundError as error:
         raise ValueError(f'image {path} does not exist') from error
-    except Exception as error:  # Pillow raises whatever its codecs do
+    except Exception as error:  # Pillow passes on its codecs' errors
         raise ValueError(f'image {path} cannot be read ({error})') from error
 
 
 def bits_of(image: Image.Image, path: Path) -> int:
-    """Bits per channel of a file, which Pillow's modes do not tell of colours."""
+    """Bits per channel of a file; Pillow's modes do not state them for colour images."""
     head = path.read_bytes()[:1000]
     if image.format == 'PNG':
         return head[24]
     if image.format == 'TIFF':
         return int(np.max(image.tag_v2.get(258, 1)))  # type: ignore[attr-defined]
     found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', head)
-    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow changes their values
+    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow rescales the values of deeper files
 
 
 def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
-    """Images of more than 8 bits per channel are refused, unless it is stated how many bits hold the picture."""
+    """Reduce an image to 8 bits per channel; reject deeper images unless the number of bits in use is stated."""
     if bits <= 8:
         return image
     used, values = int(os.environ.get(BITS_VARIABLE) or 0), np.asarray(image)
@@ -101,7 +101,7 @@ def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
 
 
 def inputs(image: Image.Image, meta: dict[str, Any]) -> tuple[Array, Size]:
-    """Windows uint8 (n, 3, *input), black at the bottom and the right where padded, and the size after resizing."""
+    """Return the windows, uint8 (n, 3, *input), padded with black at the bottom and right, and the resized size."""
     window = tuple(meta['input']['size'])
     if meta['geometry'] != 'padding' and max(image.size) > MAX_ASPECT * min(image.size):
         raise ValueError(f'the image has {image.width} x {image.height} pixels, more than {MAX_ASPECT} to 1: cut it')
@@ -115,13 +115,13 @@ def inputs(image: Image.Image, meta: dict[str, Any]) -> tuple[Array, Size]:
 
 
 def bilinear(maps: Array, size: Size) -> Array:
-    """Maps (..., h, w) to (..., *size): half-pixel centres, no antialiasing."""
+    """Resize maps (..., h, w) to (..., *size) bilinearly: half-pixel centres, no antialiasing."""
     h, w = maps.shape[-2:]
     return maps if (h, w) == size else weights(h, size[0]) @ maps @ weights(w, size[1]).T
 
 
 def weights(old: int, new: int) -> Array:
-    """Matrix (new, old) that resizes one side."""
+    """Matrix (new, old) that resizes one side bilinearly."""
     place = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0)
     low = np.minimum(place.astype(int), old - 1)
     part = place - low
@@ -132,7 +132,7 @@ def weights(old: int, new: int) -> Array:
 
 
 def sigmoid(x: Array) -> Array:
-    return 1 / (1 + np.exp(np.minimum(-x, 88)))  # float32 holds no larger one
+    return 1 / (1 + np.exp(np.minimum(-x, 88)))  # larger exponents overflow float32
 
 
 def softmax(x: Array) -> Array:
@@ -142,7 +142,7 @@ def softmax(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Run:
-    """Outputs by name, and the sizes that lead back to the image."""
+    """Outputs of the network by name, and the sizes needed to map them back to the image."""
 
     outputs: dict[str, Array]
     meta: dict[str, Any]
@@ -150,19 +150,19 @@ class Run:
     image_size: Size
 
     def to_image(self, logits: Array) -> Array:
-        """Mask logits (h, w) over a padded input to (H, W) over the image."""
+        """Resize mask logits (h, w) of a padded input to the image's size (H, W)."""
         h, w = self.resized_size
         return bilinear(bilinear(logits, tuple(self.meta['input']['size']))[:h, :w], self.image_size)
 
     def labels_to_image(self, maps: Array) -> Array:
-        """Labels or masks (..., *input) of the graph to the image's size, by the nearest pixel."""
+        """Resize labels or masks (..., *input) from the graph to the image's size, by nearest neighbour."""
         sides = zip(self.image_size, self.resized_size, strict=True)
         rows, cols = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in sides)
         return maps[..., rows[:, None], cols]
 
 
 def label_map(run: Run) -> Array:
-    """Semantic: the class of largest score, sum over queries of p(class) * p(mask), of every pixel: (H, W)."""
+    """Class with the highest score, sum over queries of p(class) * p(mask), of every pixel: (H, W)."""
     if run.meta['postprocess_in_graph']:
         return run.labels_to_image(run.outputs['label_map'][0])
     window, size = tuple(run.meta['input']['size']), run.resized_size
@@ -183,13 +183,13 @@ def label_map(run: Run) -> Array:
 
 
 def semantic(run: Run) -> list[Segment]:
-    """One segment for each class that is there."""
+    """Semantic segments: one for each class that occurs."""
     labels = label_map(run)
     return [Segment(int(k), None, labels == k) for k in np.unique(labels)]
 
 
 def instance(run: Run) -> list[Segment]:
-    """The best (query, class) pairs, best first: score is p(class) times the mean p(mask) inside the mask."""
+    """Instances: the best (query, class) pairs, best first. Score: p(class) times mean p(mask) inside the mask."""
     if run.meta['postprocess_in_graph']:
         labels, scores, masks = (run.outputs[name][0] for name in ('labels', 'scores', 'masks'))
         masks = run.labels_to_image(masks)
@@ -207,7 +207,7 @@ def instance(run: Run) -> list[Segment]:
 
 
 def panoptic(run: Run) -> list[Segment]:
-    """Segments that do not overlap, in the order of their queries; stuff of one class is one segment."""
+    """Panoptic segments without overlap, in the order of queries; all stuff of a class is one segment."""
     if run.meta['postprocess_in_graph']:
         ids, labels, scores = (run.outputs[name][0] for name in ('segment_ids', 'labels', 'scores'))
         segment_map = run.labels_to_image(run.outputs['segment_map'][0])
@@ -239,11 +239,11 @@ SEGMENTS = dict(semantic=semantic, instance=instance, panoptic=panoptic)
 
 
 def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """A session and the metadata of the file."""
+    """Open an ONNX file; return its session and metadata."""
     if not path.is_file():
         raise ValueError(f'model {path} does not exist: tools/export.py writes one')
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # without hints about float16 on a CPU
+    options.log_severity_level = 3  # no warnings about float16 on a CPU
     providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
@@ -254,14 +254,14 @@ def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]
 
 
 def segment(session: onnxruntime.InferenceSession, meta: dict[str, Any], image: Image.Image) -> list[Segment]:
-    """Segments of an RGB image."""
+    """Segment an RGB image."""
     windows, resized_size = inputs(image, meta)
     if len(windows) > 1 and meta['postprocess_in_graph']:
         raise ValueError(
             f'an image of {image.width} x {image.height} pixels takes {len(windows)} windows, and their scores are '
             f'not in the outputs of this file: export it without --with-postprocess'
         )
-    # one by one, so that memory does not depend on their number
+    # one by one, so that memory does not grow with the number of windows
     outputs = [session.run(None, {meta['input']['name']: window[None]}) for window in windows]
     names = [output.name for output in session.get_outputs()]
     joined = {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
@@ -269,7 +269,7 @@ def segment(session: onnxruntime.InferenceSession, meta: dict[str, Any], image: 
 
 
 def described(found: Segment, meta: dict[str, Any]) -> dict[str, Any]:
-    """A segment in JSON's types; box (x, y, w, h) in pixels."""
+    """Convert a segment to JSON types; box (x, y, w, h) in pixels."""
     flat = found.mask.flatten(order='F')
     changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
     counts = np.diff(changes, prepend=0).tolist()
@@ -281,7 +281,7 @@ def described(found: Segment, meta: dict[str, Any]) -> dict[str, Any]:
 
 
 def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> Image.Image:
-    """The image with coloured segments, outlines and class names."""
+    """Draw the image with coloured segments, outlines and class names."""
     pixels = np.asarray(image).astype(np.float32)
     for i, found in reversed(list(enumerate(segments))):  # the best on top
         thing = meta['task'] == 'instance' or found.label < meta['num_things']
@@ -306,7 +306,7 @@ def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> 
 
 
 def write(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all."""
+    """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
     try:
@@ -329,7 +329,7 @@ def main() -> None:
         session, meta = open_model(args.model)
         image = read_image(args.image)
         segments = segment(session, meta, image)
-    except Exception as error:  # onnxruntime's have no common class
+    except Exception as error:  # onnxruntime's errors have no common class
         sys.exit(f'run_onnx: {error}')
     picture = io.BytesIO()
     drawn(image, [s for s in segments if s.score is None or s.score >= args.score_thr], meta).save(picture, 'PNG')

@@ -40,7 +40,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args, load = parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
+    args, load = parse_args(), Load()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import image_folder, load_config  # isort: skip
@@ -53,15 +53,15 @@ from eomt_mm.engine.processes import start_processes
 
 
 def evaluators(cfg: Config) -> list[dict[str, Any]]:
-    """The test metrics, of which a config may state one or several."""
+    """List the configs of the test metrics, of which a config may have one or several."""
     return cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
 
 
 def write_results(cfg: Config, folder: str, format_only: bool) -> None:
-    """Let the metrics write files for benchmark servers below ``folder``, and with ``format_only`` do nothing else.
+    """Make the metrics write files for benchmark servers to ``folder``; with ``format_only`` without evaluating.
 
     Raises:
-        ValueError: no metric writes files, or with ``format_only`` none that can leave the evaluation out.
+        ValueError: no metric writes files or, with ``format_only``, none can skip the evaluation.
     """
     writing = [metric for metric in evaluators(cfg) if place_of_results(cfg, metric, folder)]
     if format_only:
@@ -78,24 +78,24 @@ def write_results(cfg: Config, folder: str, format_only: bool) -> None:
         cfg.test_evaluator = [dict(metric, format_only=True) for metric in writing]
         prefix = cfg.test_dataloader.dataset.data_prefix
         for name in [name for name in prefix if name not in ('img', 'img_path')]:
-            del prefix[name]  # folders of annotations
+            del prefix[name]  # annotation folders, which a test set lacks
 
 
 def place_of_results(cfg: Config, metric: dict[str, Any], folder: str) -> dict[str, str]:
-    """The metric's argument for the place of its result files, as {name: path}; empty if it writes none."""
+    """Argument of a metric that sets where it writes result files, as {name: path}; empty if it writes none."""
     places = dict(out_dir=folder, output_dir=folder, outfile_prefix=str(Path(folder) / 'results'))
     return {name: value for name, value in places.items() if name in arguments_of(cfg, metric)}
 
 
 def arguments_of(cfg: Config, metric: dict[str, Any]) -> set[str]:
-    """Names of the arguments that a metric of the config takes, those of its parents included."""
+    """Names of the arguments that a metric of the config takes, including its parents' arguments."""
     with DefaultScope.overwrite_default_scope(cfg.get('default_scope')):
         kinds = inspect.getmro(METRICS.get(metric['type']))
     return {name for kind in kinds for name in inspect.signature(vars(kind).get('__init__', object)).parameters}
 
 
 def dump_predictions(cfg: Config, path: str) -> None:
-    """Add the host's metric that pickles predictions (masks of instances run-length encoded)."""
+    """Add the host's metric that pickles predictions (instance masks are run-length encoded)."""
     kind = 'DumpResults' if cfg.default_scope == 'mmseg' else 'DumpDetResults'
     cfg.test_evaluator = [*evaluators(cfg), dict(type=kind, out_file_path=path)]
     if 'decode_head' in cfg.model:

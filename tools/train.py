@@ -1,9 +1,9 @@
-"""Trains a model.
+"""Train a model.
 
 Examples:
     python tools/train.py configs/eomt/coco/eomt_dinov2-l_12e_coco-panoptic-640.py --data-root data/coco
     python tools/train.py CONFIG --resume                      # from the last checkpoint of the work dir
-    python tools/train.py CONFIG --resume --cfg-options train_cfg.max_iters=40000    # settings are the config's
+    python tools/train.py CONFIG --resume --cfg-options train_cfg.max_iters=40000    # with settings from the config
     python tools/train.py CONFIG --cfg-options img_size=512 train_cfg.max_iters=20000
     python tools/train.py CONFIG --cfg-options load_from=hf://owner/name    # or any released file
 """
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args, load = make_parser().parse_args(), Load()  # before torch is imported: -h and mistakes are answered at once
+    args, load = make_parser().parse_args(), Load()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
@@ -59,9 +59,9 @@ from eomt_mm.engine.work_dir_lock import work_dir_lock
 
 
 def set_start(cfg: Config, resume: str | None) -> None:
-    """Decides what the run starts from: a checkpoint to resume, ``load_from``, or pretrained weights.
+    """Set what the run starts from: a checkpoint to resume, ``load_from``, or pretrained weights.
 
-    Weights of the backbone that the checkpoint holds are not fetched first.
+    If the checkpoint contains the backbone, its pretrained weights are not downloaded.
     """
     if resume == 'auto':
         resume = latest_whole_checkpoint(cfg.work_dir)
@@ -80,12 +80,12 @@ def set_start(cfg: Config, resume: str | None) -> None:
 
 
 def holds_backbone(checkpoint: str) -> bool:
-    """Whether a checkpoint has weights for the backbone; folders of sharded training have all."""
+    """Whether a checkpoint has weights for the backbone; folders of sharded training always have them."""
     return Path(checkpoint).is_dir() or any(name.startswith('backbone.') for name in read_names(Path(checkpoint)))
 
 
 def next_commands(runner: Runner) -> list[str]:
-    """Commands that test and use the last checkpoint, if there is one, for the config that the run left beside it."""
+    """Commands to test and use the last checkpoint, if any, with the config that the run saved beside it."""
     pointer = Path(runner.work_dir) / POINTER
     if not pointer.is_file():
         return []
@@ -104,7 +104,7 @@ def next_commands(runner: Runner) -> list[str]:
 
 
 def example_image(runner: Runner) -> str:
-    """An image file of the data, or a word for one."""
+    """Path of an image of the data set, or a placeholder."""
     loader = runner.train_dataloader if runner.val_loop is None else runner.val_dataloader
     dataset = unwrapped(loader.dataset)
     file = dataset.get_data_info(0).get('img_path', '') if isinstance(dataset, BaseDataset) else ''
@@ -121,14 +121,14 @@ def main(args: argparse.Namespace, load: Load) -> None:
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     if args.amp:
-        # bfloat16 has the range of float32: nothing to scale
+        # bfloat16 has the range of float32: no loss scaling needed
         scale = 'dynamic' if args.amp_dtype == 'float16' else dict(enabled=False)
         cfg.optim_wrapper.update(type='AmpOptimWrapper', dtype=args.amp_dtype, loss_scale=scale)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in cfg:
             raise ValueError(f'--auto-scale-lr: {args.config} states no auto_scale_lr.base_batch_size to scale from')
         cfg.auto_scale_lr.enable = True
-        # mmengine compares with the images of a micro-batch
+        # mmengine compares base_batch_size with the images of a micro-batch
         cfg.auto_scale_lr.base_batch_size /= cfg.optim_wrapper.get('accumulative_counts', 1)
     is_first = args.launcher == 'none' or os.environ['RANK'] == '0'
     set_start(cfg, args.resume)

@@ -1,4 +1,4 @@
-"""Segment images in the browser: choose an image, a model and thresholds; see picture, table of segments and times.
+"""Segment images in the browser: choose an image, a model and thresholds; view picture, segment table and times.
 
 Examples:
     python tools/web_demo.py eomt_dinov2-l_12e_coco-panoptic-640 CHECKPOINT --device cuda
@@ -6,10 +6,10 @@ Examples:
     python tools/web_demo.py configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py work_dirs/demo/train/iter_250.pth \\
         --samples work_dirs/demo/data/val2017                         # what `make demo` trained
 
-CONFIG is a file or the name of one of the package; CHECKPOINT is in any supported format, hf://owner/name too.
-The page is served to this computer only, needs no internet, and reports nothing to anyone. From another computer:
-ssh -L 7860:localhost:7860 THIS_COMPUTER; with another port there, 8080:localhost:7860, state it: --allow-host
-localhost:8080. What was uploaded is deleted at the end. docs/security.md states what the page allows.
+CONFIG is a file, or the name of a config of the package; CHECKPOINT is in any supported format, including
+hf://owner/name. The page is served to this computer only, needs no internet, and sends no data anywhere. To open it
+from another computer: ssh -L 7860:localhost:7860 THIS_COMPUTER. If its port differs, as in 8080:localhost:7860, add
+--allow-host localhost:8080. Uploaded files are deleted at the end. docs/security.md states what the page allows.
 """
 
 import argparse
@@ -47,10 +47,10 @@ def parse_args() -> argparse.Namespace:
 
 
 def positive(text: str) -> int:
-    """A whole number above 0.
+    """Parse a whole number above 0.
 
     Raises:
-        argparse.ArgumentTypeError: it is none.
+        argparse.ArgumentTypeError: the text is anything else.
     """
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"'{text}': a whole number above 0")
@@ -58,7 +58,7 @@ def positive(text: str) -> int:
 
 
 if __name__ == '__main__':
-    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.inputs import find_sources  # isort: skip
@@ -66,10 +66,10 @@ from eomt_mm.web.results import load_models
 
 
 def list_samples(folder: Path) -> list[Path]:
-    """The images that the page offers.
+    """List the images that the page offers.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: the folder has no images.
     """
     return [source.path for source in find_sources(folder)[:MAX_SAMPLES] if source.path is not None]
 
@@ -78,7 +78,7 @@ def main(args: argparse.Namespace) -> None:
     if find_spec('gradio') is None:
         sys.exit("web_demo: the page needs gradio, of the extra [web]: pip install 'eomt_mm[web]'")
     os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and tidies up
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # end as with Ctrl-C, with clean-up
     with tempfile.TemporaryDirectory() as uploads:
         os.environ['GRADIO_TEMP_DIR'] = uploads  # gradio would leave them in /tmp
         from eomt_mm.web.page import build_page, launch  # imports gradio, which reads these variables

@@ -1,7 +1,7 @@
-"""Confusion matrix of a semantic test: which classes are taken for which, and a list of the worst pairs.
+"""Draw the confusion matrix of a semantic model, and list the most confused pairs of classes.
 
-Predictions are those that tools/test.py wrote: the folder of label maps of --out, or the pickle of --dump. With a
-folder the ground truth is read through the config's test data.
+Predictions are written by tools/test.py: the folder of label maps of --out, or the pickle of --dump. With a folder, the
+ground truth is read through the config's test data set.
 
 Examples:
     python tools/test.py CONFIG CHECKPOINT --out results
@@ -29,7 +29,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import image_folder, load_config  # isort: skip
@@ -48,14 +48,14 @@ from eomt_mm.fileio.writing import write_whole
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 VOID = 255
-# Samples hold, beside maps and plain values, how an image became the network's input.
+# Besides maps and plain values, samples hold the geometry of the network's input.
 DUMPED = {**NUMBERS, **{(geometry.__name__, kind.__name__): kind for kind in (geometry.Padding, geometry.Windows)}}
 
 Maps = tuple[np.ndarray, np.ndarray]  # ground truth and prediction (H, W), class indices
 
 
 def maps_of_folder(cfg: Config, folder: Path) -> Iterator[Maps]:
-    """Ground truth of the config's test data, and label maps in the data set's own values.
+    """Yield ground truth of the config's test data with predictions from a folder of label maps, as class indices.
 
     Raises:
         FileNotFoundError: an image has no label map in the folder.
@@ -74,7 +74,7 @@ def maps_of_folder(cfg: Config, folder: Path) -> Iterator[Maps]:
 
 
 def labels_of_values(cfg: Config) -> np.ndarray | None:
-    """Class index (256,) of each value in result files, where the metric states ``label_ids``."""
+    """Class index of each value in result files, (256,), if the metric has ``label_ids``; else None."""
     metrics = cfg.test_evaluator if isinstance(cfg.test_evaluator, list) else [cfg.test_evaluator]
     label_ids = next((metric['label_ids'] for metric in metrics if metric.get('label_ids')), None)
     if label_ids is None:
@@ -85,10 +85,10 @@ def labels_of_values(cfg: Config) -> np.ndarray | None:
 
 
 def maps_of_dump(path: Path) -> Iterator[Maps]:
-    """Maps of a pickle of samples.
+    """Yield ground truth and predictions from a pickle of samples.
 
     Raises:
-        ValueError: they are not those of a semantic test with ground truth, or the pickle holds anything else.
+        ValueError: the samples are not those of a semantic test with ground truth, or the pickle holds other types.
     """
     for sample in tqdm(read_pickle(path, DUMPED), desc='images', unit=''):
         if 'gt_sem_seg' not in sample or 'pred_sem_seg' not in sample:
@@ -97,10 +97,10 @@ def maps_of_dump(path: Path) -> Iterator[Maps]:
 
 
 def count(pairs: Iterator[Maps], num_classes: int) -> np.ndarray:
-    """Pixels (K, K) by class of the ground truth (rows) and of the prediction; void of the ground truth left out.
+    """Count pixels (K, K) by class of the ground truth (rows) and of the prediction, except void in the ground truth.
 
     Raises:
-        ValueError: the maps of an image differ in size, or hold other classes.
+        ValueError: the maps of an image differ in size, or contain labels beyond the classes.
     """
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for truth, predicted in pairs:
@@ -118,7 +118,7 @@ def count(pairs: Iterator[Maps], num_classes: int) -> np.ndarray:
 
 
 def worst_pairs(matrix: np.ndarray, classes: Sequence[str], limit: int) -> list[str]:
-    """Lines of the pairs with the largest share of a class's pixels that went to another one."""
+    """Describe the most confused pairs: the largest shares of a class's pixels that are predicted as another class."""
     shares = normalised(matrix)
     np.fill_diagonal(shares, 0)
     order = np.argsort(-shares, axis=None, kind='stable')[:limit]
@@ -127,22 +127,22 @@ def worst_pairs(matrix: np.ndarray, classes: Sequence[str], limit: int) -> list[
 
 
 def normalised(matrix: np.ndarray) -> np.ndarray:
-    """Shares in [0, 1] of each row; zeros for classes without a pixel."""
+    """Divide each row by its sum, to shares in [0, 1]; zeros for classes without a pixel."""
     shares: np.ndarray = matrix / matrix.sum(axis=1, keepdims=True).clip(min=1)
     return shares
 
 
 def draw(matrix: np.ndarray, classes: Sequence[str], pairs: Sequence[str]) -> Figure:
-    """The shares of each row as a matrix, classes without ground truth left out, and the worst pairs beside it."""
+    """Draw each row's shares as a matrix, without classes that lack ground truth, and the worst pairs beside it."""
     present = np.flatnonzero(matrix.sum(axis=1)).tolist()
     shares = normalised(matrix)[np.ix_(present, present)]
     names = [classes[k] for k in present]
     side = min(22, 3 + 0.28 * max(8, len(names)))
     figure = new_figure(1.35 * side + 2, side)
     axes, beside = figure.subplots(1, 2, width_ratios=[1.18 * side, 0.17 * side + 2])
-    # Square roots: errors of a few percent are seen beside a diagonal of nearly 1.
+    # Square roots make errors of a few percent visible beside a diagonal of nearly 1.
     shown = axes.imshow(np.sqrt(shares), cmap='cividis', vmin=0, vmax=1)
-    font = min(9, 43 * side / max(1, len(names)))  # names as high as rows at most
+    font = min(9, 43 * side / max(1, len(names)))  # names at most as high as rows
     axes.set_xticks(range(len(names)), names, rotation=90, fontsize=font)
     axes.set_yticks(range(len(names)), names, fontsize=font)
     axes.set_xlabel('predicted')

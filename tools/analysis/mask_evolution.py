@@ -1,7 +1,7 @@
-"""Show how masks form: the mask and the class of some queries before each joint block and after the last one.
+"""Draw how masks form: mask and class of some queries before each joint block and after the last one.
 
-One row per query, the best of the final prediction or those asked for; one column per prediction. Masks are off, as in
-every evaluation.
+One row per query, the best of the final prediction or those of --queries; one column per prediction. Masked attention
+is off, as in any evaluation.
 
 Examples:
     python tools/analysis/mask_evolution.py IMAGE CONFIG CHECKPOINT --out evolution.png
@@ -30,7 +30,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis import init_model, load_config  # isort: skip
@@ -50,7 +50,7 @@ CELL = 2.4  # inches
 
 
 def prepare(cfg: Config, model: Any, path: str) -> dict[str, Any]:
-    """Model inputs (N, 3, H, W) and samples of an image file, through the config's test pipeline.
+    """Prepare an image file with the config's test pipeline: model inputs (N, 3, H, W) and samples.
 
     Raises:
         FileNotFoundError: there is no such image.
@@ -64,7 +64,7 @@ def prepare(cfg: Config, model: Any, path: str) -> dict[str, Any]:
 
 @torch.no_grad()
 def evolution(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Class probabilities (L, Q, K + 1) and mask probabilities (L, Q, H, W) of the L predictions for one input."""
+    """Compute class (L, Q, K + 1) and mask probabilities (L, Q, H, W) of the L predictions for one input."""
     head = find_head(model)
     head.predict_intermediate = True
     class_logits, mask_logits = model(inputs[None], mode='tensor')
@@ -74,7 +74,7 @@ def evolution(model: Any, inputs: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def best_queries(class_probs: Tensor, mask_probs: Tensor, count: int) -> list[int]:
-    """Queries whose final prediction has the best score: class probability times mean probability in the mask."""
+    """Find the queries with the best final score: class probability times mean probability inside the mask."""
     masks = mask_probs[-1]
     inside = masks >= 0.5
     quality = (masks * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(min=1)
@@ -83,7 +83,7 @@ def best_queries(class_probs: Tensor, mask_probs: Tensor, count: int) -> list[in
 
 
 def denormalised(model: Any, inputs: Tensor) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an input (3, H, W)."""
+    """Convert a normalised input (3, H, W) to an image (H, W, 3), uint8 RGB."""
     preprocessor = model.data_preprocessor
     image = inputs * preprocessor.std + preprocessor.mean
     pixels: np.ndarray = image.round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
@@ -93,7 +93,7 @@ def denormalised(model: Any, inputs: Tensor) -> np.ndarray:
 def draw(
     image: np.ndarray, class_probs: Tensor, mask_probs: Tensor, queries: list[int], classes: tuple[str, ...]
 ) -> Figure:
-    """A row per query, a column per prediction: grey image, probability of the mask, its edge at 0.5, class, score."""
+    """Draw a row per query, a column per prediction: grey image, mask probability, contour at 0.5, class, score."""
     num_layers, (h, w) = len(class_probs), image.shape[:2]
     names = [*classes, 'no object']
     titles = [f'before joint block {layer}' for layer in range(num_layers - 1)] + ['final']

@@ -1,13 +1,13 @@
-"""Peak memory of a training step, per config, batch and option, as a Markdown table.
+"""Measure or estimate the peak memory of a training step, per config, batch and option, as a Markdown table.
 
-With a CUDA device the step runs on it with random weights, and the allocator's peak is read. Without one, or with
---estimate, the step runs on tensors that have a size but no content (this takes seconds, and almost no memory, for any
-model), and every byte of theirs that is alive is counted: parameters, gradients, AdamW's states, what is kept for the
-backward pass, and what an operation makes. Not in the estimate are workspaces inside an operation, memory that the
-allocator cannot reuse, and the device's context (about half a gigabyte).
+With a CUDA device, the step runs on it with random weights, and the allocator's peak is read. Without a CUDA device, or
+with --estimate, the step runs on tensors that have a size but no content, which takes seconds and almost no memory for
+any model. All their live bytes are counted: parameters, gradients, AdamW's states, tensors kept for the backward pass,
+and outputs of operations. The estimate does not include workspaces inside an operation, memory that the allocator
+cannot reuse, and the device's context (about half a gigabyte).
 
-A step is forward, matching, losses, backward and AdamW, on normalised images with 12 targets each, the masks of all
-joint blocks on. --amp counts as bfloat16, whose tensors are as large as float16's.
+A step is forward, matching, losses, backward and AdamW, on normalised images with 12 targets each, with masked
+attention in all joint blocks. --amp is counted as bfloat16, whose tensors are as large as float16's.
 
 Examples:
     python tools/analysis/memory.py configs/eomt/coco/eomt_dinov2-*_coco-panoptic-640.py --batch 4 1
@@ -40,7 +40,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 from eomt_mm.apis.config import load_config  # isort: skip
 import torch
@@ -65,9 +65,9 @@ class Option:
 
     Attributes:
         amp: mixed precision.
-        blocks, predictions: activation checkpointing (``with_cp``) of the backbone's blocks, of the predictions.
-        frozen: the blocks before the joint ones, and the embeddings, are frozen.
-        one_by_one: the batch comes image by image, and gradients are accumulated.
+        blocks, predictions: activation checkpointing (``with_cp``) of the backbone's blocks, or of the predictions.
+        frozen: freeze the embeddings and the blocks before the joint ones.
+        one_by_one: process the batch image by image, with gradient accumulation.
     """
 
     amp: bool = False
@@ -132,7 +132,7 @@ class FirstQueries(HungarianMatcher):
 
 
 def build_model(cfg: Config, option: Option, device: str) -> Any:
-    """The config's model with the option's settings, in training, with random weights on ``device``."""
+    """Build the config's model with the option's settings, in training mode, with random weights on ``device``."""
     backbone = dict(cfg.model.backbone, with_cp=option.blocks)
     with torch.device(device):
         model = MODELS.build(dict(cfg.model, backbone=backbone))
@@ -148,13 +148,13 @@ def head_of(model: nn.Module) -> Any:
 
 
 def give_memory(model: nn.Module) -> None:
-    """Move a model from the meta device to the CPU, with the keep probabilities of its masks as the only values."""
+    """Move a model from the meta device to the CPU, and set only the keep probabilities of its attention masks."""
     head = head_of(model.to_empty(device='cpu'))
     head.set_attn_mask_probs([1.0] * head.num_blocks)
 
 
 def make_batch(model: Any, size: int, batch: int, num_targets: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Normalised images (B, 3, ``size``, ``size``) and targets on torch's default device."""
+    """Make normalised images (B, 3, ``size``, ``size``) and targets on torch's default device."""
     labels = torch.arange(num_targets) % head_of(model).num_classes
     masks = torch.zeros(num_targets, size, size, dtype=torch.bool)
     return torch.randn(batch, 3, size, size), [dict(labels=labels, masks=masks.clone()) for _ in range(batch)]
@@ -178,7 +178,7 @@ def training_step(
 
 
 def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
-    """AdamW with its states, as after the first step."""
+    """Build AdamW with its states, as after the first step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
@@ -190,7 +190,7 @@ def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
 
 @contextmanager
 def norms_in_float32() -> Iterator[None]:
-    """LayerNorm as autocast runs it on a GPU; on the CPU it leaves half precision as it is."""
+    """Run LayerNorm in float32, as autocast does on a GPU; on the CPU, autocast runs it in half precision."""
     layer_norm = F.layer_norm
     with mock.patch.object(F, 'layer_norm', lambda x, *args: layer_norm(x.float(), *args)):
         yield
@@ -204,7 +204,7 @@ def sizes_only() -> Iterator[None]:
 
 
 def estimated_peak(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> int:
-    """Bytes of a step; see the module's docstring."""
+    """Estimate the peak bytes of a step; see the module's docstring."""
     model = build_model(cfg, option, 'meta')
     head_of(model).criterion.matcher = FirstQueries()
     with sizes_only(), LiveBytes() as live:
@@ -216,7 +216,7 @@ def estimated_peak(cfg: Config, option: Option, size: int, batch: int, num_targe
 
 
 def measured_peak(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> int | None:
-    """Bytes that the CUDA allocator gave out at most in a step; None where the device has not as many."""
+    """Measure the CUDA allocator's peak bytes in a step; None if the device runs out of memory."""
     try:
         model = build_model(cfg, option, 'cuda')
         with torch.device('cuda'):
@@ -230,7 +230,7 @@ def measured_peak(cfg: Config, option: Option, size: int, batch: int, num_target
 
 
 def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> Counter[str]:
-    """Bytes kept for the backward pass by each part of the model, parameters left out."""
+    """Count the bytes that each part of the model keeps for the backward pass, without parameters."""
     model = build_model(cfg, option, 'meta')
     head = head_of(model)
     head.criterion.matcher = FirstQueries()
@@ -248,7 +248,7 @@ def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if id(storage) not in seen:
-                seen[id(storage)] = storage  # held, so that no other one takes its id
+                seen[id(storage)] = storage  # keep it alive, so that its id is not reused
                 bytes_of[parts[-1]] += storage.nbytes()
             return tensor
 
@@ -259,13 +259,13 @@ def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets
 
 
 def note_part(module: nn.Module, name: str, parts: list[str]) -> None:
-    """Keep ``name`` at the end of ``parts`` while ``module`` runs."""
+    """Append ``name`` to ``parts`` while ``module`` runs."""
     module.register_forward_pre_hook(lambda *_: parts.append(name))
     module.register_forward_hook(lambda *_: parts.remove(name))
 
 
 def print_table(title: str, columns: list[str], rows: Iterator[list[str]]) -> None:
-    """Markdown, each row as soon as it is there."""
+    """Print a Markdown table, each row as soon as it is computed."""
     for line in ([title, *columns], ['---', *('---:' for _ in columns)]):
         print(f'| {" | ".join(line)} |')
     for row in rows:
@@ -273,7 +273,7 @@ def print_table(title: str, columns: list[str], rows: Iterator[list[str]]) -> No
 
 
 def peak_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int, estimate: bool) -> Iterator[list[str]]:
-    """One row per config and batch, one column per option, in GiB."""
+    """Yield a row per config and batch, with a column per option, in GiB."""
     peak_of = estimated_peak if estimate else measured_peak
     for (name, cfg), batch in itertools.product(cfgs.items(), batches):
         row = [f'{name}, batch {batch}']
@@ -287,7 +287,7 @@ def peak_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int, est
 
 
 def parts_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int) -> Iterator[list[str]]:
-    """One row per config, batch and precision, one column per part of the model, in GiB."""
+    """Yield a row per config, batch and precision, with a column per part of the model, in GiB."""
     for (name, cfg), batch, precision in itertools.product(cfgs.items(), batches, ('float32', '--amp')):
         kept = kept_by_part(cfg, OPTIONS[precision], cfg.img_size, batch, num_targets)
         yield [f'{name}, batch {batch}, {precision}', *(f'{kept[part] / GIB:.2f}' for part in PARTS)]

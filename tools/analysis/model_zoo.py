@@ -1,7 +1,7 @@
 """Write docs/model_zoo.md from the configs' docstrings and the metafiles.
 
 Example:
-    python tools/analysis/model_zoo.py        # after a config was added or changed; a test compares
+    python tools/analysis/model_zoo.py        # after adding or changing a config; a test checks the page
 """
 
 import argparse
@@ -38,7 +38,7 @@ per patch, so its models have more parameters at larger inputs.
 
 
 def rows() -> list[dict[str, str]]:
-    """One row per config below configs/eomt/{coco,ade20k,cityscapes}."""
+    """Read one row per config in configs/eomt/{coco,ade20k,cityscapes}."""
     released = weights()
     found = []
     for path in sorted((ROOT / 'configs' / 'eomt').glob('*/*.py')):
@@ -63,7 +63,7 @@ def rows() -> list[dict[str, str]]:
 
 
 def weights() -> dict[str, str]:
-    """Address of the released file of each config that has one."""
+    """Map configs to the addresses of their released weights."""
     entries: dict[str, Any] = {}
     for file in (ROOT / 'configs' / 'eomt').glob('*/metafile.yml'):
         for model in load(file)['Models']:
@@ -72,7 +72,7 @@ def weights() -> dict[str, str]:
 
 
 def page() -> str:
-    """The whole page."""
+    """Build the page's text."""
     lines = [HEAD]
     found = rows()
     for folder, name in DATA.items():

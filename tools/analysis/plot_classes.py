@@ -1,10 +1,10 @@
-"""Bars of a metric per class, from the table that a test or a validation logged.
+"""Plot a metric per class as bars, from the table that a test or a validation logged.
 
-mIoU logs it always; PQ and mask AP with --cfg-options test_evaluator.classwise=True (or val_evaluator).
+mIoU always logs this table; PQ and mask AP log it with --cfg-options test_evaluator.classwise=True (or val_evaluator).
 
 Examples:
     python tools/test.py CONFIG CHECKPOINT --cfg-options test_evaluator.classwise=True
-    python tools/analysis/plot_classes.py work_dirs/NAME --out classes.png           # of the latest log
+    python tools/analysis/plot_classes.py work_dirs/NAME --out classes.png           # from the latest log
     python tools/analysis/plot_classes.py LOG --metric AP50 --sort --out classes.png
 """
 
@@ -24,25 +24,25 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 from matplotlib.figure import Figure
 
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
-# What is logged above a table of classes: by mmseg's metric, and by PanopticQuality, InstanceAP and CityscapesAP.
+# Heading of a table of classes in logs of mmseg's metric, PanopticQuality, InstanceAP and CityscapesAP.
 HEADING = re.compile(r'per class( results)?:\s*$', re.IGNORECASE)
 NOT_METRICS = ('categories', 'instances')
 ROWS_PER_COLUMN = 50
 
-Table = dict[str, dict[str, float]]  # class to metric to value, NaN where there is none
+Table = dict[str, dict[str, float]]  # class to metric to value; NaN: no value
 
 
 def find_log(path: Path) -> Path:
-    """A log itself, or the latest in a work dir with a table of classes.
+    """Return a log file, or find the latest log with a table of classes in a work dir.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such log.
     """
     if path.is_file():
         return path
@@ -55,7 +55,7 @@ def find_log(path: Path) -> Path:
 
 
 def read_table(log: Path) -> Table:
-    """The last table of classes in a log; empty where there is none."""
+    """Read the last table of classes in a log; empty if there is none."""
     lines = log.read_text(errors='replace').splitlines()
     headings = [k for k, line in enumerate(lines) if HEADING.search(line)]
     if not headings:
@@ -76,12 +76,12 @@ def read_table(log: Path) -> Table:
 
 
 def number(text: str) -> float:
-    """A cell's value; '-' stands for none."""
+    """Parse a cell; '-' means NaN."""
     return math.nan if text == '-' else float(text)
 
 
 def draw(table: Table, metric: str, by_value: bool) -> Figure:
-    """Horizontal bars in columns of 50 classes, with the mean; classes without a value are marked with a dash."""
+    """Draw horizontal bars in columns of 50 classes, with the mean; classes without a value get a dash."""
     values = {name: of_class[metric] for name, of_class in table.items()}
     known = [value for value in values.values() if not math.isnan(value)]
     mean = sum(known) / len(known) if known else math.nan
@@ -97,7 +97,7 @@ def draw(table: Table, metric: str, by_value: bool) -> Figure:
             text = '-' if math.isnan(values[name]) else f' {values[name]:.3g}'
             axes.text(max(0, values[name]) if text != '-' else 0, row, text, va='center', fontsize='x-small')
         axes.axvline(mean, color=LINE_COLOURS[1], linestyle='--', linewidth=1)
-        axes.set_ylim(num_rows - 0.4, -0.6)  # the first on top; all columns alike
+        axes.set_ylim(num_rows - 0.4, -0.6)  # the first class on top; the same scale in all columns
         axes.set_xlabel(metric)
         axes.tick_params(axis='y', labelsize='small')
         axes.set_xlim(0, 1.12 * max([*known, 1e-6]))

@@ -1,4 +1,4 @@
-"""Plot losses, validation, learning rate and annealing of one run, of several to compare, or as planned by a config.
+"""Plot losses, validation, learning rate and mask annealing of one or several runs, or the schedule of a config.
 
 Examples:
     python tools/analysis/plot_curves.py work_dirs/NAME --out curves.png
@@ -25,7 +25,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 if __name__ == '__main__':
-    args = make_parser().parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = make_parser().parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis.config import load_config  # isort: skip
@@ -51,10 +51,10 @@ PLAN_POINTS = 1000
 
 
 def read_scalars(work_dir: Path) -> Scalars:
-    """Scalars of all runs in a work dir; where steps repeat, the latest run's.
+    """Read the scalars of all runs in a work dir; if steps repeat, the latest run counts.
 
     Raises:
-        FileNotFoundError: there are none.
+        FileNotFoundError: there are no scalars.
     """
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     if not files:
@@ -67,16 +67,16 @@ def read_scalars(work_dir: Path) -> Scalars:
             except ValueError:  # a killed run's last line
                 continue
             for name, value in record.items():
-                # of a validation only its metrics: times have the names of those in training
+                # from a validation, read only its metrics: its times are named as in training
                 if 'loss' in record or name in METRICS:
                     found.setdefault(name, {})[record['step']] = value
     return {name: sorted(values.items()) for name, values in found.items()}
 
 
 def plan(cfg: Config) -> Scalars:
-    """Learning rates and keep probabilities of a config's schedule, with nothing trained, loaded or downloaded.
+    """Compute a config's learning rates and keep probabilities, without training, loading or downloading anything.
 
-    A config without annealing, such as a video model's, has rates only.
+    A config without mask annealing, such as a video model's, has learning rates only.
 
     Raises:
         ValueError: the config has no EoMT schedule.
@@ -114,9 +114,10 @@ def plan(cfg: Config) -> Scalars:
 
 
 def plot(runs: Mapping[str, Scalars], out: Path) -> None:
-    """One picture of the runs: a panel each for losses, validation, keep probabilities and learning rate.
+    """Plot the runs in one picture: a panel each for losses, validation, keep probabilities and learning rate.
 
-    The curves of one run differ in colour; those of several have a colour per run, and differ in their dashes.
+    For one run, each curve has its own colour. For several runs, each run has a colour, and its curves have different
+    dashes.
     """
     probs = sorted({name for scalars in runs.values() for name in scalars if name.startswith('mask_prob_')})
     panels = [
@@ -138,7 +139,7 @@ def plot(runs: Mapping[str, Scalars], out: Path) -> None:
 
 
 def draw_panel(axes: Any, runs: Mapping[str, Scalars], names: Mapping[str, str]) -> None:
-    """Draw the curves of ``names``, as far as the run has them."""
+    """Draw those curves of ``names`` that the runs have."""
     present = [name for name in names if any(name in scalars for scalars in runs.values())]
     for r, (run, scalars) in enumerate(runs.items()):
         for n, name in enumerate(present):
@@ -156,7 +157,7 @@ def draw_panel(axes: Any, runs: Mapping[str, Scalars], names: Mapping[str, str])
 
 
 def run_names(folders: list[Path]) -> list[str]:
-    """The shortest ends of paths that tell folders apart."""
+    """Name folders by the shortest ends of their paths that are unique."""
     parts = [folder.resolve().parts for folder in folders]
     length = next((n for n in range(1, 99) if len({part[-n:] for part in parts}) == len(parts)), None)
     if length is None:

@@ -1,3 +1,3 @@
-"""Comparisons side by side, in one run: time, memory, operations."""
+"""Side-by-side comparisons of time, memory and operations in one run."""
 
 import eomt_mm  # noqa: F401  before the hosts: its error names the missing ones

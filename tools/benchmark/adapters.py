@@ -1,4 +1,4 @@
-"""What registers itself: our subjects, the sides of the peers, and what projects add."""
+"""Import the modules that register subjects and sides: ours, the peers' and the projects'."""
 
 import importlib
 import pkgutil

@@ -1,4 +1,4 @@
-"""The arguments of tools/benchmark.py. Imports neither torch nor a host: -h and mistakes are answered at once."""
+"""Arguments of tools/benchmark.py. Imports neither torch nor a host, so that -h and errors are fast."""
 
 import argparse
 from pathlib import Path

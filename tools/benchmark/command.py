@@ -1,4 +1,4 @@
-"""What tools/benchmark.py does with its arguments."""
+"""Run tools/benchmark.py: check its arguments, build the sides, measure, print and plot."""
 
 import argparse
 import tempfile
@@ -21,7 +21,7 @@ CLIP = 5  # frames, as published in training
 
 
 def check_args(args: argparse.Namespace) -> None:
-    """Raises ValueError or OSError for what cannot be, before anything is built."""
+    """Check the arguments before anything is built; raises ValueError or OSError."""
     for name in ('batch', 'frames', 'window', 'rounds'):
         value = getattr(args, name)
         if value is not None and value < 1:
@@ -46,7 +46,7 @@ def check_args(args: argparse.Namespace) -> None:
 
 
 def input_size(args: argparse.Namespace) -> Size:
-    """As given, else of the first config that states one, else 640."""
+    """Input size: as given, else from the first config that states one, else 640."""
     if args.size:
         return tuple(args.size)
     for config in args.configs:
@@ -57,7 +57,7 @@ def input_size(args: argparse.Namespace) -> Size:
 
 
 def number_of_frames(args: argparse.Namespace) -> int:
-    """As given; else that of a published training clip, where a config is for videos."""
+    """Number of frames: as given, else that of a published training clip if a config is for videos, else 1."""
     videos = any(is_video(side_config(config)) for config in args.configs)
     if not videos and (args.window > 1 or args.whole_video):
         raise ValueError('--window and --whole-video: none of the configs is for videos')
@@ -65,7 +65,7 @@ def number_of_frames(args: argparse.Namespace) -> int:
 
 
 def make_specs(args: argparse.Namespace, size: Size, image: Path) -> list[Spec]:
-    """One for each config. Options of the command are named as fields of Spec."""
+    """Make a spec for each config; the command's options have the names of Spec's fields."""
     given = {field.name: vars(args)[field.name] for field in fields(Spec) if field.name in vars(args)}
     given.update(size=size, image=str(image), frames=number_of_frames(args))
     given.update(options=dict(args.cfg_options or {}), compile_mode=args.compile)
@@ -99,7 +99,7 @@ def run(args: argparse.Namespace, specs: list[Spec]) -> None:
 
 
 def main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Compare; errors end in a usage line."""
+    """Run the comparison; errors end with a usage line."""
     args.cfg_options = read_options(args.cfg_options)
     try:
         check_args(args)
@@ -107,7 +107,7 @@ def main(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             parse_axes(args.growth)
         size = input_size(args)
         with tempfile.TemporaryDirectory() as folder:
-            # COCO's images are smaller than the input too: the result is resized.
+            # Smaller than the input, like COCO's images, so that the result is resized.
             image = Path(args.image or write_image(Path(folder) / 'image.jpg', (size[0] * 3 // 4, size[1] * 3 // 4)))
             run(args, make_specs(args, size, image))
     except (ValueError, OSError, ImportError) as error:

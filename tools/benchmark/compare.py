@@ -1,7 +1,8 @@
-"""Time one part of EoMT beside its peers: the same inputs, in one run, sides taking turns.
+"""Time one part of EoMT and its peers side by side, on the same inputs, in one run.
 
-Results of all sides are compared before anything is timed. Ratios are medians of the rounds' ratios, with quartiles in
-brackets. Memory is what a side holds at most in two calls beyond libraries and inputs, in a fresh process (Linux).
+The results of all sides are compared before timing. Sides are then timed in turns, round by round. Ratios are medians
+over rounds, with quartiles in brackets. Memory is a side's peak in two calls beyond libraries and inputs, in a fresh
+process (Linux).
 `compare.py SUBJECT --help` lists a subject's options.
 
 Examples:
@@ -25,7 +26,7 @@ if __name__ == '__main__':  # before torch is imported: -h and a missing subject
     first.add_argument('subject', metavar='SUBJECT', help='what is compared, such as forward; see the examples')
     first.parse_args(sys.argv[1:2])
 
-sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules are those of a package
+sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules belong to a package
 
 from benchmark.subject import main
 

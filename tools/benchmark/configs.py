@@ -1,4 +1,4 @@
-"""Configs of the sides of a comparison: found by path or name, in any package, and brought to one input size."""
+"""Find the configs of a comparison by path or name, in any package, and set one input size in them."""
 
 import difflib
 import importlib.util
@@ -13,13 +13,13 @@ from eomt_mm.apis.config import load_config
 from eomt_mm.apis.config_names import project_configs, shipped_configs
 
 HOSTS = ('mmdet', 'mmseg')
-FRAME_BY_FRAME = 'TransformBroadcaster'  # mmcv's step that takes the frames of a video through steps of its own
+FRAME_BY_FRAME = 'TransformBroadcaster'  # mmcv's step that applies inner steps to each frame of a video
 Step = dict[str, Any]
 Size = tuple[int, int]  # (height, width) in pixels
 
 
 def host_configs(host: str) -> list[Path]:
-    """The configs that a host installs, without the fragments that they are made of."""
+    """List the configs that a host installs, without the ``_base_`` fragments."""
     spec = importlib.util.find_spec(host)
     assert spec is not None and spec.origin is not None, host  # ``import eomt_mm.apis`` demands both hosts
     folder = Path(spec.origin).parent / '.mim' / 'configs'
@@ -27,15 +27,15 @@ def host_configs(host: str) -> list[Path]:
 
 
 def find_config(name: str) -> Path:
-    """File of a config.
+    """Find the file of a config.
 
     Args:
         name: path; base name of one of our configs, a project's or the hosts'; or ``mmdet::mask2former/NAME``,
-            ``mmseg::...``. The base name and the host's may leave out ``.py``.
+            ``mmseg::...``. Names may omit ``.py``.
 
     Raises:
-        FileNotFoundError: there is none; names the closest.
-        ValueError: several have that name.
+        FileNotFoundError: there is no such config; the message suggests similar names.
+        ValueError: several configs have that name.
     """
     if Path(name).is_file():
         return Path(name)
@@ -64,7 +64,7 @@ def side_config(
     num_queries: int | None = None,
     data_root: str | None = None,
 ) -> Config:
-    """Config of a side, with everything in it at one input size.
+    """Load the config of a side, with one input size everywhere in it.
 
     Args:
         name: see :func:`find_config`.
@@ -81,7 +81,7 @@ def side_config(
             options['img_size'] = img_size
             backbone = cfg.model.get('backbone', {})
             if size[0] != size[1] and 'img_size' in backbone:
-                options['model.backbone.img_size'] = backbone['img_size']  # positions are of squares, and interpolated
+                options['model.backbone.img_size'] = backbone['img_size']  # positions are stored for squares
             cfg = load_config(path, options, data_root)
         fit_host(cfg, size)
     if num_queries is not None:
@@ -90,7 +90,7 @@ def side_config(
 
 
 def fit_host(cfg: Config, size: Size) -> None:
-    """Brings what the hosts' own configs say about sizes to ``size``: test pipeline and padding in training."""
+    """Set ``size`` in a host's config: in the test pipeline and in the padding of training."""
     preprocessor = cfg.model.get('data_preprocessor') or {}
     for augment in preprocessor.get('batch_augments') or ():
         augment['size'] = size
@@ -104,7 +104,7 @@ def fit_host(cfg: Config, size: Size) -> None:
 
 
 def test_pipeline(cfg: Config) -> list[Step]:
-    """Steps that a config's test images go through."""
+    """Test pipeline of a config."""
     dataset = cfg.test_dataloader.dataset
     while 'pipeline' not in dataset:  # wrappers
         dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
@@ -112,7 +112,7 @@ def test_pipeline(cfg: Config) -> list[Step]:
 
 
 def all_steps(pipeline: Sequence[Step]) -> Iterator[Step]:
-    """Steps, and those that each frame of a video goes through."""
+    """Yield all steps, including those applied to each frame of a video."""
     for step in pipeline:
         yield step
         if step['type'] == FRAME_BY_FRAME:
@@ -120,7 +120,7 @@ def all_steps(pipeline: Sequence[Step]) -> Iterator[Step]:
 
 
 def without_targets(pipeline: Sequence[Step]) -> list[Step]:
-    """A pipeline that reads images and nothing else."""
+    """Remove the steps that load annotations from a pipeline."""
     kept = [step for step in pipeline if not re.search('Load(?!Image)', step['type'])]
     return [
         dict(step, transforms=without_targets(step['transforms'])) if step['type'] == FRAME_BY_FRAME else step
@@ -129,7 +129,7 @@ def without_targets(pipeline: Sequence[Step]) -> list[Step]:
 
 
 def is_video(cfg: Config) -> bool:
-    """Whether the model is for videos: whether its test images come as the frames of one."""
+    """Whether the model is for videos, that is, whether its test pipeline processes frames."""
     return any(step['type'] == FRAME_BY_FRAME for step in test_pipeline(cfg))
 
 
@@ -138,10 +138,10 @@ def is_ours(cfg: Config) -> bool:
 
 
 def mask_head(cfg: Config) -> Any:
-    """Part of the config that has the queries.
+    """Find the head's config that states the number of queries.
 
     Raises:
-        ValueError: the model has none.
+        ValueError: the model has no queries.
     """
     for name in ('panoptic_head', 'decode_head'):
         head = cfg.model.get(name)
@@ -151,7 +151,7 @@ def mask_head(cfg: Config) -> Any:
 
 
 def task_of(cfg: Config) -> str:
-    """'semantic', 'instance', 'panoptic', or 'detection' for models of boxes."""
+    """Task of a model: 'semantic', 'instance', 'panoptic', or 'detection' for models that predict boxes only."""
     model = cfg.model
     if 'decode_head' in model:
         return 'semantic'

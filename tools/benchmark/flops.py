@@ -1,4 +1,4 @@
-"""Operations of a call, attention included, and the kernels that its attention ran on."""
+"""Count the operations of a call, including attention, and the attention kernels that it used."""
 
 import math
 from collections import Counter
@@ -24,11 +24,11 @@ def _attention_backward(grad_out: Any, query: Any, key: Any, value: Any, *_: Any
 def _convolution_backward(grad_out: Any, x: Any, weight: Any, *args: Any, **_: Any) -> int:
     transposed, output_mask = args[4], args[7]
     forward = 2 * x[0] * math.prod(weight) * math.prod((x if transposed else grad_out)[2:])
-    return forward * (output_mask[0] + output_mask[1])  # each gradient pairs what the forward pass did
+    return forward * (output_mask[0] + output_mask[1])  # each gradient takes as many operations as the forward pass
 
 
-# What torch (2.14) counts otherwise: attention on the CPU as nothing, the gradient of a grouped convolution's weights
-# as if it had one group (384 times as much as a depthwise one of 384 channels takes).
+# Corrections to the counts of torch (2.14), which counts attention on the CPU as zero, and the weight gradient of a
+# grouped convolution as if it had one group (384 times too much for a depthwise convolution of 384 channels).
 FORMULAS = {
     aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
@@ -37,11 +37,11 @@ FORMULAS = {
 
 
 class AttentionKernels(TorchDispatchMode):
-    """Notes the operators that compute attention.
+    """Count the operators that compute attention.
 
     Attributes:
-        counts: calls of each of torch's fused kernels, by name, and of ``UNFUSED``: softmax right after a batched
-            product, on all of its elements. Backward kernels are left out.
+        counts: calls of each of torch's fused kernels, by name, and of ``UNFUSED``: a softmax of all elements of the
+            batched product before it. Backward kernels are not counted.
     """
 
     def __init__(self) -> None:
@@ -62,16 +62,16 @@ class AttentionKernels(TorchDispatchMode):
 
 
 def observe(call: Callable[[], Any]) -> tuple[int, dict[str, int]]:
-    """Runs ``call`` once and counts.
+    """Run ``call`` once and count its operations and attention kernels.
 
-    Products count as two operations per pair (matrices, convolutions, attention), everything elementwise, sampling and
-    sorting as none; see :mod:`torch.utils.flop_counter`. Masked attention counts in full.
+    A multiply-add counts as two operations (matrix products, convolutions, attention); elementwise operations, sampling
+    and sorting count as none; see :mod:`torch.utils.flop_counter`. Masked attention counts in full.
 
     Returns:
         floating point operations, and :attr:`AttentionKernels.counts`.
     """
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which nothing counts
+    torch.backends.mha.set_fastpath_enabled(False)  # it fuses a whole layer into one operator that is not counted
     try:
         with FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops, AttentionKernels() as kernels:
             call()

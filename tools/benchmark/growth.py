@@ -1,4 +1,4 @@
-"""How time and memory of one model grow with the operations: one axis at a time, the others at their defaults."""
+"""Measure how a model's time and memory grow with its operations, varying one axis at a time."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -15,18 +15,18 @@ from benchmark.sides import Spec
 AXES: dict[str, tuple[int, ...]] = dict(
     size=(320, 480, 640, 800, 960, 1280), batch=(1, 2, 4, 8), queries=(50, 100, 200, 400)
 )
-SPAN = 2  # factor between the operations from which on an exponent says something
+SPAN = 2  # minimum ratio of operations for a meaningful exponent
 Growth = dict[str, dict[int, Result]]  # axis -> value -> what was measured
 
 
 def parse_axes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """Axes to vary.
+    """Parse the axes to vary.
 
     Args:
-        texts: such as 'size' or 'batch=1,2,4'; none: all axes.
+        texts: such as 'size' or 'batch=1,2,4'; empty: all axes.
 
     Raises:
-        ValueError: for another axis, or values that are no positive numbers.
+        ValueError: an axis is unknown, or a value is not a positive number.
     """
     axes = {}
     for text in texts or AXES:
@@ -41,14 +41,14 @@ def parse_axes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def point(spec: Spec, axis: str, value: int) -> Spec:
-    """``spec`` with one value of one axis."""
+    """Return ``spec`` with one axis set to a value."""
     if axis == 'size':
         return replace(spec, size=(value, value))
     return replace(spec, batch=value) if axis == 'batch' else replace(spec, num_queries=value)
 
 
 def measure_growth(spec: Spec, axes: Mapping[str, Sequence[int]], rounds: int, memory: bool = True) -> Growth:
-    """Measures every point; the points of an axis take turns."""
+    """Measure every point; the points of an axis are timed in turns."""
     return {
         axis: dict(zip(values, measure([point(spec, axis, value) for value in values], rounds, memory), strict=True))
         for axis, values in axes.items()
@@ -61,7 +61,7 @@ def slope(operations: Sequence[float], values: Sequence[float]) -> float:
 
 
 def growth_table(growth: Growth) -> str:
-    """Points as rows; below each axis whose operations differ by ``SPAN`` the exponents over them."""
+    """Format the points as rows, and the exponents below each axis whose operations differ by at least ``SPAN``."""
     blocks = []
     for axis, points in growth.items():
         rows = [
@@ -91,7 +91,7 @@ def _exponents(results: Sequence[Result]) -> str:
 
 
 def growth_plot(path: Path, growth: Growth, title: str) -> None:
-    """Time and memory over operations: a column for each axis, with its values at the points."""
+    """Plot time and memory over operations, with a column per axis and its values at the points."""
     with_memory = any(result.memory for points in growth.values() for result in points.values())
     shape = (1 + with_memory, len(growth))
     figure, panels = plt.subplots(
@@ -111,7 +111,7 @@ def growth_plot(path: Path, growth: Growth, title: str) -> None:
 
 
 def draw_line(panel: Any, x: Sequence[float], y: Sequence[float], labels: Sequence[int], name: str) -> None:
-    """One curve, from zero up, with a label at each point."""
+    """Draw a curve, on a y axis from zero, with a label at each point."""
     panel.plot(x, y, color=BLUE, marker='o', clip_on=False)
     for place, label in zip(zip(x, y, strict=True), labels, strict=True):
         panel.annotate(str(label), place, xytext=(-4, 6), textcoords='offset points', fontsize=8, ha='right')

@@ -1,4 +1,4 @@
-"""Time and peak memory of several sides in one run: they take turns, and ratios are of neighbours in time."""
+"""Measure time and peak memory of several sides, in turns, so that each ratio compares calls close in time."""
 
 import ctypes
 import gc
@@ -26,21 +26,21 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> 'Spread':
-        """Of at least one value."""
+        """Compute the spread of at least one value."""
         if len(values) == 1:
             return cls(values[0], values[0], values[0])
         low, median, high = statistics.quantiles(values, n=4, method='inclusive')
         return cls(median, low, high)
 
     def text(self, scale: float, digits: int) -> str:
-        """Median and quartiles in brackets, each times ``scale``."""
+        """Format the median, with quartiles in brackets, each times ``scale``."""
         median, low, high = (f'{value * scale:.{digits}f}' for value in (self.median, self.low, self.high))
         return f'{median} [{low}, {high}]'
 
 
 @dataclass
 class Measured:
-    """What was measured of a side: seconds of each round's call, and bytes at most or None."""
+    """Measurements of a side: seconds of each round's call, and peak bytes or None."""
 
     name: str
     seconds: list[float] = field(default_factory=list)
@@ -57,12 +57,12 @@ class Measured:
 
 
 def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each call, round by round, in reversed order every second round.
+    """Time each call, round by round, in reversed order every second round; return seconds by name.
 
     Args:
-        calls: by name.
-        rounds: that count, at least 1.
-        warmup: rounds before them.
+        calls: calls by name.
+        rounds: timed rounds, at least 1.
+        warmup: rounds before them that are not timed.
     """
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for k in range(-warmup, rounds):
@@ -77,7 +77,7 @@ def alternate(calls: Mapping[str, Call], rounds: int, warmup: int = 1) -> dict[s
 
 
 def synchronize() -> None:
-    """Wait for the accelerator, where one is in use."""
+    """Wait for the accelerator, if one is in use."""
     torch = sys.modules.get('torch')
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
@@ -89,35 +89,35 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
 
 
 def resident(field: str) -> int:
-    """Bytes of this process: 'VmRSS' now, 'VmHWM' at most (Linux; ``ru_maxrss`` is no less than the parent's)."""
+    """Resident bytes of this process: 'VmRSS' now, 'VmHWM' peak (Linux; ``ru_maxrss`` starts at the parent's peak)."""
     line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
 
 def free_unused() -> None:
-    """Give the memory of what is no longer used back to the system."""
+    """Return unused memory to the system."""
     gc.collect()
     with suppress(AttributeError):  # another C library than glibc
         ctypes.CDLL(None).malloc_trim(0)
 
 
 def peak_memory(make: Callable[[], Call]) -> int:
-    """Bytes that what ``make`` builds and two of its calls add to the resident set of this process at most (Linux).
+    """Measure the peak growth, in bytes, of this process's resident set while building and calling twice (Linux).
 
-    Run it by :func:`in_fresh_process`, after a small problem has loaded libraries and started threads: in processes
-    that had done other work (a test suite, on Linux 6.18) growths of 0 were read.
+    Run it with :func:`in_fresh_process`, after a small problem has loaded libraries and started threads. In processes
+    that had done other work (a test suite, on Linux 6.18), the measured growth was 0.
     """
     free_unused()
     before = resident('VmRSS')
     call = make()
     free_unused()
-    CLEAR_REFS.write_text('5')  # the peak starts anew from what is resident now
+    CLEAR_REFS.write_text('5')  # reset the peak to what is resident now
     for _ in range(2):  # the first call makes an optimiser's states
         call()
     return resident('VmHWM') - before
 
 
 def in_fresh_process(function: Callable[..., Any], *args: Any) -> Any:
-    """Result of a module-level function in a new process, which shares no memory with this one."""
+    """Run a module-level function in a new process, which shares no memory with this one; return its result."""
     with multiprocessing.get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
         return pool.apply(function, args)

@@ -1,4 +1,4 @@
-"""Images and targets for a comparison, generated: the same for every side, in the forms that the hosts read."""
+"""Generate images and targets for a comparison: the same for every side, in the hosts' formats."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from benchmark.configs import Size
 from eomt_mm.fileio.writing import written_aside
 from eomt_mm.synthetic.shapes import draw_scene
 
-NUM_THINGS, NUM_STUFF = 12, 5  # about what an image of COCO panoptic has: 10 to 11 segments, a few of them stuff
+NUM_THINGS, NUM_STUFF = 12, 5  # roughly as in COCO panoptic: 10 to 11 segments per image, a few of them stuff
 
 
 def write_image(path: Path, size: Size) -> Path:
@@ -31,14 +31,14 @@ def write_image(path: Path, size: Size) -> Path:
 def segments(
     rng: np.random.Generator, size: Size, num_things: int, num_stuff: int, count: int = NUM_THINGS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (N,) and bool masks (N, H, W) of one image.
+    """Generate labels (N,) and bool masks (N, H, W) of one image: rectangles are things, stripes are stuff.
 
     Args:
-        rng: draws places and labels.
+        rng: draws positions and labels.
         size: height and width.
-        num_things: classes of things, the first ones; 0: no rectangles.
-        num_stuff: classes of stuff, up to ``NUM_STUFF`` of which get a horizontal stripe each.
-        count: rectangles.
+        num_things: number of thing classes, which come first; 0: no rectangles.
+        num_stuff: number of stuff classes; up to ``NUM_STUFF`` of them get a horizontal stripe each.
+        count: number of rectangles.
     """
     count = count if num_things else 0
 
@@ -56,20 +56,20 @@ def segments(
 
 
 def random_targets(batch: int, count: int, size: int, num_classes: int) -> list[dict[str, Tensor]]:
-    """For each image labels (``count``,) and bool masks (``count``, S, S) of rectangles, as a criterion reads them."""
+    """Generate a criterion's targets: per image, labels (``count``,) and bool masks (``count``, S, S) of rectangles."""
     rng = np.random.default_rng(0)
     drawn = [segments(rng, (size, size), num_classes, 0, count) for _ in range(batch)]
     return [dict(labels=torch.from_numpy(labels), masks=torch.from_numpy(masks)) for labels, masks in drawn]
 
 
 def make_batch(task: str, size: Size, batch: int, num_things: int, num_stuff: int) -> dict[str, Any]:
-    """Images with targets, as a loader gives them to a data preprocessor.
+    """Generate images with targets, as a loader passes them to a data preprocessor.
 
     Args:
         task: 'semantic', 'instance', 'panoptic' or 'detection'.
         size: height and width of the images.
         batch: number of images.
-        num_things, num_stuff: classes of the model; all classes of a semantic one are stuff.
+        num_things, num_stuff: numbers of classes of the model; all classes of a semantic model are stuff.
 
     Returns:
         ``inputs``: uint8 (3, H, W) each; ``data_samples``: :func:`segments`, things with masks and boxes, stuff as a
@@ -94,13 +94,13 @@ def make_batch(task: str, size: Size, batch: int, num_things: int, num_stuff: in
 
 
 def instances(labels: np.ndarray, masks: np.ndarray) -> InstanceData:
-    """Labels and mmdet's masks."""
+    """Pack labels and masks as mmdet's instances."""
     bitmaps = BitmapMasks(masks.astype(np.uint8), *masks.shape[1:])
     return InstanceData(labels=torch.from_numpy(labels), masks=bitmaps)
 
 
 def blank_samples(task: str, size: Size, batch: int) -> list[Any]:
-    """Samples of images that already are the network's input; heads of mmdet ask them for sizes."""
+    """Make samples for images that already have the network's input size; mmdet's heads read sizes from them."""
     kind = SegDataSample if task == 'semantic' else DetDataSample
     return [kind(metainfo=metainfo_of(size)) for _ in range(batch)]
 

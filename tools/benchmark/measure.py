@@ -1,4 +1,4 @@
-"""Measure the sides of a comparison of configs, in turns."""
+"""Measure the sides of a comparison in turns."""
 
 import gc
 import tempfile
@@ -24,17 +24,17 @@ R = TypeVar('R')
 
 @dataclass(kw_only=True)
 class Result(Measured):
-    """What was measured of a side, beside the seconds of each round's call.
+    """Measurements of a side, in addition to the seconds of each round's call.
 
     Attributes:
         spec: of the side.
         task: of the config.
-        input_size: height and width that the network read.
-        parameters: their number.
-        flops: of a call, see :func:`~benchmark.flops.observe`; in training forward, loss and backward; over the
-            spec's frames.
+        input_size: height and width of the network's input.
+        parameters: number of parameters.
+        flops: operations of a call, divided by the spec's frames; see :func:`~benchmark.flops.observe`. In training:
+            forward, loss and backward.
         attention: kernels that ran in a call, and how often.
-        speedup: over the first side, of the rounds' ratios.
+        speedup: over the first side, from the rounds' ratios.
         accuracy: metrics of the config's own test.
     """
 
@@ -49,7 +49,7 @@ class Result(Measured):
 
     @property
     def time(self) -> Spread:
-        """Seconds of a call, over the spec's frames."""
+        """Seconds of a call, divided by the spec's frames."""
         return Spread.of([seconds / self.spec.frames for seconds in self.seconds])
 
     @property
@@ -58,16 +58,16 @@ class Result(Measured):
 
 
 def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Result]:
-    """Builds all sides, lets them take turns, and measures the memory of each.
+    """Build all sides, time them in turns, and measure the memory of each.
 
     Args:
         specs: sides; all are in memory at the same time.
-        rounds: timed calls of each.
-        memory: measure it; on the CPU that builds every side once more, in a process of its own.
+        rounds: timed calls of each side.
+        memory: measure the memory; on the CPU, this builds every side once more, in its own process.
 
     Raises:
-        ValueError: naming all sides that cannot be built or run, before anything is timed; or the tasks of sides that
-            differ, where the stage is more than the network.
+        ValueError: sides cannot be built or run (the message names all of them, before anything is timed), or their
+            tasks differ in a stage other than 'model'.
     """
     sides = _attempt(build_side, specs, specs)
     _check_tasks(sides)
@@ -86,11 +86,11 @@ def measure(specs: Sequence[Spec], rounds: int, memory: bool = True) -> list[Res
 
 
 def peak_memory(spec: Spec) -> int | None:
-    """Bytes of a call at most: weights, optimiser's states, and what the call adds to them.
+    """Measure the peak bytes of a call: weights, optimiser states, and what the call adds.
 
     Returns:
-        on CUDA by the allocator; on the CPU by the resident set of an eager call (run it in a fresh process: what was
-        freed before is not seen again), None outside Linux.
+        on CUDA, the allocator's peak; on the CPU, that of the resident set in an eager call (run it in a fresh process:
+        memory that was freed before would not be counted again); None outside Linux.
     """
     on_cuda = spec.device.startswith('cuda')
     if not on_cuda and not CLEAR_REFS.exists():
@@ -110,10 +110,10 @@ def peak_memory(spec: Spec) -> int | None:
 
 
 def accuracy(spec: Spec, data_root: str | None) -> dict[str, float]:
-    """Metrics of the config's test, at the config's own size and batch.
+    """Run the config's test, at its own size and batch, and return the metrics.
 
     Args:
-        spec: with a checkpoint.
+        spec: spec with a checkpoint.
         data_root: folder or zip file of the data set; None: the config's.
     """
     assert spec.checkpoint is not None
@@ -126,12 +126,12 @@ def accuracy(spec: Spec, data_root: str | None) -> dict[str, float]:
 
 
 def _attempt(step: Callable[[T], R], items: Sequence[T], specs: Sequence[Spec]) -> list[R]:
-    """``step`` of each item; where some fail, one error says which and why."""
+    """Apply ``step`` to each item; if some fail, raise one error that names them with their reasons."""
     done, failures = [], []
     for item, spec in zip(items, specs, strict=True):
         try:
             done.append(step(item))
-        except Exception as error:  # whatever the hosts raise: the other sides are still to be tried
+        except Exception as error:  # hosts may raise anything; the other sides are tried as well
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             failures.append(f'{spec.name}: {reason}')
     if failures:
@@ -140,14 +140,14 @@ def _attempt(step: Callable[[T], R], items: Sequence[T], specs: Sequence[Spec]) 
 
 
 def _check_tasks(sides: Sequence[Side]) -> None:
-    """In stages that end in losses or results, these are to be of one kind."""
+    """Check that all sides have the same task, unless the stage is 'model'."""
     if len({side.task for side in sides}) > 1 and sides[0].spec.stage != 'model':
         shown = ', '.join(f'{side.spec.name} ({side.task})' for side in sides)
         raise ValueError(f'stage {sides[0].spec.stage}: the tasks of {shown} differ; compare them with --stage model')
 
 
 def _observe(side: Side) -> Result:
-    """Count in a first call, which is eager; compile where the spec says so."""
+    """Count operations in a first, eager call; then compile if the spec says so."""
     spec = side.spec
     flops, kernels = observe(side.call)
     side.compile()

@@ -1,4 +1,4 @@
-"""Models of a comparison, built from anyone's config, and what differs between ours and the hosts'."""
+"""Build the models of a comparison from our configs or the hosts', and handle their differences."""
 
 import sys
 from typing import Any
@@ -14,11 +14,11 @@ from benchmark.configs import is_ours
 from eomt_mm import compat
 from eomt_mm.apis.model import init_model
 
-CERTAIN = 20.0  # logit over zeros: a probability above 0.999 among a thousand classes
+CERTAIN = 20.0  # logit, others 0: a probability above 0.999 among a thousand classes
 
 
 def build_model(cfg: Config, checkpoint: str | None, device: str) -> Any:
-    """Model in evaluation, with random weights (no download) or a checkpoint's."""
+    """Build a model in eval mode, with random weights (no download) or a checkpoint's."""
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         if is_ours(cfg):
             return init_model(cfg, checkpoint, device)
@@ -26,19 +26,19 @@ def build_model(cfg: Config, checkpoint: str | None, device: str) -> Any:
     if checkpoint is not None:
         load_checkpoint(model, checkpoint, map_location='cpu', strict=True)
     if not has_compiled_ops():
-        # On CUDA mmcv goes by the device alone, and would call the op that is not there.
+        # On CUDA, mmcv only checks the device, and would call the missing op.
         sys.modules['mmcv.ops.multi_scale_deform_attn'].IS_CUDA_AVAILABLE = False  # type: ignore[attr-defined]
-    return revert_sync_batchnorm(model).to(device).eval()  # one process
+    return revert_sync_batchnorm(model).to(device).eval()  # there is one process
 
 
 def has_compiled_ops() -> bool:
-    """Whether mmcv's extension is there, not :mod:`eomt_mm.compat`'s stand-in."""
+    """Whether mmcv's own extension is installed, not :mod:`eomt_mm.compat`'s stand-in."""
     spec = sys.modules['mmcv._ext'].__spec__
     return spec is None or spec.origin != compat.__name__
 
 
 def deformable_attention(model: nn.Module, device: str) -> str | None:
-    """In which form mmcv's deformable attention runs; None where the model has none."""
+    """Describe how mmcv's deformable attention runs; None if the model has none."""
     count = sum(type(module).__name__ == 'MultiScaleDeformableAttention' for module in model.modules())
     if not count:
         return None
@@ -47,7 +47,7 @@ def deformable_attention(model: nn.Module, device: str) -> str | None:
 
 
 def keep_queries(head: Any, count: int) -> None:
-    """Makes the first ``count`` queries certain of a class each, and the others of "no object"."""
+    """Make the first ``count`` queries predict one class each with certainty, and the others "no object"."""
     num_classes = head.num_classes
     predictors = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes + 1]
 

@@ -1,4 +1,4 @@
-"""What was measured as a Markdown table, as JSON and as a picture."""
+"""Report measurements as a Markdown table, as JSON and as a picture."""
 
 import json
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ BLUE, ORANGE = '#0072b2', '#d55e00'  # of Okabe and Ito's palette
 
 
 def environment(device: str) -> dict[str, Any]:
-    """Of the numbers: versions, device, threads."""
+    """Environment of the measurements: versions, device, threads."""
     on_cuda = device.startswith('cuda')
     return dict(
         torch=torch.__version__,
@@ -45,14 +45,14 @@ def environment(device: str) -> dict[str, Any]:
 
 
 def cpu_name() -> str:
-    """As Linux gives it; 'CPU' elsewhere."""
+    """CPU model as Linux states it; 'CPU' elsewhere."""
     file = Path('/proc/cpuinfo')
     lines = file.read_text().splitlines() if file.exists() else []
     return next((line.partition(':')[2].strip() for line in lines if line.startswith('model name')), 'CPU')
 
 
 def caption(spec: Spec, task: str, rounds: int, env: dict[str, Any]) -> str:
-    """One line: what was measured, and on what."""
+    """Describe in one line what was measured, and on what."""
     kept = spec.stage == 'full' and task == 'panoptic' and spec.checkpoint is None
     parts = [
         WHAT[spec.stage],
@@ -68,7 +68,7 @@ def caption(spec: Spec, task: str, rounds: int, env: dict[str, Any]) -> str:
 
 
 def frames_of(spec: Spec) -> str:
-    """How a call takes its frames; nothing, where it takes images."""
+    """Describe how a call takes its frames; '' for images."""
     if spec.frames == 1:
         return ''
     way = f'in windows of {spec.window} by video models' if spec.window > 1 else 'one by one'
@@ -80,13 +80,13 @@ def frames_of(spec: Spec) -> str:
 
 
 def markdown(rows: Sequence[Sequence[str]], header: Sequence[str]) -> str:
-    """Table whose first column is text and the others numbers."""
+    """Format a Markdown table; the first column is text, the others are numbers."""
     lines = [header, ['---', *('---:' for _ in header[1:])], *rows]
     return '\n'.join(f'| {" | ".join(line)} |' for line in lines)
 
 
 def table(results: Sequence[Result]) -> str:
-    """Sides as rows. Brackets hold the quartiles."""
+    """Format a table with sides as rows; brackets show the quartiles."""
     rate = 'images/s' if results[0].spec.frames == 1 else 'frames/s'
     header = ['config', 'parameters', 'GFLOPs', 'time (ms)', rate, 'peak memory', 'speed', 'attention']
     with_accuracy = any(result.accuracy for result in results)
@@ -119,7 +119,7 @@ def megabytes(count: int | None) -> str:
 
 
 def main_metric(metrics: dict[str, float]) -> str:
-    """The number that the task goes by, with its name."""
+    """Main metric of the task, with its name."""
     for name in MAIN_METRICS:
         for key, value in metrics.items():
             if key.rpartition('/')[2] == name:
@@ -128,15 +128,14 @@ def main_metric(metrics: dict[str, float]) -> str:
 
 
 def write_json(path: Path, env: dict[str, Any], sides: Sequence[Any], **more: Any) -> None:
-    """Write everything, all rounds included."""
+    """Write all measurements, including every round."""
     content = dict(environment=env, **more, sides=[dict(asdict(side), time=asdict(side.time)) for side in sides])
     with written_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=1, default=str) + '\n')
 
 
 def plot(path: Path, results: Sequence[Result], title: str) -> None:
-    """Bars of images or frames per second with the quartiles, labelled with the speed-up; beside them, by number, time
-    over operations."""
+    """Plot images or frames per second as bars with quartiles and speed-ups; beside them, time over operations."""
     names = [f'{two_lines(result.name)}  ({k})' for k, result in enumerate(results, 1)]
     colours = [BLUE if result.spec.config == results[0].spec.config else ORANGE for result in results]
     height = 1.6 + 0.55 * len(results)
@@ -171,7 +170,7 @@ def save(figure: Any, path: Path) -> None:
 
 
 def two_lines(name: str) -> str:
-    """A config's name, broken at the underscore nearest to its middle."""
+    """Break a config's name at the underscore nearest to its middle."""
     breaks = [i for i, letter in enumerate(name) if letter == '_'] or [len(name)]
     middle = min(breaks, key=lambda i: abs(i - len(name) / 2))
     return f'{name[:middle]}\n{name[middle + 1 :]}'.strip()

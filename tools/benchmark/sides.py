@@ -1,4 +1,4 @@
-"""A side of a comparison: a model from anyone's config, and the call of each stage."""
+"""A side of a comparison: a model from any config, and the call of each stage."""
 
 import copy
 from collections.abc import Mapping
@@ -32,26 +32,27 @@ from benchmark.models import build_model, keep_queries
 RESULTS = dict(
     panoptic='pred_panoptic_seg', instance='pred_instances', semantic='pred_sem_seg', detection='pred_instances'
 )
-SMALL = (64, 64)  # input that loads libraries and starts threads
+SMALL = (64, 64)  # input size that is enough to load libraries and start threads
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What makes a side; travels to other processes. ``tools/benchmark.py --help`` describes stages and frames.
+    """Settings of a side, picklable for other processes. ``tools/benchmark.py --help`` describes stages and frames.
 
     Attributes:
-        config: path or name, see :func:`~benchmark.configs.find_config`.
+        config: path or name; see :func:`~benchmark.configs.find_config`.
         size: height and width of the network's input.
         amp, compile_mode: None: float32, eager.
         options: overrides of the config.
         num_queries: None: the config's own.
-        image: file of the full stage.
+        image: image file for the full stage.
         checkpoint: None: random weights.
-        kept: with random weights, queries of panoptic models in the full stage that are made certain of a class. The
-            others say "no object", as do most queries of a trained model; random logits keep none.
-        frames: of a call, over which times and operations are divided.
-        window: frames that go through the first blocks of a video model together.
-        whole_video: a video model's results of the full stage wait for all frames; False: one comes with each frame.
+        kept: with random weights, number of queries of panoptic models in the full stage that predict a class with
+            certainty. The others predict "no object", as do most queries of a trained model; with random logits, no
+            query would be kept.
+        frames: number of frames of a call, by which times and operations are divided.
+        window: number of frames that go through the first blocks of a video model together.
+        whole_video: in the full stage, a video model returns all results after the last frame; False: one per frame.
     """
 
     config: str
@@ -77,21 +78,21 @@ class Spec:
 
 
 class Side:
-    """A built side of images, see :func:`build_side`.
+    """A built side of an image model; see :func:`build_side`.
 
     Attributes:
-        spec: of it.
+        spec: its spec.
         cfg: its config.
         task: see :func:`~benchmark.configs.task_of`.
         model: with random weights or the checkpoint's.
         call: runs the stage once.
-        input_size: height and width of what the network read in its first call, None before.
+        input_size: height and width of the network's input in its first call; None before.
     """
 
     def __init__(self, spec: Spec, cfg: Config) -> None:
         self.spec, self.cfg, self.task = spec, cfg, task_of(cfg)
         if self.task == 'panoptic' and cfg.model.get('test_cfg'):
-            cfg.model.test_cfg.instance_on = False  # stock Mask2Former would predict instances as well
+            cfg.model.test_cfg.instance_on = False  # otherwise mmdet's Mask2Former also predicts instances
         torch.manual_seed(0)
         self.model = build_model(self.cfg, spec.checkpoint, spec.device)
         self.input_size: Size | None = None
@@ -100,7 +101,7 @@ class Side:
 
     def _note_size(self, _: nn.Module, args: tuple[Tensor, ...]) -> None:
         self.input_size = (int(args[0].shape[-2]), int(args[0].shape[-1]))
-        self._hook.remove()  # once: torch.compile need not see it
+        self._hook.remove()  # only once, so that torch.compile does not see it
 
     def autocast(self) -> AbstractContextManager[Any]:
         if self.spec.amp is None:
@@ -108,10 +109,10 @@ class Side:
         return torch.autocast(torch.device(self.spec.device).type, getattr(torch, self.spec.amp))
 
     def forward(self, images: Tensor, samples: list[Any]) -> Any:
-        """Logits of normalised images (B, 3, H, W)."""
+        """Compute the logits of normalised images (B, 3, H, W)."""
         with torch.no_grad(), self.autocast():
             head = getattr(self.model, 'decode_head', None)
-            if isinstance(head, Mask2FormerHead):  # mmseg's 'tensor' mode leaves out the samples that it asks for
+            if isinstance(head, Mask2FormerHead):  # mmseg's 'tensor' mode does not pass the samples that it needs
                 return head(self.model.extract_feat(images), samples)
             return self.model(images, samples, mode='tensor')
 
@@ -122,7 +123,7 @@ class Side:
         return repeated(lambda: self.forward(images, samples), spec.frames)
 
     def prepare_full(self) -> Compose:
-        """The test pipeline from image files on; certain queries, where the spec has them."""
+        """Build the test pipeline, from image files on; set up :func:`keep_queries` if the spec needs it."""
         if self.task == 'panoptic' and self.spec.checkpoint is None:
             keep_queries(self.model.panoptic_head, self.spec.kept)
         with DefaultScope.overwrite_default_scope(self.cfg.default_scope):
@@ -140,7 +141,7 @@ class Side:
         return repeated(call, spec.frames)
 
     def training_batch(self) -> dict[str, Any]:
-        """What a loader gives to the data preprocessor."""
+        """Generate a training batch, as a loader passes it to the data preprocessor."""
         spec = self.spec
         return make_batch(self.task, spec.size, spec.batch * spec.frames, *class_counts(self.cfg))
 
@@ -163,11 +164,11 @@ class Side:
         return call
 
     def compile(self) -> None:
-        """Compiles the network with ``torch.compile``, where the spec has a mode; losses and results stay eager."""
+        """Compile the network with ``torch.compile``, if the spec has a mode; losses and post-processing stay eager."""
         mode = self.spec.compile_mode
         if mode is None:
             return
-        if is_ours(self.cfg):  # all of the network; the head only scores
+        if is_ours(self.cfg):  # this is the whole network
             self.model.extract_feat = torch.compile(self.model.extract_feat, mode=mode)
             return
         for name in ('backbone', 'neck', 'panoptic_head', 'decode_head'):
@@ -176,14 +177,14 @@ class Side:
                 part.compile(mode=mode)
 
 
-VIDEO_SIDES: dict[str, type[Side]] = {}  # by the model's type in the config: what projects add
+VIDEO_SIDES: dict[str, type[Side]] = {}  # by the model's type in the config; projects add theirs
 
 
 def build_side(spec: Spec) -> Side:
-    """The side of a spec: that of the project whose model it is, else a :class:`Side`.
+    """Build the side of a spec: a project's side for its video model, else a :class:`Side`.
 
     Raises:
-        ValueError: it is a host's model for videos; or what the model says of its config.
+        ValueError: the model is a host's video model, or the config is invalid.
     """
     cfg = side_config(spec.config, spec.size, spec.options, spec.num_queries)
     if not is_video(cfg):
@@ -195,7 +196,7 @@ def build_side(spec: Spec) -> Side:
 
 
 def repeated(call: Call, times: int) -> Call:
-    """``call`` so many times, with the last result: earlier ones are not kept in memory."""
+    """Repeat ``call``, returning only the last result, so that earlier ones are not kept in memory."""
 
     def run() -> Any:
         for _ in range(times - 1):

@@ -1,4 +1,4 @@
-"""One part of EoMT beside its peers: results are compared, sides take turns, then the memory of each is read."""
+"""Compare one part of EoMT with its peers: check that results agree, time all sides in turns, measure their memory."""
 
 import argparse
 from argparse import Namespace
@@ -24,21 +24,21 @@ Results = Mapping[str, Any]  # of one call of each side
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared.
+    """A comparison of one part of EoMT with its peers.
 
     Attributes:
         help: a line for the command's help.
-        problem: makes what all sides get from the options: the same in every process.
-        check: a line on how results agree, '' for nothing to say.
+        problem: makes the input of all sides from the options, the same in every process.
+        check: returns a line on how the results agree, or ''.
 
             Raises:
-                RuntimeError: they differ, and must not.
-        options: of the command line beside the common ones, as arguments of ``add_argument``.
+                RuntimeError: results differ that must be equal.
+        options: further options of the command line, as arguments of ``add_argument``.
         rounds, threads: defaults.
-        exact: options of the problem on which the results are compared, where another one would draw random numbers in
-            another order.
-        small: options of a problem that loads libraries and starts threads before the memory is read; None: the memory
-            is not measured.
+        exact: options to set when results are compared, if sides would otherwise draw random numbers in different
+            orders.
+        small: options of a small problem that loads libraries and starts threads before memory is measured; None:
+            memory is not measured.
         sides: by name, ours first; see :meth:`side`.
     """
 
@@ -53,7 +53,7 @@ class Subject:
     sides: dict[str, Maker] = field(default_factory=dict)
 
     def side(self, name: str) -> Callable[[Maker], Maker]:
-        """Decorator for a side: a function that makes a call from the problem, or None where it takes no part."""
+        """Decorator for a side: a function that makes a call from the problem, or None if the side takes no part."""
 
         def add(make: Maker) -> Maker:
             self.sides[name] = make
@@ -62,7 +62,7 @@ class Subject:
         return add
 
     def calls(self, problem: Any) -> dict[str, Call]:
-        """Calls of the sides that take part."""
+        """Make the calls of the sides that take part."""
         made = {name: make(problem) for name, make in self.sides.items()}
         return {name: call for name, call in made.items() if call is not None}
 
@@ -71,7 +71,7 @@ SUBJECTS: dict[str, Subject] = {}  # by name; see :func:`load_subjects`
 
 
 def load_subjects() -> dict[str, Subject]:
-    """``SUBJECTS``, filled with ours and the projects', and their sides."""
+    """Load all subjects and sides, ours and the projects', and return ``SUBJECTS``."""
     import_adapters()
     return SUBJECTS
 
@@ -107,10 +107,10 @@ def changed(args: Namespace, options: Mapping[str, Any]) -> Namespace:
 
 
 def check_tensors(results: Results) -> str:
-    """Each side's tensors beside the first side's; None for those of a side that are not comparable.
+    """Compare each side's tensors with the first side's; None: a side is not comparable.
 
     Raises:
-        RuntimeError: one differs by more than ``TOLERANCE``.
+        RuntimeError: a side differs by more than ``TOLERANCE``.
     """
     first, *others = [name for name, found in results.items() if found is not None]
     lines = []
@@ -124,19 +124,19 @@ def check_tensors(results: Results) -> str:
 
 
 def difference(mine: Tensor, other: Tensor) -> float:
-    """Largest difference, over the range of ``other``."""
+    """Largest difference, relative to the range of ``other``."""
     return float((mine - other).abs().max() / (other.max() - other.min()))
 
 
 def check_maps(results: Results) -> str:
-    """Share of the pixels of segment maps (H, W) in which each side agrees with the first."""
+    """Compare segment maps (H, W): share of pixels in which each side agrees with the first."""
     (first, mine), *others = [(name, found) for name, found in results.items() if found is not None] or [('', None)]
     shares = [f'{name} {agreement(mine, other):.2%}' for name, other in others]
     return f'pixels whose segments are those of {first}: {", ".join(shares)}' if shares else ''
 
 
 def agreement(mine: Tensor, other: Tensor) -> float:
-    """Share of pixels whose segments are each other's counterparts, whatever their numbers."""
+    """Share of pixels whose segments correspond to each other, whatever their ids."""
     pairs = torch.stack([mine.flatten().long(), other.flatten().long().clamp(min=0)])
     pairs, counts = pairs.unique(dim=1, return_counts=True)
     taken: set[tuple[int, int]] = set()
@@ -153,7 +153,7 @@ def agreement(mine: Tensor, other: Tensor) -> float:
 
 
 def measure(name: str, args: Namespace) -> list[Measured]:
-    """Time all sides in turns; then the memory of each in a fresh process, unless ``args.no_memory``."""
+    """Time all sides in turns; then measure the memory of each in a fresh process, unless ``args.no_memory``."""
     subject = load_subjects()[name]
     seconds = alternate(subject.calls(subject.problem(args)), args.rounds)
     found = [Measured(name=side, seconds=values) for side, values in seconds.items()]
@@ -164,7 +164,7 @@ def measure(name: str, args: Namespace) -> list[Measured]:
 
 
 def peak_memory(name: str, side: str, args: Namespace) -> int:
-    """Bytes that a side holds at most beyond libraries and the problem; run it in a fresh process."""
+    """Measure a side's peak bytes beyond libraries and the problem; run it in a fresh process."""
     torch.set_num_threads(args.threads)
     subject = load_subjects()[name]
     assert subject.small is not None
@@ -178,7 +178,7 @@ def peak_memory(name: str, side: str, args: Namespace) -> int:
 
 
 def main(description: str) -> None:
-    """Parse the command line of compare.py and compare; errors end in a usage line."""
+    """Parse the command line of compare.py and run the comparison; errors end with a usage line."""
     parser, args = parse_args(description)
     torch.set_num_threads(args.threads)
     options = {name: value for name, value in vars(args).items() if name not in ('subject', 'base', 'out', 'no_memory')}
@@ -219,7 +219,7 @@ def parse_args(description: str) -> tuple[argparse.ArgumentParser, Namespace]:
 
 
 def table(sides: list[Measured], base_name: str) -> str:
-    """Sides as rows, with what they take over what the base takes."""
+    """Format a table with sides as rows, and their time and memory relative to the base."""
     base = next(side for side in sides if side.name == base_name)
     header = ['side', 'time (ms)', f'over {base.name}']
     with_memory = any(side.memory is not None for side in sides)
