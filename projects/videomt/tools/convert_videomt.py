@@ -1,4 +1,4 @@
-"""Turns checkpoints into ours, or ours into a folder of transformers. The format is found from the file itself.
+"""Convert checkpoints to our format, or ours to a folder for transformers. The format of SRC is detected.
 
 Examples, in projects/videomt:
     python tools/convert_videomt.py model_final.pth videomt.pth --config CONFIG
@@ -6,8 +6,8 @@ Examples, in projects/videomt:
     python tools/convert_videomt.py eomt_segmenter.pth start.pth --config CONFIG --no-class-head
     python tools/convert_videomt.py work_dirs/mine/iter_40000.pth my_videomt/ --config CONFIG --to hf
 
-What a file lacks, such as an EoMT's query updater, is left out of DST: a training that starts from it (load_from) keeps
-its own initial values there.
+Weights that SRC lacks, such as the query updater in an EoMT, are not written to DST: a training that starts from it
+(load_from) keeps its own initial values for them.
 """
 
 import argparse
@@ -34,7 +34,7 @@ def parse_args() -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    args = parse_args()  # before torch is imported: -h and mistakes are answered at once
+    args = parse_args()  # before torch is imported, so that -h and errors are fast
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # isort: skip
 from eomt_mm.apis.config import load_config  # isort: skip
@@ -48,13 +48,13 @@ from eomt_mm.hosts.install import install
 
 
 def convert(args: argparse.Namespace) -> str:
-    """Writes DST; returns what is to be told.
+    """Convert SRC to DST; return the report to print.
 
     Raises:
-        ValueError: the weights are not the model's, or the format has no place for them.
-        OSError: a file is missing, or DST is there already.
+        ValueError: the weights do not fit the model, or the format cannot store them.
+        OSError: a file is missing, or DST already exists.
     """
-    install()  # files of our trainings hold mmengine's log
+    install()  # checkpoints of our trainings contain mmengine's log
     check_free(args.dst, folder=args.to == 'hf')
     model: Any = init_model(load_config(args.config, read_options(args.cfg_options))) if args.config else None
     expected = model.state_dict() if model else None

@@ -1,4 +1,4 @@
-"""VidEoMT: EoMT on video, its queries handed from frame to frame. Importing it registers its parts."""
+"""VidEoMT: EoMT on video, with queries passed from frame to frame. Importing it registers its parts."""
 
 import eomt_mm  # noqa: F401  isort: skip  makes the hosts importable
 import videomt.datasets  # noqa: F401

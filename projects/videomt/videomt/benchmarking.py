@@ -1,4 +1,4 @@
-"""VidEoMT in tools/benchmark: a side whose frames pass their state on. Importing it registers the side."""
+"""VidEoMT in tools/benchmark: a side that passes its state from frame to frame. Importing it registers the side."""
 
 import copy
 from argparse import Namespace
@@ -28,26 +28,26 @@ FRAME_RESULTS = RESULTS | dict(instance='pred_track_instances')
 
 
 class VideoSide(Side):
-    """A built side of videos; a call takes the spec's frames as one clip.
+    """A built side of a video model; a call takes the spec's frames as one clip.
 
-    Its model has ``stream(frames, state)``, which gives predictions and the next state, and ``window_size``, the number
-    of frames that go together through its first blocks in evaluation.
+    Its model has ``stream(frames, state)``, which returns predictions and the next state, and ``window_size``, the
+    number of frames that go together through its first blocks in evaluation.
 
-    In the model stage they come in the spec's windows. In the full stage each frame's result is there before the next
-    frame is read, or with ``whole_video`` all results in the end. A training step is one on the clip.
+    In the model stage, frames come in the spec's windows. In the full stage, each frame's result is complete before the
+    next frame is read; with ``whole_video``, all results are made at the end. A training step uses the whole clip.
 
     Raises:
-        ValueError: the spec asks for what the full stage does not do.
+        ValueError: the full stage does not support the spec.
     """
 
     @cached_property
     def network(self) -> Callable[..., Any]:
-        """Frames (B, T, 3, H, W) and a state to predictions and the next state."""
+        """Function from frames (B, T, 3, H, W) and a state to predictions and the next state."""
         found: Callable[..., Any] = self.model.stream
         return found
 
     def stream(self, clips: Tensor) -> Any:
-        """Predictions for the last window of normalised clips (B, T, 3, H, W); no others are kept."""
+        """Run normalised clips (B, T, 3, H, W) window by window; keep and return only the last window's predictions."""
         *earlier, last = clips.split(self.spec.window, dim=1)
         state = None
         with torch.no_grad(), self.autocast():
@@ -81,7 +81,7 @@ class VideoSide(Side):
         return call
 
     def _files(self, frame_ids: list[int]) -> dict[str, list[Any]]:
-        """Frames of a video as a data set lists them, all of the spec's image."""
+        """List frames of a video like a data set, each with the spec's image."""
         every = dict(img_path=self.spec.image, img_id=0, video_id=0, video_length=self.spec.frames)
         return {key: [value] * len(frame_ids) for key, value in every.items()} | dict(frame_id=frame_ids)
 
@@ -98,11 +98,11 @@ class VideoSide(Side):
 
 
 def make_clips(task: str, size: Size, batch: int, frames: int, num_things: int, num_stuff: int) -> dict[str, Any]:
-    """Clips with tracks, as a loader gives them to a data preprocessor; arguments as of ``make_batch``.
+    """Generate clips with tracks, as a loader passes them to a data preprocessor; arguments as for ``make_batch``.
 
     Returns:
-        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: :func:`~benchmark.inputs.segments`, standing still,
-        each with an id; all classes of a semantic model are stuff.
+        ``inputs``: uint8 (frames, 3, H, W) each; ``data_samples``: :func:`~benchmark.inputs.segments`, the same in all
+        frames, each with an id; all classes of a semantic model are stuff.
     """
     if task == 'semantic':
         num_things, num_stuff = 0, num_things + num_stuff
@@ -124,13 +124,13 @@ VIDEO_SIDES['eomt_mm.VidEoMTDetector'] = VideoSide
 
 
 def clip_problem(args: Namespace) -> Namespace:
-    """A config, and normalised frames (1, T, 3, H, W).
+    """Make the input of all sides: a config and normalised frames (1, T, 3, H, W).
 
     Raises:
-        ValueError: the config is none of videos.
+        ValueError: the config is not for videos.
     """
     height, width = args.size
-    img_size = height if height == width else 640  # positions are of squares, and interpolated
+    img_size = height if height == width else 640  # position embeddings are stored for squares and interpolated
     cfg = side_config(args.config, options={'model.backbone.img_size': img_size, **(args.cfg_options or {})})
     if not (is_video(cfg) and is_ours(cfg)):
         raise ValueError(f"{args.config} is none of VidEoMT's configs; tools/benchmark.py compares any configs")
@@ -139,7 +139,7 @@ def clip_problem(args: Namespace) -> Namespace:
 
 
 def check_clips(results: Results) -> str:
-    """All frames; EoMT's first one, for it does not know the earlier ones."""
+    """Compare the results of all frames; for EoMT only the first frame, as EoMT has no state from earlier frames."""
     check_tensors({name: [logits[:1] for logits in found] for name, found in results.items()})
     return check_tensors({name: found for name, found in results.items() if name != 'eomt'})
 
@@ -166,7 +166,7 @@ def clip_model(problem: Namespace) -> Any:
 
 
 def logits_call(problem: Namespace, parts: Callable[[], Iterator[tuple[Tensor, Tensor]]]) -> Call:
-    """A call for logits of all frames, of classes (T, Q, K + 1) and masks (T, Q, H/4, W/4), from those of parts."""
+    """Make a call that joins the logits of parts: classes (T, Q, K + 1) and masks (T, Q, H/4, W/4) of all frames."""
 
     @torch.no_grad()
     def call() -> tuple[Tensor, ...]:
@@ -179,7 +179,7 @@ def logits_call(problem: Namespace, parts: Callable[[], Iterator[tuple[Tensor, T
 
 @VIDEO.side('eomt')
 def eomt_clip(problem: Namespace) -> Call:
-    """EoMT on the frames one by one: what VidEoMT is without its state."""
+    """Run EoMT on the frames one by one, that is, VidEoMT without its state."""
     model = clip_model(problem)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,7 +191,7 @@ def eomt_clip(problem: Namespace) -> Call:
 
 
 def videomt_clip(problem: Namespace, window: int | None = None) -> Call:
-    """VidEoMT on windows of some frames; None: on all at once."""
+    """Run VidEoMT on windows of ``window`` frames; None: on all frames at once."""
     model = clip_model(problem)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,7 +208,7 @@ VIDEO.sides.update(videomt=partial(videomt_clip, window=1), videomt_whole=videom
 
 @VIDEO.side('transformers')
 def transformers_clip(problem: Namespace) -> Call | None:
-    """transformers' VidEoMT (sdpa): of DINOv2 with registers, on square frames."""
+    """Run transformers' VidEoMT (sdpa), which supports DINOv2 with registers and square frames only."""
     ours, size = clip_model(problem), problem.frames.shape[-1]
     if problem.frames.shape[-2] != size or describe(ours.state_dict()).family != 'dinov2':
         return None
@@ -223,7 +223,7 @@ def transformers_clip(problem: Namespace) -> Call | None:
             num_queries=head.num_queries, num_labels=head.num_classes, attn_implementation='sdpa',
         )
     )  # fmt: skip
-    # strict=False: it has a mask token and class weights of its loss, which are not used here
+    # strict=False: theirs also has a mask token and the loss's class weights, which are not used here
     weights = {name.replace('panoptic_head.', 'head.'): value for name, value in ours.state_dict().items()}
     theirs.load_state_dict(map_to_theirs(weights, HUGGING_FACE.rules(False)), strict=False)
     theirs = theirs.eval().to(problem.device)

@@ -1,4 +1,4 @@
-"""VidEoMT's weights: files of the official release and of Hugging Face, EoMT's as a start, and back to Hugging Face."""
+"""Import VidEoMT's weights from official, Hugging Face or EoMT files, and export them to Hugging Face."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,10 +23,11 @@ def import_videomt(
     base: str | Path | None = None,
     weights: Weights = 'auto',
 ) -> tuple[State, ImportReport]:
-    """Weights of a checkpoint in the names of our model: of VidEoMT, or of an EoMT to start from.
+    """Import a checkpoint of VidEoMT, or of an EoMT to start from, with the names of our model.
 
-    :func:`~eomt_mm.checkpoints.importing.import_checkpoint` with the formats :data:`~videomt.formats.VIDEOMT`. Where a
-    file has no query updater, ``report.missing`` names it; without a model the head is called ``panoptic_head``.
+    This is :func:`~eomt_mm.checkpoints.importing.import_checkpoint` with the formats
+    :data:`~videomt.formats.VIDEOMT`. If a file has no query updater, ``report.missing`` lists it. Without ``expected``,
+    the head is called ``panoptic_head``.
     """
     head = None if expected else 'panoptic_head'
     return import_checkpoint(source, expected, base, weights, class_head, head, 'as_stored', readable=VIDEOMT)
@@ -39,14 +40,14 @@ def export_huggingface(
     classes: Sequence[str] | None = None,
     norm_queries: bool = False,
 ) -> None:
-    """Writes a folder that ``VideomtForUniversalSegmentation`` loads: EoMT's, with the query updater.
+    """Write a folder that ``VideomtForUniversalSegmentation`` loads: EoMT's, with the query updater.
 
-    Its network takes square frames of the size that positions are stored for only (the backbone's ``img_size``), and
-    its processor squeezes videos to that.
+    Its network only takes square frames of the size for which position embeddings are stored (the backbone's
+    ``img_size``), and its processor resizes videos to that size without keeping their aspect ratio.
 
     Args:
         state: ``state_dict()`` of our model.
-        folder: new or empty; holds ``config.json``, ``model.safetensors`` and ``video_preprocessor_config.json``.
+        folder: new or empty; gets ``config.json``, ``model.safetensors`` and ``video_preprocessor_config.json``.
         num_heads: attention heads. None: those of the published model of this size.
         classes: names, in the order of the model's classes. None: transformers' placeholders LABEL_0, LABEL_1, ...
         norm_queries: of the model's head.
@@ -67,7 +68,7 @@ def export_huggingface(
     eomt = {name: value for name, value in state.items() if UPDATER not in name}
     theirs, config = huggingface_model(eomt, num_heads=num_heads, classes=classes)
     config |= dict(model_type='videomt', architectures=['VideomtForUniversalSegmentation'])
-    unused = {'embeddings.mask_token': torch.zeros(1, 1, found.width)}  # transformers has it, and never uses it
+    unused = {'embeddings.mask_token': torch.zeros(1, 1, found.width)}  # transformers expects it, but never uses it
     size = config['image_size']
     processor = dict(video_processor_type='VideomtVideoProcessor', size=dict(height=size, width=size), **PIXELS)
     write_folder(

@@ -1,4 +1,4 @@
-"""Losses of a clip: EoMT's on all of its frames, a query bound to one target in each of them."""
+"""Losses of a clip: EoMT's losses on all frames, with each query matched to one target for the whole clip."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,17 +17,17 @@ from videomt.targets import ClipTarget
 class ClipCriterion(Criterion):
     """EoMT's criterion over frames, with matches that hold for a clip (spec of VidEoMT, "Training recipe").
 
-    A matched query shall predict its target's class and mask in all T frames; where a frame does not show the target
+    A matched query has to predict its target's class and mask in all T frames; in frames that do not show the target,
     the mask is empty. Losses are divided by the number of pairs of query and frame, averaged over processes.
 
     Args:
         num_classes: number K of classes, without "no object".
-        class_on_absent_frames: as published, the class holds in frames that do not show the target, too, which suits
-            class scores that are averaged over a video. False: there the query shall say "no object", with the weight
-            of that; the normaliser counts it as matched all the same.
-        official_labels: repeat a fault of the published training, for comparisons: labels are read from the last
-            frame's annotations, so a target that it does not show is matched as "no object" and trained as the last
-            class. False: from the first frame that shows it. Instances only.
+        class_on_absent_frames: as published, the query has to predict the class also in frames that do not show the
+            target, which suits class scores that are averaged over a video. False: in these frames it has to predict
+            "no object", with that class's weight; the normaliser still counts it as matched.
+        official_labels: reproduce a bug of the published training, for comparisons: labels are read from the last
+            frame's annotations, so that a target that it does not show is matched as "no object" and trained as the
+            last class. False: read them from the first frame that shows the target. Instances only.
         kwargs: see :class:`~eomt_mm.core.criterion.Criterion`.
     """
 
@@ -77,7 +77,7 @@ class ClipCriterion(Criterion):
         )  # fmt: skip
 
     def _frame_labels(self, labels: Tensor, target: ClipTarget) -> Tensor:
-        """Labels (T, N) of a clip's targets in its frames, from labels (N,)."""
+        """Expand the labels (N,) of a clip's targets to its frames: (T, N)."""
         labels = labels.expand(target.shown.shape)
         if self.class_on_absent_frames:
             return labels

@@ -1,4 +1,4 @@
-"""VidEoMT as an mmdet model: it connects backbone, head and host, and computes nothing."""
+"""VidEoMT as an mmdet model: connects backbone, head and host without computing anything itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -55,7 +55,7 @@ class VidEoMTDetector(BaseDetector):
             raise ValueError(f'data_preprocessor.size_divisor={divisor}: a multiple of the patch size, {patch_size}')
         self.window_size = window_size
         self._online: OnlineVideo | None = None
-        self._place: tuple[Any, int] = (None, -1)  # video_id and frame_id of the last frame that came online
+        self._place: tuple[Any, int] = (None, -1)  # video_id and frame_id of the last frame segmented online
 
     def stream(self, frames: Tensor, state: Tensor | None = None) -> tuple[ClipPredictions, Tensor]:
         """Predictions for the next frames (B, T, 3, H, W); see :func:`~videomt.network.videomt_forward`."""
@@ -74,19 +74,19 @@ class VidEoMTDetector(BaseDetector):
     def predict(
         self, batch_inputs: Sequence[Tensor], batch_data_samples: Sequence[TrackDataSample], rescale: bool = True
     ) -> list[TrackDataSample]:
-        """Adds to frames what is predicted, see :func:`~videomt.postprocess.add_predictions`.
+        """Add predictions to the frames; see :func:`~videomt.postprocess.add_predictions`.
 
-        A sample with all frames of its video, as its ``video_length`` says, has the class scores of the whole video. Of
-        a video that comes in parts, frames in their order, those are the means of the frames so far.
+        If a sample has all frames of its video (``video_length``), class scores are averaged over the whole video. If a
+        video comes in parts, with frames in order, class scores are averaged over the frames so far.
 
         Args:
-            batch_inputs: per sample (T, 3, h, w), uint8, as the loader gives them.
+            batch_inputs: per sample (T, 3, h, w), uint8, as loaded.
             batch_data_samples: frames with ``video_id``, ``frame_id``, ``video_length`` and what
                 :func:`~videomt.postprocess.frame_geometry` reads.
-            rescale: mmdet's; results are always at the frames' own size.
+            rescale: unused argument of mmdet's interface; results are always at the frames' own size.
 
         Raises:
-            ValueError: parts of a video do not follow one another.
+            ValueError: frames of a video that comes in parts are out of order.
         """
         for frames, video in zip(batch_inputs, batch_data_samples, strict=True):
             samples = video.video_data_samples
@@ -99,7 +99,7 @@ class VidEoMTDetector(BaseDetector):
         return list(batch_data_samples)
 
     def _go_on(self, frames: Tensor, samples: Sequence[Any]) -> None:
-        """Segments the next frames of a video, or the first ones."""
+        """Segment the first or the next frames of a video that comes in parts."""
         for frame, sample in zip(frames, samples, strict=True):
             place = (sample.video_id, sample.frame_id)
             if sample.frame_id == 0:

@@ -1,4 +1,4 @@
-"""Names in files of VidEoMT: the official release's and Hugging Face's. EoMT's tables, and the query updater.
+"""Checkpoint formats of VidEoMT, the official release's and Hugging Face's: EoMT's tables and the query updater.
 
 Our own files need no table: the updater is one more part of the head.
 """
@@ -26,7 +26,7 @@ def _official_rules(rules: Sequence[Rule]) -> tuple[Rule, ...]:
 
 
 def _prepare_official(state: Mapping[str, Tensor]) -> tuple[State, list[str]]:
-    """Splits projections of q, k and v that were trained fused, into the names of those trained apart."""
+    """Split fused projections of q, k and v, and name the parts like separately trained ones."""
     prepared: State = {}
     for name, value in state.items():
         block, fused, part = name.partition(FUSED)
@@ -63,7 +63,7 @@ HUGGING_FACE = Format(
     True,
     huggingface.IGNORED,
 )
-# The official "segmenters" are EoMTs in the names of VidEoMT.
+# The official "segmenters" are EoMTs stored with VidEoMT's names.
 VIDEOMT = Readable(
     (*OFFICIAL, HUGGING_FACE, *EOMT.formats),
     {'head.query_updater.': 'no weights of a VidEoMT: the query updater starts anew, as published'},

@@ -1,4 +1,4 @@
-"""The head of video segmentation: network, losses of clips, and the rules that make results of logits."""
+"""Head for video segmentation: network, losses of clips, and rules for results."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from videomt.targets import clip_target, num_clip_targets
 
 @MODELS.register_module()
 class VidEoMTHostHead(StepLosses, VidEoMTHead):
-    """``panoptic_head`` of :class:`~videomt.detector.VidEoMTDetector`.
+    """The ``panoptic_head`` of :class:`~videomt.detector.VidEoMTDetector`.
 
     Args:
         task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
@@ -31,7 +31,7 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
             come from the backbone.
 
     Raises:
-        ValueError: naming the argument that does not fit.
+        ValueError: an argument does not fit; the message names it.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
 
     @property
     def rules(self) -> Rules:
-        """How results are made of logits."""
+        """Rules for turning logits into results."""
         return Rules(self.task, self.num_things_classes, self.max_per_video, self.score_thr, self.overlap_thr, self.rle)
 
     def count_step(self, micro_batches: Sequence[Sequence[TrackDataSample]]) -> StepTotals:
-        """Totals in frames."""
+        """Count the totals of a step in frames."""
         clips = [clip for batch in micro_batches for clip in batch]
         num_matched = sum(
             len(clip) * min(num_clip_targets(clip.video_data_samples), self.num_queries) for clip in clips
@@ -76,7 +76,7 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
         return StepTotals(sum(map(len, clips)), num_matched, len(micro_batches))
 
     def loss(self, predictions: ClipPredictions, clips: Sequence[TrackDataSample]) -> dict[str, Tensor]:
-        """Weighted losses of all prediction layers.
+        """Compute the weighted losses of all prediction layers.
 
         Args:
             predictions: of the clips.

@@ -1,4 +1,4 @@
-"""Segments videos: the inferencer of images, with queries that pass from frame to frame."""
+"""Segment videos: the inferencer of images, with queries that are passed from frame to frame."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -28,30 +28,30 @@ Item = dict[str, Any]
 class VideoInferencer(EoMTInferencer):
     """A video model with its pre-processing, post-processing and classes.
 
-    :func:`eomt_mm.apis.init_inferencer` makes one of a VidEoMT config::
+    :func:`eomt_mm.apis.init_inferencer` builds one from a VidEoMT config::
 
         inferencer = init_inferencer('projects/videomt/configs/CONFIG.py', 'hf://tue-mps/videomt-dinov2-small-ytvis2019')
         for frame in inferencer.stream('clip.mp4', out_dir='results'):
             print(frame.name, [segment['id'] for segment in frame.prediction['segments_info']])
 
-    Inputs are video files, folders of frames (each folder is a video; of video files each is one), patterns of frames,
-    and lists of frames: see :func:`~videomt.sequences.as_videos`. Frames of a video have one size. Everything is
-    given, drawn and written per frame as of images, with these differences:
+    Inputs are video files, folders of frames (each folder is a video), patterns of frames, and lists of frames: see
+    :func:`~videomt.sequences.as_videos`. All frames of a video have the same size. Results are returned, drawn and
+    written per frame, as for images, with these differences:
 
-    - ``id`` is that of the track, the same in all frames of a video: the number of the query + 1. Of stuff, and in
-      semantic segmentation, it belongs to the class. A query has one label per frame, its best.
-    - ``class_scores`` of a prediction says what class scores are: 'mean of the frames so far', or with ``whole_video``
-      'mean of all frames', as published. Masks are the same in both.
+    - ``id`` is the id of the track, the same in all frames of a video: query number + 1. For stuff, and in semantic
+      segmentation, it belongs to the class. A query has one label per frame, its best.
+    - ``class_scores`` of a prediction states how class scores are averaged: 'mean of the frames so far', or with
+      ``whole_video`` 'mean of all frames', as published. Masks are the same in both cases.
     - pictures are videos, ``NAME.mp4``; result files are those of :class:`~videomt.track_files.TrackFiles`.
     - ``return_datasamples`` gives mmdet's sample per frame, masks of tracks as booleans and queries under every label;
       see :func:`~videomt.postprocess.add_predictions`.
 
-    Of the arguments of :meth:`~eomt_mm.apis.inferencer.EoMTInferencer.stream`, ``batch_size`` is the number of frames
-    that go through the backbone together (it changes no result), and there are two more:
+    In :meth:`~eomt_mm.apis.inferencer.EoMTInferencer.stream`, ``batch_size`` is the number of frames that go through
+    the backbone together (it changes no result), and there are two more arguments:
 
-    - ``whole_video``: go through every video twice, for the class scores of all its frames. Mask logits wait in memory,
-      beyond 512 MiB in a temporary file.
-    - ``fps``: frames per second of what is drawn of images; 10 unless given.
+    - ``whole_video``: read every video twice, to use class scores averaged over all its frames. Mask logits are kept in
+      memory, beyond 512 MiB in a temporary file.
+    - ``fps``: frame rate of videos written from images; 10 unless given.
     """
 
     kind = 'video'
@@ -89,7 +89,7 @@ class VideoInferencer(EoMTInferencer):
     def _whole(
         self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]], on_error: str
     ) -> Iterator[Predicted]:
-        """All frames through the network, then once more for their pictures."""
+        """Run all frames of a video through the network, then read them again to yield them with their results."""
         stored, samples = StoredVideo(self.model, self.amp_dtype), []
         for _, data in frames:
             images, window = self._prepared(data)
@@ -103,24 +103,24 @@ class VideoInferencer(EoMTInferencer):
             yield [loaded], [sample.cpu()]
 
     def forward(self, inputs: Item, **settings: Any) -> list[DetDataSample]:
-        """Samples of a clip, as :meth:`preprocess` makes it, from the first frame of a video on."""
+        """Predict a clip from :meth:`preprocess` that starts with the first frame of a video; return its samples."""
         online = OnlineVideo(self.model, self._rules(settings), self.amp_dtype)
         return [sample.cpu() for sample in online.segment_window(*self._prepared(inputs))]
 
     def _rules(self, settings: Item) -> Rules:
-        """The head's rules with a call's thresholds."""
+        """Return the head's rules, with a call's thresholds."""
         thresholds = {key: value for key, value in settings.items() if key in ('score_thr', 'overlap_thr')}
         return replace(self.head.rules, rle=False, **thresholds)
 
     def _prepared(self, data: Item) -> tuple[Tensor, list[DetDataSample]]:
-        """The network's input (t, 3, H, W) of a window, and the samples of its frames."""
+        """Prepare a window: the network's input (t, 3, H, W), and the samples of its frames."""
         preprocessor = self.model.data_preprocessor
         data = preprocessor(data, training=False)
         (frames,), (window,) = data['inputs'], data['data_samples']
         return preprocessor.prepare(frames), window.video_data_samples
 
     def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
-        """Frames of one video, with what data sets tell of frames."""
+        """Load the frames of one video, and add the ids that data sets give to frames."""
         size = None
         for number, ((image, pixels), item) in enumerate(super().readable(inputs, on_error)):
             size = size or pixels.shape[:2]
@@ -133,17 +133,17 @@ class VideoInferencer(EoMTInferencer):
             yield (image, pixels), {**item, 'video_id': name, 'frame_id': number, 'img_id': number}
 
     def packed(self, items: list[Item]) -> Item:
-        """A window of frames, through the pipeline."""
+        """Run the pipeline on a window of frames and collate it."""
         window = {key: [item[key] for item in items] for key in items[0]}
         return dict(self.collate_fn([self.pipeline(window)]))
 
     def postprocess(self, preds: Sequence[DetDataSample], score_thr: float) -> list[Prediction]:
-        """Dictionaries of frames, see :func:`~eomt_mm.apis.results.prediction_of`, with ``class_scores``."""
+        """Convert samples to dictionaries (:func:`~eomt_mm.apis.results.prediction_of`), with ``class_scores``."""
         found = super().postprocess(preds, score_thr)
         return [{**one, 'class_scores': sample.class_scores} for one, sample in zip(found, preds, strict=True)]
 
     def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
-        """Segments as they are drawn, the best on top; a track keeps its colour through a video."""
+        """Segments with names and colours, the best on top; a track keeps its colour throughout a video."""
         return [self._drawn(segment) for segment in reversed(segments)]
 
     def _drawn(self, segment: Segment) -> DrawnSegment:
@@ -154,11 +154,11 @@ class VideoInferencer(EoMTInferencer):
         return DrawnSegment(segment.mask, f'{name} #{segment.id}', colour, segment.score)
 
     def new_colours(self) -> 'TrackColours':
-        """For the tracks of a video: far from each other, or beside stuff in shades of their classes."""
+        """Choose colours for the tracks of a video: distinct, or with stuff, shades of the class colours."""
         return TrackColours(None if self.task == 'instance' else self.meta['palette'])
 
     def segments(self, sample: DetDataSample, score_thr: float) -> list[Segment]:
-        """What was found in a frame; instances best first, from ``score_thr`` on."""
+        """Segments of a frame; instances with scores of at least ``score_thr``, best first."""
         if self.task == 'semantic':
             return label_map_segments(sample.pred_sem_seg.sem_seg[0].numpy(), len(self.meta['classes']))
         if self.task == 'panoptic':
@@ -180,13 +180,13 @@ class VideoInferencer(EoMTInferencer):
 
 
 class TrackColours:
-    """Colours of a video's tracks, given when they first appear.
+    """Colours of a video's tracks, assigned when tracks first appear.
 
     Args:
-        palette: of classes, of which tracks get shades; None: tracks get colours that are far from each other.
+        palette: class colours, of which tracks get shades; None: tracks get distinct colours.
     """
 
-    NUM_DISTINCT = 24  # then the same again
+    NUM_DISTINCT = 24  # then colours repeat
 
     def __init__(self, palette: Sequence[Colour] | None) -> None:
         self._palette = palette
@@ -194,7 +194,7 @@ class TrackColours:
         self._counts: Counter[int] = Counter()
 
     def of(self, id_: int, label: int) -> Colour:
-        """The colour of a track; ``label`` is its class, of which only the first counts."""
+        """Colour of a track; ``label`` is its class, which only matters when the track first appears."""
         if id_ not in self._given:
             if self._palette is None:
                 self._given[id_] = distinct_palette(self.NUM_DISTINCT)[len(self._given) % self.NUM_DISTINCT]

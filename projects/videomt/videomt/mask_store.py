@@ -1,4 +1,4 @@
-"""Mask logits of a long video, in bounded memory."""
+"""Store the mask logits of a long video in bounded memory."""
 
 import tempfile
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class MaskStore:
-    """Mask logits (T, Q, h, w), appended window by window and read query by query as those of a tensor.
+    """Mask logits (T, Q, h, w), appended window by window and indexed like a tensor, by frame and queries.
 
-    They are kept in half precision, in memory or, above ``max_bytes``, in a temporary file: 200 queries
-    over 500 frames of 720 x 1280 pixels are 12 GB, of which results need a few queries, frame by frame. ``tempfile``
-    chooses the folder (``TMPDIR``); the file is deleted with the store.
+    They are kept in half precision, in memory or, above ``max_bytes``, in a temporary file. 200 queries over 500 frames
+    of 720 x 1280 pixels take 12 GB, of which results need only a few queries at a time. ``tempfile`` chooses the folder
+    (``TMPDIR``); the file is deleted with the store.
 
     Args:
-        max_bytes: beyond it everything goes to the file.
+        max_bytes: limit above which everything is moved to the file.
     """
 
     def __init__(self, max_bytes: int = 2**29) -> None:
@@ -36,14 +36,14 @@ class MaskStore:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """(T, Q, h, w)."""
+        """Shape of the stored logits, (T, Q, h, w)."""
         return (self._num_frames, *self._shape)
 
     def append(self, mask_logits: Tensor) -> None:
         """Append the logits (t, Q, h, w) of the next frames.
 
         Raises:
-            ValueError: the frames before had another number of queries or size.
+            ValueError: earlier frames had another number of queries or another size.
         """
         if self._num_frames and tuple(mask_logits.shape[1:]) != self._shape:
             raise ValueError(
@@ -57,7 +57,7 @@ class MaskStore:
         self._num_frames += len(mask_logits)
 
     def __getitem__(self, place: tuple[int, Tensor]) -> Tensor:
-        """Logits (N, h, w), float32, of a frame and of queries (N,), on the device that they came from."""
+        """Read the logits (N, h, w), float32, of queries (N,) in a frame, to the device that they came from."""
         frame, queries = place
         if not 0 <= frame < self._num_frames:
             raise IndexError(f'frame {frame} of a video of {self._num_frames} frames')

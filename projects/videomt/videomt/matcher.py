@@ -1,4 +1,4 @@
-"""Match targets at first appearance: in the frame that first shows it, a target gets its query for the clip."""
+"""Match each target of a clip to a query in the frame that first shows it."""
 
 from collections.abc import Sequence
 
@@ -10,10 +10,11 @@ from videomt.targets import ClipTarget
 
 
 class FirstAppearanceMatcher(HungarianMatcher):
-    """Match, frame after frame, the targets that appear for the first time with the queries that are still free.
+    """Match, frame by frame, the targets that appear for the first time to the queries that are still free.
 
-    Costs are those of the parent, between a target's first frame and the queries' predictions for that frame. The
-    published code adds a cost of 1e6 to used queries; here they are left out, which is equal while queries suffice.
+    Costs are those of the parent, between a target and the queries' predictions in the target's first frame. The
+    published code adds a cost of 1e6 to used queries; here they are excluded, which is equivalent while there are
+    enough queries.
     """
 
     @torch.no_grad()
@@ -24,17 +25,17 @@ class FirstAppearanceMatcher(HungarianMatcher):
         targets: Sequence[ClipTarget],
         cost_labels: Sequence[Tensor] | None = None,
     ) -> list[Matches]:
-        """Matches each clip in each prediction layer on its own; costs of all go to the host in one transfer.
+        """Match each clip in each prediction layer independently; all costs are copied to the host in one transfer.
 
         Args:
             class_logits: per layer (B, T, Q, K + 1).
             mask_logits: per layer (B, T, Q, h, w).
             targets: of the clips.
-            cost_labels: per clip (N,), column of the class logits that each target's cost reads; None: its label.
+            cost_labels: per clip (N,), column of the class logits for each target's cost; None: its label.
 
         Returns:
-            per layer and clip the indices of matched queries and of their targets, each (min(Q, N),), int64, on the
-            CPU; queries in ascending order.
+            for each layer and clip, the indices of matched queries and of their targets, each (min(Q, N),), int64, on
+            the CPU; queries in ascending order.
         """
         dtype, device = compute_dtype(mask_logits[0]), mask_logits[0].device
         costs: list[list[Tensor]] = [[] for _ in class_logits]  # per layer, of all first appearances
@@ -64,7 +65,7 @@ class FirstAppearanceMatcher(HungarianMatcher):
         return matches
 
     def _assign_in_turn(self, appearances: list[tuple[Tensor, Tensor]], num_queries: int) -> Match:
-        """Of a clip: targets (n,) and costs (Q, n), frame after frame."""
+        """Assign a clip's targets, given targets (n,) and costs (Q, n) frame by frame."""
         free = torch.arange(num_queries)
         queries, matched = [free[:0]], [free[:0]]
         for new, costs in appearances:

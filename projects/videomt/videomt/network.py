@@ -1,4 +1,4 @@
-"""VidEoMT's forward pass: EoMT on every frame, the queries handed from frame to frame (see `README.md`, "Sources")."""
+"""VidEoMT's forward pass: EoMT on every frame, with queries passed from frame to frame (`README.md`, "Sources")."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -30,11 +30,13 @@ class VidEoMTHead(EoMTHead):
     """EoMT's head with the query updater; attention is never masked.
 
     Args:
-        norm_queries: normalise the queries that leave a frame. As published only for DINOv3 on VIPSeg and VSPW.
-        norm_auxiliary: normalise the tokens before the predictions that training makes before each joint block. None,
-            as published: where ``norm_queries`` does. EoMT always does, so True suits heads that start from an EoMT.
-        drop_last_auxiliary: as published, training makes no prediction before the last joint block. False: as EoMT,
-            before every one.
+        norm_queries: normalise the queries that are passed to the next frame. As published, True only for DINOv3 on
+            VIPSeg and VSPW.
+        norm_auxiliary: normalise the tokens for the predictions that training makes before each joint block. None, as
+            published: the value of ``norm_queries``. EoMT always normalises, so True suits heads that start from an
+            EoMT.
+        drop_last_auxiliary: as published, training makes no prediction before the last joint block. False: before every
+            joint block, as EoMT does.
         **kwargs: see :class:`~eomt_mm.core.head.EoMTHead`.
     """
 
@@ -58,14 +60,14 @@ class VidEoMTHead(EoMTHead):
         return self.predicts_before_blocks and not dropped
 
     def frame_queries(self, state: Tensor | None, batch: int) -> Tensor:
-        """Queries (B, Q, C) that join a frame: the learned ones, and from the second frame on the last frame's too.
+        """Queries (B, Q, C) of a frame: the learned ones, plus, from the second frame on, the last frame's, updated.
 
         Args:
             state: see :func:`videomt_forward`.
             batch: number B of clips.
 
         Raises:
-            ValueError: the state is of other clips or of another model.
+            ValueError: the state belongs to another batch or model.
         """
         learned = self.queries.weight.expand(batch, -1, -1)
         if state is None:
@@ -81,25 +83,26 @@ class VidEoMTHead(EoMTHead):
 def videomt_forward(
     backbone: PlainViT, head: VidEoMTHead, frames: Tensor, state: Tensor | None = None
 ) -> tuple[ClipPredictions, Tensor]:
-    """Runs VidEoMT on consecutive frames.
+    """Run VidEoMT on consecutive frames.
 
-    The first blocks see all frames at once, each on its own; the joint blocks go frame by frame. Nothing is detached:
-    the gradient of a frame reaches all frames before it. A video may come in windows of any length, with equal results.
+    The first blocks process all frames in one batch; the joint blocks run frame by frame. Nothing is detached: the
+    gradient of a frame reaches all frames before it. A video may be split into windows of any length, with equal
+    results.
 
-    Predictions are made by the final layer and before the joint blocks that :meth:`VidEoMTHead.predicts_before` names:
-    1 entry in evaluation, ``num_blocks`` or ``num_blocks + 1`` in training.
+    Predictions are made by the final layer and before the joint blocks that :meth:`VidEoMTHead.predicts_before`
+    selects: 1 entry in evaluation, ``num_blocks`` or ``num_blocks + 1`` in training.
 
     Args:
-        backbone: gives the tokens and runs its own blocks.
+        backbone: computes the tokens and runs its own blocks.
         head: queries and predictors.
-        frames: (B, T, 3, H, W), normalised; sides multiples of the patch size. T is at least 1.
-        state: what the call for the frames before returned; None at the start of a video.
+        frames: (B, T, 3, H, W), normalised; sides are multiples of the patch size. T is at least 1.
+        state: state returned by the call for the previous frames; None at the start of a video.
 
     Returns:
-        predictions, and the state (B, Q, C): the queries that leave the last frame.
+        predictions, and the state (B, Q, C): the last frame's output queries.
 
     Raises:
-        ValueError: frames or state are of another shape.
+        ValueError: frames or state have another shape.
     """
     if frames.ndim != 5 or frames.shape[1] == 0:
         raise ValueError(f'frames of shape {tuple(frames.shape)}: (B, T, 3, H, W) is needed, with at least one frame')
@@ -120,7 +123,7 @@ def videomt_forward(
 
 
 def _joint_blocks(backbone: PlainViT, head: VidEoMTHead, frame: Tokens) -> tuple[list[Logits], Tensor]:
-    """One frame's predictions, layer by layer, and the queries (B, Q, C) that leave it."""
+    """Run the joint blocks on one frame; return its predictions, layer by layer, and its output queries (B, Q, C)."""
     layers = []
     first = backbone.depth - head.num_blocks
     for b in range(head.num_blocks):
@@ -134,7 +137,7 @@ def _joint_blocks(backbone: PlainViT, head: VidEoMTHead, frame: Tokens) -> tuple
 
 
 def _predict(head: VidEoMTHead, tokens: Tokens) -> Logits:
-    """``head.predict_logits``; with ``head.with_cp`` of it only the tokens are kept for the backward pass."""
+    """Run ``head.predict_logits``; with ``head.with_cp``, keep only the tokens for the backward pass."""
     if head.with_cp and torch.is_grad_enabled():
         return checkpoint(lambda x: head.predict_logits(replace(tokens, x=x)), tokens.x, use_reentrant=False)
     return head.predict_logits(tokens)

@@ -1,8 +1,8 @@
-"""From a video's logits to tracks, panoptic and semantic maps: the published rules (see `README.md`, "Sources").
+"""Turn a video's logits into tracks, panoptic or semantic maps by the published rules (see `README.md`, "Sources").
 
-A query is a track. Its class is that of its logits averaged over all frames of a video, or over those seen so far;
-its masks are those of each frame. Masks are brought to the frames' own size frame by frame and only of queries that
-were chosen by their classes, so memory does not grow with the video but by the results.
+A query is a track. Its class follows from its logits averaged over all frames of a video, or over the frames so far;
+its masks are predicted per frame. Masks are resized to the frames' own size frame by frame, and only for queries that
+were chosen by class, so that only the results grow with the video.
 """
 
 from collections.abc import Iterator, Sequence
@@ -33,26 +33,26 @@ WHOLE_VIDEO, RUNNING_MEAN = 'mean of all frames', 'mean of the frames so far'
 
 
 class Masks(Protocol):
-    """Mask logits (T, Q, h, w): a tensor, or what is read like one, such as a `MaskStore`."""
+    """Mask logits (T, Q, h, w): a tensor, or an object that is indexed like one, such as a `MaskStore`."""
 
     def __len__(self) -> int:
         """Number T of frames."""
 
     def __getitem__(self, place: tuple[int, Tensor], /) -> Tensor:
-        """Logits (N, h, w) of a frame and of queries (N,)."""
+        """Logits (N, h, w) of queries (N,) in a frame."""
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is made of logits.
+    """Task and thresholds for turning logits into results.
 
     Attributes:
         task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
         num_things: panoptic; classes below this index are things.
         max_per_video: instance; number of tracks, 10 as published and 20 on OVIS.
         score_thr: panoptic; in [0, 1], a query's class probability must exceed it.
-        overlap_thr: panoptic; in [0, 1], see :func:`panoptic_frames`.
-        rle: instance; masks as run lengths instead of booleans: long videos.
+        overlap_thr: panoptic; in [0, 1]; see :func:`panoptic_frames`.
+        rle: instance; masks as run lengths instead of booleans, for long videos.
     """
 
     task: str
@@ -70,7 +70,7 @@ class Rules:
 class Tracks(NamedTuple):
     """Tracks, best first: ids, queries, labels (N,) int64 and scores (N,) in [0, 1].
 
-    A query may appear under several labels: an id belongs to one pair of both, query * K + label.
+    A query may appear under several labels: an id stands for a pair of query and label, query * K + label.
     """
 
     ids: Tensor
@@ -80,7 +80,7 @@ class Tracks(NamedTuple):
 
 
 def choose_tracks(class_logits: Tensor, max_per_video: int = 10) -> Tracks:
-    """The best pairs of query and class by probability alone; no threshold.
+    """Choose the pairs of query and class with the highest class probability, without a threshold.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
@@ -91,19 +91,19 @@ def choose_tracks(class_logits: Tensor, max_per_video: int = 10) -> Tracks:
 
 
 def instance_frames(tracks: Tracks, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
-    """Masks (N, H, W), bool, of the tracks in each frame: where the logit is above 0."""
+    """Yield the masks (N, H, W), bool, of the tracks in each frame: pixels whose logit is above 0."""
     queries, place = tracks.queries.unique(return_inverse=True)  # each query once
     for frame in range(len(masks)):
         yield (geometry.invert(masks[frame, queries].float()) > 0)[place]
 
 
 def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules: Rules) -> Iterator[Tensor]:
-    """Panoptic maps (H, W) int32: label + 1000 * id, void = K. Ids are constant: query + 1 of things, 0 of stuff.
+    """Yield panoptic maps (H, W), int32: label + 1000 * id, void = K. Ids: query + 1 for things, 0 for stuff.
 
-    A query is kept where its best class is one with a probability above ``score_thr``. Each pixel of each frame goes
-    to the kept query of largest p(class) * p(mask), where p(mask) >= 0.5. A query is dropped from the whole video where
-    the pixels it won in all frames are fewer than ``overlap_thr`` of those with p(mask) >= 0.5. Stuff of one class is
-    merged. Probabilities, not logits, are resized from the model's input to the frame's own size.
+    A query is kept if its best class is not "no object" and has a probability above ``score_thr``. Each pixel of each
+    frame is assigned to the kept query with the highest p(class) * p(mask), if p(mask) >= 0.5. A query is dropped from
+    the whole video if its assigned pixels in all frames are fewer than ``overlap_thr`` of those with p(mask) >= 0.5.
+    Stuff of one class is merged. Probabilities, not logits, are resized from the model's input to the frame's own size.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
@@ -137,14 +137,14 @@ def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules
 
 
 def _mask_probs(masks: Masks, frame: int, queries: Tensor, geometry: Padding) -> Iterator[Tensor]:
-    """p(mask) (1, n, H, W) of the queries in a frame, in parts: probabilities are resized to the frame's own size."""
+    """Yield p(mask) (1, n, H, W) of the queries in a frame, in parts, resized to the frame's own size."""
     to_input = replace(geometry, ori_size=geometry.resized_size)
     for chosen in queries.split(MAPS_AT_ONCE):
         yield resize(to_input.invert(masks[frame, chosen].float()).sigmoid(), geometry.ori_size)[None]
 
 
 def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> Iterator[Tensor]:
-    """Class maps (H, W), int64: the class of largest sum over queries of p(class) * p(mask).
+    """Yield class maps (H, W), int64: the class with the largest sum over queries of p(class) * p(mask).
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
@@ -164,13 +164,13 @@ def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> It
 
 
 def frame_geometry(sample: DetDataSample) -> Padding:
-    """How the maps of a frame come back to its own size, from ``ori_shape``, ``img_shape``, ``batch_input_shape``."""
+    """Geometry of a frame, to map results to its own size; from ``ori_shape``, ``img_shape``, ``batch_input_shape``."""
     sizes = (tuple(sample.metainfo[key][:2]) for key in ('ori_shape', 'img_shape', 'batch_input_shape'))
     return Padding(*sizes)
 
 
 def predict_video(class_logits: Tensor, masks: Masks, samples: Sequence[DetDataSample], rules: Rules) -> None:
-    """Adds to the frames of one video what is predicted with the class scores of all of them.
+    """Add predictions to the frames of one video, with class scores averaged over all its frames.
 
     Args:
         class_logits: (T, Q, K + 1), of the final layer.
@@ -184,19 +184,19 @@ def predict_video(class_logits: Tensor, masks: Masks, samples: Sequence[DetDataS
 def add_predictions(
     class_logits: Tensor, masks: Masks, samples: Sequence[DetDataSample], rules: Rules, class_scores: str
 ) -> None:
-    """Adds predictions at the frames' own size, and where their class scores are from, to data samples.
+    """Add predictions at the frames' own size to data samples, with a note on how class scores were averaged.
 
     'instance': ``pred_track_instances`` with ``instances_id``, ``queries``, ``labels``, ``scores``, ``bboxes`` (N, 4)
     in pixels x1, y1, x2, y2, and ``masks`` (N, H, W) bool or N run lengths. 'panoptic': ``pred_panoptic_seg.sem_seg``
     (1, H, W) int32, see :func:`panoptic_frames`, and the metadata of :func:`add_segments`. 'semantic':
-    ``pred_sem_seg.sem_seg`` (1, H, W) uint8, or int32 from 257 classes on.
+    ``pred_sem_seg.sem_seg`` (1, H, W) uint8, or int32 for more than 256 classes.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
         masks: (T, Q, h, w).
         samples: of the T frames, all of one size, with the keys of :func:`frame_geometry`.
         rules: see :class:`Rules`.
-        class_scores: becomes the metainfo ``class_scores``.
+        class_scores: stored as metainfo ``class_scores``.
 
     Raises:
         ValueError: there is not one sample per frame, or frames differ in size.
@@ -219,9 +219,9 @@ def add_predictions(
 
 
 def add_segments(class_logits: Tensor, sample: DetDataSample) -> None:
-    """Adds the metadata ``panoptic_segments``, as images have them: id, label and score of the segments in the map.
+    """Add the metadata ``panoptic_segments``, as for images: id, label and score of the segments in the map.
 
-    Of stuff, whose id is 0, the score is that of the best query.
+    Stuff, whose id is 0, has the score of its best query.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.

@@ -47,15 +47,15 @@ class VidEoMTDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
-        """Collated data to what the model's ``loss`` or ``predict`` takes.
+        """Convert collated data to the input of the model's ``loss`` or ``predict``.
 
         Args:
             data: ``inputs``: list of uint8 (T, 3, h, w); ``data_samples``: list of TrackDataSample with T frames each.
             training: make one batch.
 
         Returns:
-            ``data_samples``, on the host, the frames with ``batch_input_shape`` (H, W), and ``inputs``: in training
-            (B, T, 3, H, W), float, of the largest clip's size, on this module's device; in evaluation what came.
+            ``data_samples``, on the host, whose frames have ``batch_input_shape`` (H, W), and ``inputs``: in training
+            (B, T, 3, H, W), float, at the largest clip's size, on this module's device; in evaluation unchanged.
 
         Raises:
             ValueError: clips of a batch differ in their number of frames.
@@ -75,11 +75,11 @@ class VidEoMTDataPreprocessor(BaseDataPreprocessor):
         return dict(inputs=torch.stack([self.prepare(clip, size) for clip in clips]), data_samples=samples)
 
     def prepare(self, frames: Tensor, size: Size | None = None) -> Tensor:
-        """Frames (t, 3, h, w), uint8, as input (t, 3, H, W), float, on this module's device.
+        """Convert frames (t, 3, h, w), uint8, to the input (t, 3, H, W), float, on this module's device.
 
         Args:
-            frames: in the loader's order of channels.
-            size: (H, W); None: the smallest.
+            frames: in the loader's channel order.
+            size: (H, W); None: the smallest that fits.
         """
         pixels = frames.to(self.mean.device)
         if self.bgr_to_rgb:

@@ -1,4 +1,4 @@
-"""Videos of what a user gives: files, and images that belong together as frames."""
+"""Group a user's inputs into videos: video files, and images that are the frames of a video."""
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from eomt_mm.apis.inputs import ImageInput, Names, Source, Video
 
-SEQUENCE_FPS = 10.0  # of frames without a file that tells; YouTube-VIS has about 6, cameras have 25
+SEQUENCE_FPS = 10.0  # for frames without a stated rate; YouTube-VIS has about 6, cameras have 25
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,16 @@ class ImageSequence(Video):
     images: tuple[ImageInput, ...] = ()
 
     def frames(self) -> Iterator[ImageInput]:
-        """Frames in their order. A single image is no frame of a video: its results are those of an image."""
+        """Yield the frames in order. A single image is not marked as a frame: its results are written as an image."""
         for image in self.images:
             yield replace(image, video=self) if self.num_frames > 1 else image
 
 
 def as_videos(sources: Iterable[Source], fps: float | None = None) -> list[Video]:
-    """Videos of files and of images.
+    """Group sources into videos.
 
-    Successive images from one folder are the frames of one video, and so are successive arrays and PIL images; a single
-    one is a video of one frame. A video of a folder has the folder's name, one of arrays that of its first.
+    Successive images from one folder are the frames of one video, as are successive arrays and PIL images; a single
+    image is a video of one frame. A folder's video has the folder's name; a video of arrays is named after the first.
 
     Args:
         sources: in the order of the frames.
@@ -53,7 +53,7 @@ def as_videos(sources: Iterable[Source], fps: float | None = None) -> list[Video
 
 
 def _place(source: Source) -> Hashable:
-    """What images of one video have in common."""
+    """Key that the images of one video have in common."""
     return type(source), source.path.parent if source.path else None
 
 
@@ -76,5 +76,5 @@ def _sequence(images: Sequence[ImageInput], fps: float, names: Names) -> ImageSe
 
 
 def _below(image: ImageInput) -> str:
-    """The image's folder, below that which was given; '' where it is that, or none was."""
+    """The image's folder relative to the input folder; '' if it is that folder, or no folder was given."""
     return image.name.rpartition('/')[0]

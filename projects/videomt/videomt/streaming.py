@@ -31,14 +31,14 @@ SIZE_DIVISOR = 32
 
 
 class RunningMean:
-    """Mean of the class logits of the frames so far, which replaces the whole video's mean online."""
+    """Running mean of class logits, used online in place of the whole video's mean."""
 
     def __init__(self) -> None:
         self._sum: Tensor | None = None
         self._num_frames = 0
 
     def update(self, class_logits: Tensor) -> Tensor:
-        """Takes the logits (Q, K + 1) of the next frame; returns the mean, float32."""
+        """Add the logits (Q, K + 1) of the next frame; return the mean so far, float32."""
         logits = class_logits.float()
         self._sum = logits if self._sum is None else self._sum + logits
         self._num_frames += 1
@@ -46,16 +46,16 @@ class RunningMean:
 
 
 class OnlineVideo:
-    """Segment a video frame by frame; of a frame only queries and class logits are kept.
+    """Segment a video frame by frame, keeping only queries and class logits between frames.
 
-    Masks are those of the whole-video mode. Classes, and therefore the tracks or segments that appear, follow
-    from the frames so far: the sample says ``class_scores = 'mean of the frames so far'``. At the last frame they are
-    the whole video's. The id of a track is that of the whole-video mode, and stays with its query.
+    Masks equal those of the whole-video mode. Classes, and therefore the tracks or segments that appear, depend on the
+    frames so far: samples have ``class_scores = 'mean of the frames so far'``. At the last frame, they equal the whole
+    video's. Track ids equal those of the whole-video mode, and a query keeps its ids.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
         rules: task and thresholds.
-        amp_dtype: of the network in mixed precision; results are made in float32. None: as the caller has it.
+        amp_dtype: type for mixed precision of the network; post-processing is in float32. None: the caller's autocast.
 
     Raises:
         ValueError: the model is in training mode.
@@ -84,11 +84,11 @@ class OnlineVideo:
 
     @torch.no_grad()
     def segment_window(self, images: Tensor, samples: Sequence[DetDataSample]) -> list[DetDataSample]:
-        """Segment the next frames, which go through the backbone together, with the results of one after the other.
+        """Segment the next frames, which go through the backbone together, with the same results as one by one.
 
         Args:
             images: (t, 3, H, W), normalised and padded.
-            samples: of the frames; get the predictions.
+            samples: of the frames; predictions are added.
         """
         (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
         for classes, masks, sample in zip(class_logits, mask_logits, samples, strict=True):
@@ -98,10 +98,10 @@ class OnlineVideo:
 
 
 class StoredVideo:
-    """Store the logits of a video that comes in windows; at its end give results with the class scores of all frames.
+    """Store the logits of a video window by window, then produce results with the class scores of all frames.
 
-    Memory grows with the video only by its panoptic maps, as run lengths: see
-    :class:`~videomt.mask_store.MaskStore`.
+    Masks are kept in bounded memory (:class:`~videomt.mask_store.MaskStore`); only run lengths of panoptic maps grow
+    with the video.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
@@ -121,26 +121,26 @@ class StoredVideo:
 
     @property
     def class_logits(self) -> Tensor:
-        """(T, Q, K + 1), of the final layer."""
+        """Class logits of the final layer, (T, Q, K + 1)."""
         return torch.cat(self._class_logits)
 
     @torch.no_grad()
     def add(self, images: Tensor) -> None:
-        """Take the next frames (t, 3, H, W), normalised and padded."""
+        """Add the next frames (t, 3, H, W), normalised and padded."""
         (class_logits, mask_logits), self._state = _final(self.model, images, self._state, self.amp_dtype)
         self._class_logits.append(class_logits)
         self.masks.append(mask_logits)
 
     @torch.no_grad()
     def results(self, samples: Sequence[DetDataSample], rules: Rules) -> Iterator[DetDataSample]:
-        """Copies of the frames' samples with their predictions; see :func:`~videomt.postprocess.predict_video`.
+        """Yield copies of the frames' samples with predictions; see :func:`~videomt.postprocess.predict_video`.
 
         Args:
             samples: of all frames, of one size.
             rules: task and thresholds.
         """
         mean_logits = self.class_logits.float().mean(0)
-        if rules.task == 'panoptic':  # segments are kept by their areas in all frames
+        if rules.task == 'panoptic':  # whether a segment is kept depends on its areas in all frames
             maps = panoptic_frames(mean_logits, self.masks, frame_geometry(samples[0]), rules)
             for sample, ids in zip(samples, maps, strict=True):
                 found = sample.new(metainfo={**sample.metainfo, 'class_scores': WHOLE_VIDEO})
@@ -156,7 +156,7 @@ class StoredVideo:
 
 @dataclass(frozen=True)
 class _StoredFrame:
-    """The masks of one frame of a store, as those of a video of one frame."""
+    """View of one frame of a store as a video of one frame."""
 
     store: MaskStore
     number: int
@@ -177,15 +177,15 @@ def segment_video(
     window_size: int = 1,
     prepare: Callable[[Tensor], Tensor] | None = None,
 ) -> None:
-    """Segment a whole video with the class scores of all its frames; memory grows only by the results.
+    """Segment a whole video with the class scores of all its frames; only the results grow with the video.
 
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
-        frames: (T, 3, H, W), normalised and padded; with ``prepare`` anything that it takes.
-        samples: of the frames; get the predictions of :func:`~videomt.postprocess.predict_video`.
+        frames: (T, 3, H, W), normalised and padded; with ``prepare``, frames that it accepts.
+        samples: of the frames; the predictions of :func:`~videomt.postprocess.predict_video` are added.
         rules: task and thresholds.
         window_size: number of frames that go through the backbone together; changes memory, not results.
-        prepare: makes the network's input of a window of frames.
+        prepare: converts a window of frames to the network's input.
 
     Raises:
         ValueError: the model is in training mode, or ``window_size`` is below 1.
@@ -206,7 +206,7 @@ def _check_mode(model: Any) -> None:
 def _final(
     model: Any, frames: Tensor, state: Tensor | None, amp_dtype: torch.dtype | None
 ) -> tuple[tuple[Tensor, Tensor], Tensor]:
-    """Class and mask logits (T, Q, ...) of the final layer for frames (T, 3, H, W), and the state."""
+    """Compute class and mask logits (T, Q, ...) of the final layer for frames (T, 3, H, W), and the next state."""
     with nullcontext() if amp_dtype is None else torch.autocast(frames.device.type, amp_dtype):
         predictions, state = videomt_forward(model.backbone, model.panoptic_head, frames[None], state)
     return (predictions.class_logits[-1][0], predictions.mask_logits[-1][0]), state
@@ -218,8 +218,8 @@ class VideoSegmenter:
     Args:
         model: with ``backbone`` and ``panoptic_head``, in evaluation mode.
         rules: task and thresholds.
-        short_side: of the resized frame, in pixels.
-        max_long_side: the short side gets smaller where the long one would exceed it.
+        short_side: short side of the resized frame in pixels.
+        max_long_side: limit of the long side in pixels; longer frames are resized to a smaller short side.
         mean, std: of the pixels, RGB, 0 to 255.
 
     Raises:
@@ -265,7 +265,7 @@ class VideoSegmenter:
         return sample
 
     def prepare(self, frame: np.ndarray) -> tuple[Tensor, DetDataSample]:
-        """The model's input (3, H, W), resized, normalised and then padded with zeros as published, and its sample."""
+        """Make the model's input (3, H, W), resized, normalised and zero-padded as published, and its sample."""
         resized = mmcv.imrescale(frame, self.scale, interpolation='bilinear', backend='pillow')
         pixels = torch.from_numpy(resized).to(self._mean.device).permute(2, 0, 1).float()
         height, width = resized.shape[:2]

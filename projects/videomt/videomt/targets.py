@@ -1,4 +1,4 @@
-"""Make the targets of a clip: one per instance, segment or class in it, with a mask in each frame."""
+"""Make the targets of a clip: one per instance, segment or class, with a mask in each frame."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,14 +18,14 @@ FIELDS = ('labels', 'instances_ids', 'masks')
 
 @dataclass(frozen=True)
 class ClipTarget:
-    """Targets of a clip of T frames: N, each with a pixel in at least one frame.
+    """The N targets of a clip of T frames, each with a pixel in at least one frame.
 
     Attributes:
         labels: (N,), int64.
-        masks: (T, N, H, W), bool; void belongs to none.
-        first_frames: (N,), int64, on the CPU: the frame in which each is matched, which is the first that shows it. 0
-            for all segments and classes, whose ids the published training takes as present in every frame.
-        shown: (T, N), bool, on the CPU: in which frames each has a pixel.
+        masks: (T, N, H, W), bool; void belongs to no mask.
+        first_frames: (N,), int64, on the CPU: frame in which each target is matched. For instances, the first frame
+            that shows it; 0 for segments and classes, which the published training treats as present in every frame.
+        shown: (T, N), bool, on the CPU: whether a target has a pixel in a frame.
     """
 
     labels: Tensor
@@ -41,14 +41,14 @@ def clip_target(
     by_appearance: bool = True,
     device: torch.device | str = 'cpu',
 ) -> ClipTarget:
-    """Make the target of a clip, on the CPU, where pipelines leave their masks, so that nothing waits for a device.
+    """Make the targets of a clip on the CPU, where the masks of pipelines are, to avoid synchronising with a device.
 
     Args:
-        frames: T samples with ``gt_instances``: ``labels`` (n,), ``instances_ids`` (n,), the same through the clip, and
-            ``masks`` (n, h, w), which may be empty. n differs from frame to frame.
+        frames: T samples with ``gt_instances``: ``labels`` (n,), ``instances_ids`` (n,), constant throughout the clip,
+            and ``masks`` (n, h, w), which may be empty. n may differ between frames.
         num_classes: number of classes.
         size: (H, W) of the input; masks are padded to it.
-        by_appearance: match each target in the first frame that shows it; False: all of them in the first frame.
+        by_appearance: match each target in the first frame that shows it; False: match all in the first frame.
         device: of labels and masks.
 
     Raises:
@@ -62,7 +62,7 @@ def clip_target(
     masks = torch.zeros(len(frames), len(every_id), *size, dtype=torch.bool)
     shown = torch.zeros(len(frames), len(every_id), dtype=torch.bool)
     labels = torch.zeros(len(every_id), dtype=torch.long)
-    for t in reversed(range(len(frames))):  # the first frame that shows a target decides
+    for t in reversed(range(len(frames))):  # the first frame that shows a target sets its label
         frame_labels, ids, frame_masks = parts[t]
         rows = torch.searchsorted(every_id, ids)
         masks[t, rows] = pad_masks(dict(masks=frame_masks), size)['masks']
@@ -72,7 +72,7 @@ def clip_target(
 
 
 def num_clip_targets(frames: Sequence[DetDataSample]) -> int:
-    """Number N of targets that :func:`clip_target` makes; 0 if it refuses the frames."""
+    """Number N of targets that :func:`clip_target` makes; 0 if frames are not annotated."""
     if not all(map(_is_annotated, frames)):
         return 0
     found: set[int] = set()
@@ -105,12 +105,12 @@ def _is_annotated(frame: DetDataSample) -> bool:
 
 
 def _as_bool(masks: Any) -> Tensor:
-    """mmdet's masks, arrays or tensors as (n, h, w) bool on the CPU."""
+    """Convert mmdet's masks, arrays or tensors to (n, h, w), bool, on the CPU."""
     if isinstance(masks, Tensor):
         return masks.cpu().bool()
     return torch.from_numpy(masks if isinstance(masks, np.ndarray) else masks.to_ndarray()).bool()
 
 
 def _have_pixels(masks: Tensor) -> Tensor:
-    """(n,), bool, of masks (n, h, w) bool; over bytes, which torch reduces far faster than bools on a CPU."""
+    """Whether masks (n, h, w), bool, have pixels: (n,), bool. On a CPU, torch reduces bytes much faster than bools."""
     return masks.view(torch.uint8).flatten(1).amax(1).bool()

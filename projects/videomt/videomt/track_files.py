@@ -1,4 +1,4 @@
-"""Results of videos in a folder: tracks as YouTube-VIS has them, maps frame by frame."""
+"""Write the results of videos to a folder: tracks in YouTube-VIS's format, maps frame by frame."""
 
 import json
 import tempfile
@@ -15,17 +15,18 @@ SPOOLED = 2**20  # bytes of a track's masks in memory; more go to a temporary fi
 
 
 class TrackFiles(PredictionFiles):
-    """Writes the results of videos; ids of tracks and segments are the same in all frames of a video.
+    """Write the results of videos; ids of tracks and segments are the same in all frames of a video.
 
     - instance: ``instance_results.json``, tracks in YouTube-VIS's result format (``video_id``, ``category_id``,
       ``score``, and in ``segmentations`` a mask or null for each frame), each with its ``track_id``; and
       ``video_info.json``, videos and categories as YouTube-VIS states them. A track's score is the mean over the frames
       in which it was found, its category the most frequent one.
-    - panoptic and semantic: a file per frame, as of images; see
+    - panoptic and semantic: a file per frame, as for images; see
       :class:`~eomt_mm.apis.result_files.PredictionFiles`.
 
-    A video's id is its name, as a number where it is one. ``info.class_scores`` says of which frames class scores are
-    the mean. Every file appears when it is complete, and masks of a video's tracks wait for its end in temporary files.
+    A video's id is its name, converted to a number if it is one. ``info.class_scores`` states over which frames class
+    scores are averaged. Every file gets its final name when it is complete. Until a video ends, the masks of its tracks
+    are kept in temporary files.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -46,7 +47,7 @@ class TrackFiles(PredictionFiles):
                 self._drop_tracks()
 
     def add(self, image: ImageInput, prediction: Prediction) -> None:
-        """Writes the prediction of a frame, see :class:`~videomt.inferencer.VideoInferencer`; videos in turn."""
+        """Write the prediction of a frame (:class:`~videomt.inferencer.VideoInferencer`); one video after the other."""
         if self.task != 'instance':
             return super().add(image, prediction)
         name = image.name if image.video is None else image.video.name
@@ -63,7 +64,7 @@ class TrackFiles(PredictionFiles):
         video['length'] += 1
 
     def _end_video(self) -> None:
-        """Writes the tracks of the video before."""
+        """Write the tracks of the finished video."""
         for id_, track in self._tracks.items():
             label, score, masks = track.result(self._videos[-1]['length'])
             category = label + self.first_id
@@ -87,7 +88,7 @@ class TrackFiles(PredictionFiles):
 
 
 class _Track:
-    """What is known of a track so far: a line of json per frame."""
+    """A track so far, with a line of JSON per frame."""
 
     def __init__(self) -> None:
         self.masks = tempfile.SpooledTemporaryFile(SPOOLED, 'w+', encoding='utf-8')  # noqa: SIM115  until its end
@@ -103,7 +104,7 @@ class _Track:
         self._score_sum += segment['score']
 
     def result(self, num_frames: int) -> tuple[int, float, list[Any]]:
-        """Label, score, and a mask or None for each frame."""
+        """Return label, score, and a mask or None for each frame."""
         self._pad(num_frames)
         self.masks.seek(0)
         (label, _), *_ = self._labels.most_common(1)

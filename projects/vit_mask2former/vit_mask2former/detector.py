@@ -19,8 +19,8 @@ class ViTMask2Former(Mask2Former):
 
     Args:
         backbone: config of the ViT.
-        neck: config of a :class:`~vit_mask2former.pyramid.SimpleFeaturePyramid`; it learns width and patch size of the
-            ViT here.
+        neck: config of a :class:`~vit_mask2former.pyramid.SimpleFeaturePyramid`; width and patch size are taken from
+            the ViT.
         **kwargs: arguments of mmdet's Mask2Former.
     """
 
@@ -30,14 +30,14 @@ class ViTMask2Former(Mask2Former):
         self.neck = MODELS.build(neck, default_args=from_backbone)
 
     def extract_feat(self, batch_inputs: Tensor) -> list[Tensor]:
-        """Feature maps of the pyramid, finest first, from images (B, 3, H, W)."""
+        """Compute the pyramid's feature maps, finest first, from images (B, 3, H, W)."""
         tokens = self.backbone.final_norm(self.backbone(batch_inputs))
         h, w = tokens.grid
         patches = tokens.x[:, -h * w :]  # (B, h * w, C), without class token and registers
         return self.neck(patches.transpose(1, 2).unflatten(2, (h, w)))
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
-        """Losses of mmdet's head; samples may hold their segments as one id map, as ``eomt_mm``'s pipelines do."""
+        """Compute the losses of mmdet's head; samples may hold segments as one id map, as from our pipelines."""
         head = self.panoptic_head
         targets = [
             det_sample_target(sample, head.num_things_classes, head.num_classes, sample.batch_input_shape)

@@ -1,4 +1,4 @@
-"""EoMT before its last simplification: masked attention in inference too."""
+"""EoMT before its last simplification, with masked attention also in inference."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from eomt_mm.models.heads import EoMTDetHead
 
 @MODELS.register_module()
 class MaskedEoMTHead(EoMTDetHead):
-    """EoMT's head that stays in training mode, in which predictions are made before each joint block and mask it.
+    """EoMT's head, kept in training mode, where each joint block is masked by the prediction made before it.
 
-    It has neither dropout nor batch norm, so that this changes nothing else. Train it without mask annealing.
+    The head has neither dropout nor batch norm, so training mode changes nothing else. Train it without mask annealing.
     """
 
     def train(self, mode: bool = True) -> 'MaskedEoMTHead':
-        """Always training mode."""
+        """Stay in training mode, whatever ``mode`` is."""
         return super().train(True)
 
     def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
-        """Adds the prediction of the final layer; the ones before it were for the masks."""
+        """Add the prediction of the final layer; earlier ones only served as attention masks."""
         class_logits, mask_logits = predictions
         found: Any = super().predict((class_logits[-1:], mask_logits[-1:]), samples)
         return found

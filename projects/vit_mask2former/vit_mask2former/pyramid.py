@@ -1,4 +1,4 @@
-"""Make feature maps of several strides from the one map of a plain ViT; and replace a pixel decoder."""
+"""Feature pyramid of a plain ViT's single map, and a stand-in for Mask2Former's pixel decoder."""
 
 import math
 from collections.abc import Sequence
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 
 def resample(dim: int, doublings: int) -> tuple[list[nn.Module], int]:
-    """Layers that double a map's sides ``doublings`` times (negative: halve), and the channels that they give.
+    """Build layers that double a map's sides ``doublings`` times (negative: halve); also return their output channels.
 
-    Transposed convolutions halve the channels; between two of them stand LayerNorm and GELU. Halving is max pooling.
+    Each transposed convolution halves the channels; LayerNorm and GELU lie between two of them. Halving is max pooling.
     """
     layers: list[nn.Module] = [nn.MaxPool2d(2) for _ in range(-doublings)]
     for k in range(doublings):
@@ -33,11 +33,11 @@ class SimpleFeaturePyramid(nn.Module):
     Args:
         in_channels: width C of the ViT.
         patch_size: stride of its map in pixels.
-        strides: of the levels in pixels, ``patch_size`` times or divided by powers of two.
+        strides: of the levels in pixels, ``patch_size`` multiplied or divided by powers of two.
         out_channels: of every level.
 
     Raises:
-        ValueError: for a stride that doubling or halving does not reach.
+        ValueError: a stride cannot be reached by doubling or halving.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class SimpleFeaturePyramid(nn.Module):
             )
 
     def forward(self, features: Tensor) -> list[Tensor]:
-        """(B, C, h, w) to one map (B, out_channels, h * patch_size / stride, w * patch_size / stride) per stride."""
+        """Map (B, C, h, w) to (B, out_channels, h * patch_size / stride, w * patch_size / stride) for each stride."""
         return [level(features) for level in self.levels]
 
 
@@ -73,13 +73,13 @@ class NoPixelDecoder(BaseModule):
     """Pass the pyramid to Mask2Former's Transformer decoder: the finest map for masks, the others for attention.
 
     Args:
-        in_channels, feat_channels, out_channels: channels of the pyramid, of what is attended, and of the map for
+        in_channels, feat_channels, out_channels: channels of the pyramid, of the attended maps, and of the map for
             masks; all equal.
-        encoder: not built; Mask2FormerHead reads the number of levels here, in
-            ``layer_cfg.self_attn_cfg.num_levels``.
+        encoder: not built; only gives the number of levels, ``layer_cfg.self_attn_cfg.num_levels``, where
+            Mask2FormerHead also reads it.
 
     Raises:
-        ValueError: where channels differ, or the pyramid has too few levels.
+        ValueError: channels differ, or the pyramid has too few levels.
     """
 
     def __init__(self, in_channels: Sequence[int], feat_channels: int, out_channels: int, encoder: Any) -> None:
@@ -97,5 +97,5 @@ class NoPixelDecoder(BaseModule):
             )
 
     def forward(self, features: Sequence[Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Maps, finest first, to the map for masks and the ``num_levels`` coarsest ones, coarsest first."""
+        """Split maps, finest first, into the map for masks and the ``num_levels`` coarsest maps, coarsest first."""
         return features[0], list(features[: -self.num_levels - 1 : -1])

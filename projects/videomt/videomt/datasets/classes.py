@@ -1,4 +1,4 @@
-"""Classes of the video data sets, in the order of their files' category ids, and COCO's places in them.
+"""Classes of the video data sets, in the order of their category ids, and the mapping from COCO's categories.
 
 Sources: YouTube-VIS 2019 and 2021 as in mmdet's ``YouTubeVISDataset`` (2022 has the classes of 2021); OVIS: the
 categories of its annotation files (the spelling "Vehical" is theirs); VIPSeg and VSPW: ``panoVIPSeg_categories.json``
@@ -70,7 +70,7 @@ WILD_THINGS = (
     117, 118, 122, 123,
 )  # fmt: skip
 
-# COCO category id: category id (from 1) of the video data set, for pseudo-clips; others are left out. Source: the
+# COCO category id: category id (from 1) of the video data set, for pseudo-clips; others are dropped. Source: the
 # published training (see `README.md`, "Sources").
 COCO_TO_YTVIS_2019 = {
     1: 1, 2: 21, 3: 6, 4: 21, 5: 28, 7: 17, 8: 29, 9: 34, 17: 14, 18: 8, 19: 18, 21: 15, 22: 32, 23: 20, 24: 30,

@@ -1,7 +1,7 @@
-"""Videos as samples: the base of all video data sets, and the choice of consecutive frames for training.
+"""Base class of the video data sets, and the transform that draws clips of consecutive frames for training.
 
-Random numbers come from numpy's global generator. So with `eomt_mm.datasets.sampling` a clip follows only from the seed
-and the position in the run, and resumed runs see the same clips.
+Random numbers come from numpy's global generator. With `eomt_mm.datasets.sampling`, a clip therefore depends only on
+the seed and the position in the run, and resumed runs see the same clips.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,18 +21,18 @@ Item = dict[str, Any]
 class VideoDataset(BaseVideoDataset):
     """A data set whose items are videos; subclasses list them in :meth:`load_videos`.
 
-    Unlike mmdet's ``BaseVideoDataset``, it reads official files unchanged, keeps frames without annotation (clips are
-    consecutive), and replaces a clip without targets a bounded number of times.
+    Unlike mmdet's ``BaseVideoDataset``, it reads official files unchanged, keeps frames without annotations (clips are
+    consecutive), and redraws a clip without targets only a bounded number of times.
 
     Args:
-        filter_cfg: training only; ``filter_empty_gt`` drops videos (never frames) in which nothing is annotated.
-        max_refetch: clips that may be drawn in place of one without targets.
+        filter_cfg: training only; ``filter_empty_gt`` drops videos (never frames) without any annotation.
+        max_refetch: number of clips that may be drawn in place of one without targets.
         kwargs: ann_file, metainfo, data_root, data_prefix (``img``: folder of the frames), indices, pipeline,
-            test_mode, backend_args and the others of mmengine's ``BaseDataset``.
+            test_mode, backend_args and other arguments of mmengine's ``BaseDataset``.
 
     Raises:
         FileNotFoundError: an annotation file or a folder does not exist.
-        ValueError: a video has no frames, annotations are faulty, or nothing is left to train on.
+        ValueError: a video has no frames, annotations are invalid, or no video is left to train on.
     """
 
     def __init__(
@@ -43,11 +43,11 @@ class VideoDataset(BaseVideoDataset):
     most_targets: tuple[int, str]  # most targets of a frame, and its path; for `QueryLimitHook`
 
     def load_videos(self) -> list[Item]:
-        """The videos: video_id, images (frames: img_path and what the loading transforms need) and is_annotated."""
+        """List the videos: video_id, images (frames: img_path and what the loading transforms need), is_annotated."""
         raise NotImplementedError
 
     def load_data_list(self) -> list[Item]:
-        """The videos with what the samplers and mmdet's data set need: video_length, and frame_id and img_id."""
+        """List the videos with video_length, and frames with frame_id and img_id, as samplers and mmdet need them."""
         videos = self.load_videos()
         if not videos:
             raise ValueError(f'{self.ann_file} lists no videos: check data_root and ann_file')
@@ -65,9 +65,9 @@ class VideoDataset(BaseVideoDataset):
         return videos
 
     def filter_data(self) -> list[Item]:
-        """Drop videos without annotations if ``filter_cfg`` says so; check that the frames of the rest exist.
+        """Drop videos without annotations if ``filter_cfg`` asks for it; check that the frames of the others exist.
 
-        In test mode all videos stay.
+        In test mode all videos are kept.
         """
         kept = self.data_list
         if not self.test_mode and self.filter_cfg.get('filter_empty_gt', False):
@@ -87,17 +87,17 @@ class VideoDataset(BaseVideoDataset):
         return kept
 
     def get_data_info(self, idx: int) -> Item:
-        """The video; its frames have the annotation file, whose sizes `LoadImage` compares with those of the images."""
+        """Return a video whose frames name the annotation file, so that `LoadImage` can check the stated image size."""
         video: Item = super().get_data_info(idx)
         for frame in video['images']:
             frame['ann_file'] = self.ann_file
         return video
 
     def __getitem__(self, idx: int | tuple[int, int]) -> Any:
-        """A clip (training) or a video or, by (video, frame), one frame of it (test mode).
+        """Load a clip (training), or in test mode a video or, for (video, frame), one frame of it.
 
         Raises:
-            RuntimeError: no clip had a target.
+            RuntimeError: none of the drawn clips has a target.
         """
         if self.test_mode:
             return super().__getitem__(idx)
@@ -118,7 +118,7 @@ def _num_targets(frame: Item) -> int:
 
 
 def _only_crowds(videos: Sequence[Item]) -> str:
-    """What to say where every mask of the videos is one of a crowd; '' where none is there."""
+    """Error text if all masks of the videos are crowds; '' otherwise, or if there are none."""
     return only_crowds(
         one['ignore_flag'] for video in videos for frame in video['images'] for one in frame.get('instances', ())
     )
@@ -126,13 +126,13 @@ def _only_crowds(videos: Sequence[Item]) -> str:
 
 @TRANSFORMS.register_module()
 class ConsecutiveFrames(BaseFrameSample):
-    """Draw a clip of consecutive frames; a shorter video is filled up with random repeats, in temporal order.
+    """Draw a clip of consecutive frames; a shorter video is padded with random repeats, in temporal order.
 
     Args:
-        num_frames: T, of the clip.
+        num_frames: number T of frames of the clip.
         official_starts: draw the start from [0, L - T) as the published training does, so that the last window of a
             video never occurs; otherwise every window is equally likely.
-        collect_video_keys: what frames take over from their video.
+        collect_video_keys: keys that frames copy from their video.
 
     Raises:
         ValueError: ``num_frames`` is below 1.
@@ -156,11 +156,11 @@ class ConsecutiveFrames(BaseFrameSample):
         return dict(self.prepare_data(video_infos, frames))
 
     def draw(self, length: int, start: int | None = None) -> list[int]:
-        """Indices (T,) of frames, ascending.
+        """Draw the indices (T,) of frames, ascending.
 
         Args:
-            length: L, of the video.
-            start: first frame, as mmdet's image samplers ask for one; moved forward where the clip would not fit.
+            length: number L of frames of the video.
+            start: first frame, if a sampler of mmdet chose one; an earlier frame is used if the clip would not fit.
         """
         spare = length - self.num_frames
         if spare < 0:

@@ -1,4 +1,4 @@
-"""COCO's images as videos of one frame, with the classes of a video data set: what pseudo-clips are made of."""
+"""COCO's images as single-frame videos with the classes of a video data set, the source of pseudo-clips."""
 
 import os.path as osp
 from collections import defaultdict
@@ -14,21 +14,22 @@ from videomt.datasets.clips import Item, VideoDataset
 
 @DATASETS.register_module()
 class CocoClips(VideoDataset):
-    """Images of COCO (instances_train2017.json) that show classes of a video data set, under these classes' labels.
+    """COCO images (instances_train2017.json) that show classes of a video data set, labelled with these classes.
 
-    A video has one frame; `RotateIntoClip` makes a clip of it. Annotations of categories that the video data set does
-    not have are left out, and in training the images without any other. Frames are as those of `TrackDataset`; the ids
-    of the instances count from 1 (COCO's own do not fit into 32 bits).
+    A video has one frame; `RotateIntoClip` turns it into a clip. Annotations of categories that the video data set does
+    not have are dropped, as are, in training, images without other annotations. Frames are like those of
+    `TrackDataset`; instance ids count from 1 (COCO's own do not fit into 32 bits).
 
     Args:
-        target: 'ytvis2019', 'ytvis2021', 'ytvis2022' or 'ovis': whose classes, see `videomt.datasets.classes`.
-        kwargs: see `VideoDataset`. ``metainfo['classes']`` chooses among the classes of ``target``; ``filter_cfg`` is
-            dict(filter_empty_gt=True) where not given.
+        target: 'ytvis2019', 'ytvis2021', 'ytvis2022' or 'ovis': the data set that defines the classes; see
+            `videomt.datasets.classes`.
+        kwargs: see `VideoDataset`. ``metainfo['classes']`` selects classes of ``target``; ``filter_cfg`` is
+            dict(filter_empty_gt=True) by default.
 
     Raises:
-        FileNotFoundError: the json does not exist.
-        ValueError: ``target`` or a class is unknown, annotations are faulty, or no category of the json has a place
-            among the classes.
+        FileNotFoundError: the JSON does not exist.
+        ValueError: ``target`` or a class is unknown, annotations are invalid, or no category of the JSON maps to a
+            class.
     """
 
     def __init__(self, *args: Any, target: str, **kwargs: Any) -> None:
@@ -45,7 +46,7 @@ class CocoClips(VideoDataset):
         super().__init__(*args, metainfo=metainfo, **kwargs)
 
     def load_videos(self) -> list[Item]:
-        """Reads the annotation file; see the class."""
+        """Read the annotation file; see the class."""
         data = read_instances_json(self.ann_file, backend_args=self.backend_args)
         check_file_names(data['images'], self.ann_file)
         classes, names = list(self._metainfo['classes']), INSTANCE_CLASSES[self.target]

@@ -1,8 +1,8 @@
 """Short films of moving shapes with their exact segmentation, for generated video data sets.
 
-Every film has one of each: a thing that stays, one that passes in front of it and hides it completely in the middle
-frame, one that appears only in the second half, one that leaves in the first. They move over two kinds of stuff beside
-a patch of void. Shapes and colours of the classes are those of :mod:`eomt_mm.synthetic.shapes`.
+Every film has four things: one that stays, one that passes in front of it and hides it completely in the middle frame,
+one that appears only in the second half, and one that leaves in the first half. They move over two kinds of stuff and a
+patch of void. Shapes and colours of the classes are those of :mod:`eomt_mm.synthetic.shapes`.
 """
 
 import colorsys
@@ -22,7 +22,7 @@ MIN_SIDE = 32
 
 @dataclass(frozen=True)
 class Mover:
-    """A thing: ``start`` and ``end`` (x, y) are its centres in the first and the last frame (pixels)."""
+    """A moving thing: ``start`` and ``end`` (x, y) are its centres in the first and the last frame (pixels)."""
 
     label: int
     radius: float
@@ -32,7 +32,7 @@ class Mover:
     color: Array
 
     def draw(self, canvas: Array, value: Any, progress: float) -> None:
-        """Fills its shape on a canvas (H, W[, 3]); ``progress`` through the film is in [0, 1]."""
+        """Fill its shape on a canvas (H, W[, 3]); ``progress`` through the film is in [0, 1]."""
         centre = np.asarray(self.start) + progress * (np.asarray(self.end) - np.asarray(self.start))
         count = NUM_CORNERS[CLASSES[self.label].name]
         turn = self.angle + 2 * np.pi * np.arange(count) / count
@@ -47,8 +47,8 @@ class Film:
 
     Attributes:
         frames: (T, H, W, 3) uint8, RGB.
-        ids: (T, H, W) int32; the segment of each pixel, the same number through the film; 0 is void.
-        labels: index into ``CLASSES`` by segment id; an id may be absent from frames, or from all.
+        ids: (T, H, W) int32, the segment id of each pixel; a segment keeps its id throughout the film; 0 is void.
+        labels: index into ``CLASSES`` by segment id; an id may be absent from some or all frames.
     """
 
     frames: Array
@@ -57,7 +57,7 @@ class Film:
 
 
 def draw_film(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) -> Film:
-    """Draws a film.
+    """Draw a film.
 
     Args:
         rng: the only source of randomness.
@@ -65,7 +65,7 @@ def draw_film(rng: np.random.Generator, num_frames: int, size: tuple[int, int]) 
         size: (height, width) in pixels, each 32 or more.
 
     Raises:
-        ValueError: for fewer frames or smaller pictures.
+        ValueError: ``num_frames`` or ``size`` is too small.
     """
     if num_frames < 1 or min(size) < MIN_SIDE:
         raise ValueError(f'num_frames={num_frames}, size={size}: at least 1 frame, and {MIN_SIDE} pixels a side')
@@ -108,7 +108,7 @@ def _cast(rng: np.random.Generator, height: int, width: int) -> list[Mover]:
         mover(rng.integers(NUM_THINGS).item(), leaving, (0.15 * width, bottom), (-0.5 * width, bottom)),
         mover(rng.integers(NUM_THINGS).item(), late, (1.5 * width, top), (0.85 * width, top)),
         mover(rng.integers(NUM_THINGS).item(), hidden, (x, y - 0.1 * height), (x, y + 0.1 * height)),
-        # Round or square, or it would not cover what is behind it.
+        # Only a circle or a square covers the thing behind it completely.
         mover(rng.integers(2).item(), cover, (x - 0.5 * width, y), (x + 0.5 * width, y)),
     ]
 

@@ -1,4 +1,4 @@
-"""How a film becomes files: frames, annotation files of YouTube-VIS, ids of VIPSeg; see :mod:`generate`."""
+"""Write films as files: frames, annotations in YouTube-VIS's format, panoptic ids of VIPSeg; see :mod:`generate`."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -22,9 +22,9 @@ WILD_SHAPES = ('ball', 'box', 'flag', 'sculpture', 'sky', 'grass', 'wall', 'floo
 
 
 def save(pixels: Array, path: Path) -> None:
-    """Saves a picture (H, W[, 3]), uint8; makes missing folders."""
+    """Save a picture (H, W[, 3]), uint8; create missing folders."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).save(path, quality=95)  # of JPEGs; PNGs have none
+    Image.fromarray(pixels).save(path, quality=95)  # for JPEGs; PNGs ignore it
 
 
 def instances_json(
@@ -35,15 +35,15 @@ def instances_json(
     pattern: str,
     encode: Callable[[Array], dict[str, Any]],
 ) -> dict[str, Any]:
-    """Saves the frames below ``folder`` and returns the content of their annotation file.
+    """Save the frames in ``folder`` and return the content of their annotation file.
 
     Args:
         folder: of the frames.
-        films: to save, with their numbers.
+        films: films to save, with their numbers.
         names: of all categories, in the order of their ids from 1.
         shapes: names of the categories that stand for the shapes.
-        pattern: of the frames' file names, with a place for a number.
-        encode: a mask (H, W) into run lengths; things out of sight have None.
+        pattern: format string of the frames' file names, for a number.
+        encode: function that encodes a mask (H, W) as run lengths; things out of sight get None.
     """
     videos: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
@@ -77,25 +77,25 @@ def instances_json(
 
 
 def _box(mask: Array) -> list[float] | None:
-    """[x, y, width, height] in pixels, None for an empty mask."""
+    """Bounding box [x, y, width, height] in pixels; None for an empty mask."""
     y, x = np.nonzero(mask)
     return [int(x.min()), int(y.min()), int(np.ptp(x)) + 1, int(np.ptp(y)) + 1] if len(x) else None
 
 
 def run_lengths(mask: Array) -> dict[str, Any]:
-    """COCO's uncompressed run lengths: down the columns, background first."""
+    """Encode a mask as COCO's uncompressed run lengths: column by column, background first."""
     edges = np.flatnonzero(np.diff(mask.ravel(order='F'), prepend=False))
     return {'counts': np.diff(edges, prepend=0, append=mask.size).tolist(), 'size': list(mask.shape)}
 
 
 def compressed(mask: Array) -> dict[str, Any]:
-    """COCO's compressed run lengths."""
+    """Encode a mask as COCO's compressed run lengths."""
     runs = mask_api.encode(np.asfortranarray(mask.astype(np.uint8)))
     return {'counts': runs['counts'].decode(), 'size': list(mask.shape)}
 
 
 def panoptic_ids(film: Film) -> tuple[Array, dict[int, int]]:
-    """Segment ids (T, H, W) as in the PNGs, near the colour of the class, and the category id of each."""
+    """Convert a film to segment ids (T, H, W) as in the PNGs, near the class colours, and the category id of each."""
     ids = np.zeros_like(film.ids)
     categories: dict[int, int] = {}
     for number, label in film.labels.items():
@@ -111,7 +111,7 @@ def panoptic_ids(film: Film) -> tuple[Array, dict[int, int]]:
 
 
 def present(id_map: Array, segments: dict[int, int]) -> list[dict[str, int]]:
-    """``segments_info`` of one frame."""
+    """Build ``segments_info`` of a frame."""
     values, counts = np.unique(id_map[id_map > 0], return_counts=True)
     return [
         {'id': value, 'category_id': segments[value], 'iscrowd': 0, 'area': count}

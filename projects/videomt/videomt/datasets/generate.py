@@ -1,8 +1,8 @@
-"""Small generated data sets in the formats of YouTube-VIS, OVIS, VIPSeg and VSPW, for tests and the demo.
+"""Generate small data sets in the formats of YouTube-VIS, OVIS, VIPSeg and VSPW, for tests and the demo.
 
-What is written are the films of :mod:`videomt.datasets.film`. A film depends on the seed, its split and its number
-alone. Every tree has ``num_videos`` training films and half as many (at least one) for validation. Unlike the official
-ones, generated validation sets of YouTube-VIS and OVIS have annotations.
+They consist of films of :mod:`videomt.datasets.film`. A film depends only on the seed, its split and its number. Every
+tree has ``num_videos`` training films and half as many (at least one) for validation. Unlike the official ones,
+generated validation sets of YouTube-VIS and OVIS have annotations.
 
     python -m videomt.datasets.generate youtube_vis data/ytvis_2019
 """
@@ -49,15 +49,15 @@ def write_youtube_vis(
     seed: int = 0,
     version: str = '2019',
 ) -> Path:
-    """Writes a tree like YouTube-VIS: ``{train,valid}/JPEGImages/<video>/<5 digits>.jpg``, ``{train,valid}.json``.
+    """Write a tree like YouTube-VIS: ``{train,valid}/JPEGImages/<video>/<5 digits>.jpg``, ``{train,valid}.json``.
 
-    The json has all 40 categories; ``YTVIS_SHAPES`` occur. Masks are uncompressed run lengths, None where a thing is
+    The JSON has all 40 categories; ``YTVIS_SHAPES`` occur. Masks are uncompressed run lengths, None where a thing is
     out of sight. Format: codalab competition 20128, "get data".
 
     Args:
-        root: the folder to write; missing or empty.
-        num_videos: training films, at least 1.
-        num_frames: of every film, at least 1.
+        root: folder to write; missing or empty.
+        num_videos: number of training films, at least 1.
+        num_frames: number of frames of every film, at least 1.
         size: (height, width) in pixels, each 32 or more.
         seed: 0 or more.
         version: '2019', '2021' or '2022'; they differ in the categories.
@@ -66,8 +66,8 @@ def write_youtube_vis(
         ``root``.
 
     Raises:
-        ValueError: a count, a size or the version is none of these.
-        FileExistsError: ``root`` holds something.
+        ValueError: a count, the size, the seed or the version is out of range.
+        FileExistsError: ``root`` is not empty.
     """
     if f'ytvis{version}' not in INSTANCE_CLASSES:
         raise ValueError(f"version='{version}': one of '2019', '2021', '2022'")
@@ -85,10 +85,10 @@ def write_youtube_vis(
 def write_ovis(
     root: PathLike, num_videos: int = 4, num_frames: int = 6, size: tuple[int, int] = (64, 96), seed: int = 0
 ) -> Path:
-    """Writes a tree like OVIS: ``{train,valid}/<video>/img_<7 digits>.jpg`` and
-    ``annotations/annotations_{train,valid}.json``.
+    """Write a tree like OVIS.
 
-    As YouTube-VIS with 25 categories, of which ``OVIS_SHAPES`` occur, and compressed run lengths.
+    Files are ``{train,valid}/<video>/img_<7 digits>.jpg`` and ``annotations/annotations_{train,valid}.json``. The
+    format is YouTube-VIS's, with 25 categories, of which ``OVIS_SHAPES`` occur, and compressed run lengths.
 
     Arguments, return value and errors: as for :func:`write_youtube_vis`.
     """
@@ -106,11 +106,11 @@ def write_ovis(
 def write_vipseg(
     root: PathLike, num_videos: int = 4, num_frames: int = 6, size: tuple[int, int] = (64, 96), seed: int = 0
 ) -> Path:
-    """Writes a tree like VIPSeg_720P (at any size): what the official ``create_panoptic_video_labels.py`` leaves.
+    """Write a tree like VIPSeg_720P (at any size), as the official ``create_panoptic_video_labels.py`` makes it.
 
-    ``images/<video>/<8 digits>.jpg``, ``panomasksRGB/<video>/<8 digits>.png`` (R + 256 G + 65536 B is the segment's id,
-    the same through the film, 0 is void), ``panoptic_gt_VIPSeg_{train,val}.json`` and ``{train,val}.txt``. The json has
-    all 124 categories; ``WILD_SHAPES`` occur. Format: VIPSeg-Dataset/VIPSeg-Dataset.
+    Files are ``images/<video>/<8 digits>.jpg``, ``panomasksRGB/<video>/<8 digits>.png`` (R + 256 G + 65536 B is the
+    segment id, constant throughout the film, 0 is void), ``panoptic_gt_VIPSeg_{train,val}.json`` and
+    ``{train,val}.txt``. The JSON has all 124 categories; ``WILD_SHAPES`` occur. Format: VIPSeg-Dataset/VIPSeg-Dataset.
 
     Arguments, return value and errors: as for :func:`write_youtube_vis`.
     """
@@ -142,11 +142,11 @@ def write_vipseg(
 def write_vspw(
     root: PathLike, num_videos: int = 4, num_frames: int = 6, size: tuple[int, int] = (64, 96), seed: int = 0
 ) -> Path:
-    """Writes a tree like VSPW_480p (at any size).
+    """Write a tree like VSPW_480p (at any size).
 
-    ``data/<video>/{origin/<8 digits>.jpg,mask/<8 digits>.png}``, ``{train,val}.txt`` with a video a line, and
-    ``label_num_dic_final.json``. Values of the grey masks: 1 .. 124 are the classes, void is 0 or, in every other film,
-    255. ``WILD_SHAPES`` occur. Format: the "Instruction" of the VSPW download page.
+    Files are ``data/<video>/{origin/<8 digits>.jpg,mask/<8 digits>.png}``, ``{train,val}.txt`` with a video per line,
+    and ``label_num_dic_final.json``. Values of the grey masks: 1 .. 124 are the classes; void is 0 or, in every other
+    film, 255. ``WILD_SHAPES`` occur. Format: the "Instruction" of the VSPW download page.
 
     Arguments, return value and errors: as for :func:`write_youtube_vis`.
     """
@@ -187,7 +187,7 @@ def _write(
 
 @contextmanager
 def _fresh_tree(root: Path) -> Iterator[Path]:
-    """An empty folder beside ``root`` that takes its place when all went well."""
+    """Create an empty folder beside ``root``, which replaces it if no error occurs."""
     target = root.resolve()
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f'{root} exists and is not an empty folder: give another, or remove it')
@@ -195,7 +195,7 @@ def _fresh_tree(root: Path) -> Iterator[Path]:
     partial = Path(tempfile.mkdtemp(prefix=f'.{target.name}.', dir=target.parent))
     try:
         yield partial
-        partial.chmod(0o755)  # mkdtemp's is for its owner only
+        partial.chmod(0o755)  # mkdtemp makes it accessible to its owner only
         partial.replace(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
@@ -210,7 +210,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """The command line; see the module."""
+    """Run the command line; see the module's docstring."""
     parser = argparse.ArgumentParser(description='Writes a small generated video data set.')
     parser.add_argument('format', choices=WRITERS)
     parser.add_argument('root', type=Path)

@@ -1,7 +1,7 @@
-"""Loads what is to be tracked in a frame: masks, labels and ids of its instances or segments.
+"""Load masks, labels and ids of the instances or segments of a frame.
 
-All write gt_masks (mmdet's BitmapMasks, N at the file's size), gt_bboxes_labels (N,), int64, gt_instances_ids (N,),
-int32, and gt_ignore_flags (N,), bool, true for crowds. Boxes are not loaded: the model needs none.
+All transforms add gt_masks (mmdet's BitmapMasks, N at the file's size), gt_bboxes_labels (N,), int64, gt_instances_ids
+(N,), int32, and gt_ignore_flags (N,), bool, true for crowds. Boxes are not loaded, since the model needs none.
 """
 
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ def store_tracks(
     size: tuple[int, int],
     crowds: Sequence[bool] | None = None,
 ) -> None:
-    """Writes the entries that the module names.
+    """Add masks, labels, ids and crowd flags to ``results``; see the module's docstring.
 
     Args:
         results: of a frame, changed in place.
         masks: N of (H, W), bool or 0 and 1.
         labels: N class indices.
-        ids: N ids, the same through the video.
+        ids: N ids, constant throughout the video.
         size: (H, W).
         crowds: N; None: no crowds.
     """
@@ -52,24 +52,24 @@ def _size(results: Results) -> tuple[int, int]:
 
 @TRANSFORMS.register_module()
 class LoadTracks(BaseTransform):
-    """Loads the instances of a frame of `TrackDataset` or `CocoClips`.
+    """Load the instances of a frame of `TrackDataset` or `CocoClips`.
 
     Args:
         with_crowds: keep crowds, which metrics ignore; training drops them.
 
     Raises:
-        ValueError: a mask cannot be decoded or has another size than the frame.
+        ValueError: a mask cannot be decoded or differs in size from the frame.
     """
 
     def __init__(self, with_crowds: bool = False) -> None:
         self.with_crowds = with_crowds
 
     def transform(self, results: Results) -> Results:
-        """Loads ``results['instances']``."""
+        """Load ``results['instances']``."""
         size = _size(results)
         kept = [one for one in results.get('instances', ()) if self.with_crowds or not one['ignore_flag']]
         found = [(one, normalise(one['mask'], size, _name(one, results))) for one in kept]
-        # Without an outline there is nothing to see in this frame.
+        # An instance without an outline is not visible in this frame.
         kept, masks = [one for one, mask in found if mask], [decode(mask, size) for _, mask in found if mask]
         labels, ids = [one['bbox_label'] for one in kept], [one['instance_id'] for one in kept]
         store_tracks(results, masks, labels, ids, size, [bool(one['ignore_flag']) for one in kept])
@@ -80,20 +80,20 @@ class LoadTracks(BaseTransform):
 
 
 def _name(instance: dict[str, Any], results: Results) -> str:
-    """Of a mask, for messages: data sets say in which file and annotation it stands."""
+    """Describe a mask for messages, with its file and annotation if the data set states them."""
     return f'{instance.get("source", "an instance")} in frame {results["img_path"]}'
 
 
 @TRANSFORMS.register_module()
 class LoadVIPSegTracks(BaseTransform):
-    """Loads the segments of a frame of `VIPSeg`: one per segment id, which is the id of the track.
+    """Load the segments of a frame of `VIPSeg`: one per segment id, which is the track id.
 
     Args:
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError: the PNG does not exist.
-        ValueError: the PNG is no 8-bit RGB, is damaged, or has another size than the frame.
+        ValueError: the PNG is not 8-bit RGB, is damaged, or differs in size from the frame.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
@@ -121,14 +121,14 @@ class LoadVIPSegTracks(BaseTransform):
 
 @TRANSFORMS.register_module()
 class LoadVSPWTracks(BaseTransform):
-    """Loads the classes of a frame of `VSPW`: one mask per class that occurs; its label is the id of the track.
+    """Load the classes of a frame of `VSPW`: one mask per class that occurs; its label is the track id.
 
     Args:
-        backend_args: of mmengine's file backend.
+        backend_args: arguments of mmengine's file backend.
 
     Raises:
         FileNotFoundError: the mask does not exist.
-        ValueError: the mask is no grey PNG, is damaged, or has another size than the frame.
+        ValueError: the mask is not a grey PNG, is damaged, or differs in size from the frame.
     """
 
     def __init__(self, backend_args: dict | None = None) -> None:
@@ -140,7 +140,7 @@ class LoadVSPWTracks(BaseTransform):
         if path is None:
             store_tracks(results, [], [], [], size)
             return results
-        # P as well: the values are the same, whether or not a palette colours them.
+        # Mode P as well: a palette does not change the values.
         values = read_map(path, ('L', 'P'), 'a grey PNG of class numbers is', self.backend_args)
         check_size(path, values.shape, {'ori_shape': size, 'img_path': results['img_path']})
         present = set(np.unique(values).tolist())

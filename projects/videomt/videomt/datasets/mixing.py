@@ -1,4 +1,4 @@
-"""Several data sets in one, each with the same share of the samples."""
+"""Mix several data sets with equal shares of the samples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,16 +11,17 @@ from eomt_mm.registry import DATASETS
 
 @DATASETS.register_module()
 class MixedClips(Dataset[Any]):
-    """Mix data sets 1 : 1 for any sizes: in an epoch each gives as many samples as the largest has.
+    """Mix data sets 1 : 1, whatever their sizes: in an epoch, each gives as many samples as the largest has.
 
-    Of K data sets, the largest of N samples, this one has K N: index i is sample (i // K) mod its own size of data set
-    i mod K. In a shuffled order, every sample is from each data set with probability 1 / K.
+    For K data sets, of which the largest has N samples, the mix has K * N samples: index i is sample (i // K) mod n of
+    data set i mod K, where n is that data set's size. In shuffled order, every sample is from each data set with
+    probability 1 / K.
 
     Args:
-        datasets: two or more, or their configs; of the same classes.
+        datasets: data sets or their configs, with the same classes.
 
     Raises:
-        ValueError: there is none, one is empty, or their classes differ.
+        ValueError: there is no data set, one is empty, or their classes differ.
     """
 
     def __init__(self, datasets: Sequence[Any]) -> None:
@@ -40,12 +41,12 @@ class MixedClips(Dataset[Any]):
 
     @property
     def metainfo(self) -> dict[str, Any]:
-        """Of the first data set."""
+        """Metainfo of the first data set."""
         found: dict[str, Any] = self.datasets[0].metainfo
         return found
 
     def full_init(self) -> None:
-        """Reads the annotation files of data sets with ``lazy_init``."""
+        """Read the annotation files of data sets with ``lazy_init``."""
         for each in self.datasets:
             each.full_init()
 

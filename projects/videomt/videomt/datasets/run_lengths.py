@@ -1,4 +1,4 @@
-"""True masks of a frame as run lengths, in the place of mmdet's dense ones."""
+"""Ground-truth masks of a frame as run lengths, in place of mmdet's dense masks."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +12,10 @@ from eomt_mm.registry import TRANSFORMS
 
 
 class RunLengthMasks:
-    """N masks (H, W), read as mmdet's BitmapMasks are: by index and :meth:`to_ndarray`.
+    """N masks (H, W) as run lengths, with the interface of mmdet's BitmapMasks: indexing and :meth:`to_ndarray`.
 
     Args:
-        rles: N, of COCO.
+        rles: N run lengths in COCO's format.
         height, width: in pixels.
     """
 
@@ -28,11 +28,11 @@ class RunLengthMasks:
         return len(self.rles)
 
     def __getitem__(self, index: np.ndarray) -> 'RunLengthMasks':
-        """Those of indices (n,)."""
+        """Select the masks with indices (n,)."""
         return RunLengthMasks([self.rles[i] for i in index], self.height, self.width)
 
     def to_ndarray(self) -> np.ndarray:
-        """(N, H, W), uint8."""
+        """Decode the masks to an array (N, H, W), uint8."""
         if not self.rles:
             return np.zeros((0, self.height, self.width), np.uint8)
         return np.ascontiguousarray(mask_api.decode(self.rles).transpose(2, 0, 1))
@@ -40,13 +40,13 @@ class RunLengthMasks:
 
 @TRANSFORMS.register_module()
 class CompressMasks(BaseTransform):
-    """Keeps the true masks of a frame as run lengths; for evaluation, after all that changes masks.
+    """Convert the ground-truth masks of a frame to run lengths; for evaluation, after all transforms of masks.
 
-    Ten instances in 500 frames of 720 x 1280 are 4.6 GB as mmdet's masks.
+    Ten instances in 500 frames of 720 x 1280 pixels take 4.6 GB as mmdet's masks.
     """
 
     def transform(self, results: dict[str, Any]) -> dict[str, Any]:
-        """Replaces ``gt_masks``, where there are any."""
+        """Replace ``gt_masks``, if there are any."""
         masks = results.get('gt_masks')
         if masks is not None:
             results['gt_masks'] = RunLengthMasks(encode_masks(masks.masks.astype(bool)), masks.height, masks.width)

@@ -1,4 +1,4 @@
-"""Augmentation of clips: the same crop for every frame, still images turned into clips, and packing."""
+"""Augment clips: crop all frames alike, turn still images into clips, and pack clips."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -22,7 +22,7 @@ META_KEYS = (
 
 @TRANSFORMS.register_module()
 class CropFrame(RandomCrop):
-    """mmdet's random crop for frames without boxes; instances that are cropped away keep their ids and empty masks.
+    """mmdet's random crop for frames without boxes; instances that are cropped away keep their ids, with empty masks.
 
     Inside ``TransformBroadcaster(share_random_params=True)`` all frames get the same crop.
 
@@ -47,16 +47,16 @@ class CropFrame(RandomCrop):
 
 @TRANSFORMS.register_module()
 class RotateIntoClip(BaseTransform):
-    """Turns a clip of one frame into one of T by rotating it a little more from frame to frame.
+    """Turn a clip of one frame into a clip of T frames by rotating it a little further in every frame.
 
-    T angles are drawn from U(-max_angle, max_angle) and sorted, ascending or, as often, descending; all frames turn
-    about one centre. What leaves the picture is lost, what enters is black and belongs to no mask. Images are
-    interpolated bilinearly, masks by nearest neighbour.
+    T angles are drawn from U(-max_angle, max_angle) and sorted, in ascending or descending order with equal
+    probability; all frames are rotated about the same centre. Pixels that enter the picture are black and belong to no
+    mask. Images are interpolated bilinearly, masks by nearest neighbour.
 
     Args:
-        num_frames: T.
-        max_angle: degrees.
-        centre_range: lowest and highest share of width and height, between which the centre is drawn.
+        num_frames: number T of frames.
+        max_angle: in degrees.
+        centre_range: range from which the centre is drawn, as a share of width and height.
 
     Raises:
         ValueError: the arguments are out of range, or the clip has more than one frame.
@@ -74,7 +74,7 @@ class RotateIntoClip(BaseTransform):
         self.centre_range = tuple(centre_range)
 
     def transform(self, results: Results) -> Results:
-        """Reads lists of length 1, writes lists of length T; img and gt_masks differ from frame to frame."""
+        """Replace lists of length 1 by lists of length T; img and gt_masks differ from frame to frame."""
         if len(results['img']) != 1:
             raise ValueError(
                 f'RotateIntoClip makes clips of single images, this one has {len(results["img"])} frames: draw it '
@@ -94,7 +94,7 @@ class RotateIntoClip(BaseTransform):
         return results
 
     def _draw(self, height: int, width: int) -> list[np.ndarray]:
-        """T affine matrices (2, 3)."""
+        """Draw T affine matrices (2, 3)."""
         angles = np.sort(np.random.uniform(-self.max_angle, self.max_angle, self.num_frames))
         if np.random.rand() < 0.5:
             angles = angles[::-1]
@@ -118,13 +118,13 @@ def _warp(picture: np.ndarray, matrix: np.ndarray, interpolation: int) -> np.nda
 class PackClip(PackTrackInputs):
     """mmdet's PackTrackInputs for clips and videos without boxes.
 
-    Gives inputs (T, 3, H, W), uint8, BGR, and a TrackDataSample whose frames have gt_instances (labels, masks,
+    Returns inputs (T, 3, H, W), uint8, BGR, and a TrackDataSample whose frames have gt_instances (labels, masks,
     instances_ids) and ignored_instances (crowds). Instances of a frame may have empty masks.
 
     Args:
-        needs_target: drop a clip (return None, so that the data set draws another) in which no instance has a pixel.
-            For training only.
-        meta_keys: what frames keep of their items.
+        needs_target: drop a clip in which no instance has a pixel (return None, so that the data set draws another
+            clip). For training only.
+        meta_keys: keys of the items that frames keep.
 
     Raises:
         ValueError: frames of a clip differ in size.
@@ -149,7 +149,7 @@ class PackClip(PackTrackInputs):
 
 
 def _stacked(images: list[Any]) -> Tensor:
-    """Frames (H, W, 3) as a clip (T, 3, H, W); each is given up once copied, or a long video would be there twice."""
+    """Stack frames (H, W, 3) to a clip (T, 3, H, W); each is freed once copied, so that memory is not doubled."""
     height, width = images[0].shape[:2]
     clip = torch.empty(len(images), 3, height, width, dtype=torch.uint8)
     for place in range(len(images)):

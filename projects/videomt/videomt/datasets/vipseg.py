@@ -1,9 +1,9 @@
-"""VIPSeg, read from what its own scripts leave in VIPSeg_720P: frames, panoptic PNGs and one json per split.
+"""VIPSeg, read from the output of its own scripts in VIPSeg_720P: frames, panoptic PNGs and one JSON per split.
 
 Format (``change2_720p.py``, ``create_panoptic_video_labels.py`` and ``splitjson.py`` of VIPSeg-Dataset/VIPSeg-Dataset):
 'videos' with video_id and images (id, width, height, file_name of the PNG), 'annotations' with video_id and, per frame,
 file_name and segments_info (id, category_id), 'categories' with id, name, isthing. A pixel's segment id is
-R + 256 G + 65536 B, the same through the video for an instance; 0 is void. Frames are JPEGs of the PNGs' names.
+R + 256 G + 65536 B, constant throughout the video for an instance; 0 is void. Frames are JPEGs named like the PNGs.
 """
 
 import os.path as osp
@@ -67,19 +67,19 @@ class VIPSegFile(TypedDict, total=False):
 
 
 def read_vipseg_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> VIPSegFile:
-    """Reads and checks an annotation file of VIPSeg.
+    """Read and check an annotation file of VIPSeg.
 
     Args:
-        path: of the json.
-        annotated: whether annotations must be there.
-        backend_args: of mmengine's file backend.
+        path: of the JSON.
+        annotated: require annotations.
+        backend_args: arguments of mmengine's file backend.
 
     Returns:
         content of the file with 'videos', 'categories' and 'annotations' (may be empty unless ``annotated``).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no json, has not these parts, or has faulty entries.
+        ValueError: the file is not JSON, lacks one of these parts, or has invalid entries.
     """
     try:
         content = fileio.get(path, backend_args=backend_args)
@@ -110,11 +110,11 @@ def read_vipseg_json(path: str, annotated: bool = True, backend_args: dict | Non
 
 @DATASETS.register_module()
 class VIPSeg(VideoDataset):
-    """VIPSeg: 124 classes, 58 things by ascending category id, then 66 stuff classes, as published models index them.
+    """VIPSeg: 124 classes, 58 things in order of category id, then 66 stuff classes, as published models index them.
 
     ``data_prefix`` has img (images) and seg (panomasksRGB), ``ann_file`` is panoptic_gt_VIPSeg_{train,val}.json.
-    ``metainfo['classes']`` chooses among the classes (things first); pixels of others are void. An item's frames have
-    img_path, height, width, seg_map_path and segments_info (per segment id, label), which `LoadVIPSegTracks` loads. In
+    ``metainfo['classes']`` selects classes (things first); pixels of others are void. An item's frames have img_path,
+    height, width, seg_map_path and segments_info (per segment id, label), which `LoadVIPSegTracks` loads. In
     test mode annotations may be missing.
 
     Arguments and errors: see `VideoDataset`.
@@ -128,7 +128,7 @@ class VIPSeg(VideoDataset):
         return {**stated, **choose_classes(cls.METAINFO, stated, given=set(metainfo or ()))}
 
     def load_videos(self) -> list[Item]:
-        """Reads the annotation file; see the class."""
+        """Read the annotation file; see the class."""
         if not self.data_prefix.get('img') or not (self.data_prefix.get('seg') or self.test_mode):
             raise ValueError(
                 f"data_prefix={self.data_prefix}: img='images' and seg='panomasksRGB' are needed ({SOURCE})"

@@ -19,11 +19,11 @@ from videomt.datasets.clips import Item, VideoDataset
 
 @DATASETS.register_module()
 class VSPW(VideoDataset):
-    """VSPW: the 124 classes of VIPSeg, in its order.
+    """VSPW: the 124 classes of VIPSeg, in the same order.
 
     ``ann_file`` is the list of videos (train.txt), ``data_prefix['img']`` the folder of the videos (data).
-    ``metainfo['classes']`` chooses among the classes (things first); pixels of others are void. An item's frames have
-    img_path, seg_map_path (None for test videos, which have no masks) and category_ids, for `LoadVSPWTracks`.
+    ``metainfo['classes']`` selects classes (things first); pixels of others are void. An item's frames have img_path,
+    seg_map_path (None for test videos, which have no masks) and category_ids, for `LoadVSPWTracks`.
 
     Arguments and errors: see `VideoDataset`. Every video counts as annotated.
     """
@@ -36,7 +36,7 @@ class VSPW(VideoDataset):
         return {**stated, **choose_classes(cls.METAINFO, stated, given=set(metainfo or ()))}
 
     def load_videos(self) -> list[Item]:
-        """Reads the list of videos and lists their frames; see the class."""
+        """Read the list of videos and list their frames; see the class."""
         try:
             lines = fileio.get_text(self.ann_file, backend_args=self.backend_args).splitlines()
         except FileNotFoundError as error:
@@ -64,14 +64,14 @@ class VSPW(VideoDataset):
         return {'video_id': name, 'images': images, 'is_annotated': True}
 
     def get_data_info(self, idx: int) -> Item:
-        """The video with what all its frames share, which is not kept once per frame."""
+        """Return a video, with the ``category_ids`` that all frames share and that are not stored per frame."""
         video: Item = super().get_data_info(idx)
         for frame in video['images']:
             frame['category_ids'] = self._metainfo['category_ids']
         return video
 
     def _list(self, folder: str, suffix: str) -> list[str]:
-        """Names of files without ``suffix``, sorted; none where there is no such folder."""
+        """List file names without ``suffix``, sorted; empty if there is no such folder."""
         if not fileio.isdir(folder, backend_args=self.backend_args):
             return []
         names = fileio.list_dir_or_file(folder, list_dir=False, suffix=suffix, backend_args=self.backend_args)

@@ -1,4 +1,4 @@
-"""YouTube-VIS 2019, 2021 and 2022, OVIS, and whatever else is in their format, read from the official json.
+"""YouTube-VIS 2019, 2021 and 2022, OVIS, and other data sets in their format, read from the official JSON.
 
 Format (codalab competition 20128, "get data"): 'videos' with id, width, height, length, file_names; 'annotations' with
 video_id, category_id, iscrowd and one entry per frame in 'segmentations' (run lengths, polygons, or None where the
@@ -61,7 +61,7 @@ class TracksFile(TypedDict):
 
 
 class TracksInFile(TypedDict, total=False):
-    """The same as it comes: test files have null, or no annotations."""
+    """The same as stored: in test files, annotations are null or missing."""
 
     videos: list[Video]
     categories: list[Category]
@@ -69,19 +69,19 @@ class TracksInFile(TypedDict, total=False):
 
 
 def read_tracks_json(path: str, annotated: bool = True, backend_args: dict | None = None) -> TracksFile:
-    """Reads and checks an annotation file in the YouTube-VIS format.
+    """Read and check an annotation file in the YouTube-VIS format.
 
     Args:
-        path: of the json.
-        annotated: whether annotations must be there; the public validation files have none.
-        backend_args: of mmengine's file backend.
+        path: of the JSON.
+        annotated: require annotations; the public validation files have none.
+        backend_args: arguments of mmengine's file backend.
 
     Returns:
         content of the file with 'videos', 'categories' and 'annotations' (may be empty unless ``annotated``).
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is no json, has not these parts, or has faulty entries.
+        ValueError: the file is not JSON, lacks one of these parts, or has invalid entries.
     """
     given: TracksInFile = parse(read_annotation_file(path, backend_args), TracksInFile, path)
     data: TracksFile = {
@@ -143,7 +143,7 @@ def _warn(text: str) -> None:
 
 
 def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], path: str, defects: DefectiveMasks) -> int:
-    """Check polygons and take out those without outline; return their number. Run lengths are checked when loaded."""
+    """Check polygons and remove those without an outline; return their number. Run lengths are checked on loading."""
     masks: list[Any] = annotation['segmentations']
     num_empty = 0
     for frame, mask in enumerate(masks):
@@ -156,11 +156,11 @@ def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], path: str, d
 
 
 class TrackDataset(VideoDataset):
-    """Videos with instances, from a json in the YouTube-VIS format.
+    """Videos with instances, from a JSON in the YouTube-VIS format.
 
-    Label k is the k-th of ``metainfo['classes']``, found by its name, whatever the order in the json; annotations of
-    other categories are left out. ``metainfo['category_ids']`` are the json's ids of the classes. In test mode the json
-    needs no annotations. An item's frames have img_path, height, width and instances: per visible instance bbox_label,
+    Label k is the k-th of ``metainfo['classes']``, found by name, whatever the order in the JSON; annotations of other
+    categories are dropped. ``metainfo['category_ids']`` are the JSON's ids of the classes. In test mode the JSON needs
+    no annotations. An item's frames have img_path, height, width and instances: per visible instance bbox_label,
     mask, instance_id (the annotation's id) and ignore_flag (1 for a crowd).
 
     Arguments and errors: see `VideoDataset`.
@@ -175,7 +175,7 @@ class TrackDataset(VideoDataset):
         return stated
 
     def load_videos(self) -> list[Item]:
-        """Reads the annotation file; see the class."""
+        """Read the annotation file; see the class."""
         data = read_tracks_json(self.ann_file, not self.test_mode, self.backend_args)
         used = {annotation['category_id'] for annotation in data['annotations']}
         categories = categories_by_name(data, self._metainfo['classes'], self.ann_file, used)
@@ -217,25 +217,25 @@ class TrackDataset(VideoDataset):
 
 @DATASETS.register_module()
 class YouTubeVIS(TrackDataset):
-    """Any data set in the YouTube-VIS format; ``metainfo`` states its classes. The rest is `TrackDataset`'s."""
+    """Any data set in the YouTube-VIS format; ``metainfo`` states its classes. See `TrackDataset`."""
 
 
 @DATASETS.register_module()
 class YouTubeVIS2019(TrackDataset):
-    """YouTube-VIS 2019: 40 classes. The rest is `TrackDataset`'s."""
+    """YouTube-VIS 2019: 40 classes. See `TrackDataset`."""
 
     METAINFO = {'classes': INSTANCE_CLASSES['ytvis2019']}
 
 
 @DATASETS.register_module()
 class YouTubeVIS2021(TrackDataset):
-    """YouTube-VIS 2021, and 2022, which has its classes and training set: 40 classes. The rest is `TrackDataset`'s."""
+    """YouTube-VIS 2021: 40 classes. Also for 2022, which has the same classes and training set. See `TrackDataset`."""
 
     METAINFO = {'classes': INSTANCE_CLASSES['ytvis2021']}
 
 
 @DATASETS.register_module()
 class OVIS(TrackDataset):
-    """OVIS: 25 classes. The rest is `TrackDataset`'s."""
+    """OVIS: 25 classes. See `TrackDataset`."""
 
     METAINFO = {'classes': INSTANCE_CLASSES['ovis']}

@@ -25,13 +25,13 @@ from videomt.metrics.video_metric import (
 
 @dataclass
 class Runs:
-    """For how many frames, this one included, each pixel has had its label, (H, W)."""
+    """Number of consecutive frames, including the current one, in which each pixel has had its label, (H, W)."""
 
     labels: np.ndarray | None = None
     lengths: np.ndarray | None = None
 
     def add(self, labels: np.ndarray) -> np.ndarray:
-        """Takes the labels (H, W) of the next frame; returns the lengths."""
+        """Add the labels (H, W) of the next frame; return the lengths."""
         if self.labels is None or self.lengths is None:
             self.lengths = np.ones(labels.shape, np.int32)
         else:
@@ -45,8 +45,8 @@ class VideoCounts:
     """Counts of a video.
 
     Attributes:
-        confusion: (K, K), pixels by true and predicted class, without void.
-        consistency: for each clip length the consistency of each clip, in the order of their ends.
+        confusion: (K, K), pixels by ground-truth and predicted class, without void.
+        consistency: consistency of each clip by clip length, in the order in which clips end.
     """
 
     confusion: np.ndarray
@@ -56,7 +56,7 @@ class VideoCounts:
     num_frames: int = 0
 
     def add(self, true: np.ndarray, predicted: np.ndarray) -> None:
-        """Adds label maps (H, W) of a frame; true labels of K are void."""
+        """Add the label maps (H, W) of a frame; ground-truth label K is void."""
         num_classes = len(self.confusion)
         seen = true < num_classes
         pairs = true[seen].astype(np.int64) * num_classes + predicted[seen]
@@ -72,27 +72,27 @@ class VideoCounts:
 
 @METRICS.register_module()
 class VideoConsistency(VideoMetric):
-    """mVC<k> for clips of k frames, and mIoU, in percent; NaN where there is no clip or class to average over.
+    """mVC<k> for clips of k frames, and mIoU, in percent; NaN if there is no clip or class to average over.
 
-    Consistency of a clip: of the pixels that keep their true label over all its frames, the share that keeps its
-    predicted label, be it right or wrong. Void counts as a label, as in the benchmark's own script. mVC is the mean
-    over all clips of all videos, mIoU is taken over all pixels that are not void.
+    Consistency of a clip: among the pixels that keep their ground-truth label over all its frames, the share that also
+    keeps its predicted label, whether correct or not. Void counts as a label, as in the benchmark's own script. mVC is
+    the mean over all clips of all videos; mIoU is computed over all pixels that are not void.
 
     Predictions are ``pred_sem_seg.sem_seg`` (1, H, W); ground truth is in ``gt_instances``, one per class.
 
     Args:
         clip_lengths: in frames, ascending.
-        as_published: reproduce two slips of the benchmark's script, for numbers to compare: the last clip of each
-            video is left out, and the clips of all shorter lengths count in the mean of a longer one.
-        out_dir: where to write ``<video_id>/<frame>.png`` (H, W), uint8, each put in place when it is complete.
-        label_ids: value of each class in these files, each in [0, 255]; None: ``category_ids`` of dataset_meta, or the
-            label where it has none.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
-        prefix: of the keys.
+        as_published: reproduce two bugs of the benchmark's script, for comparable numbers: the last clip of each video
+            is skipped, and the mean of a length includes the clips of all shorter lengths.
+        out_dir: folder for ``<video_id>/<frame>.png`` (H, W), uint8; each gets its final name when it is complete.
+        label_ids: value of each class in these files, each in [0, 255]; None: ``category_ids`` of dataset_meta or, if
+            it has none, the label.
+        format_only: write result files, do not evaluate (test sets); needs ``out_dir``.
+        prefix: prefix of the metric's keys.
         collect_device, collect_dir: see mmengine's `BaseMetric`.
 
     Raises:
-        ValueError: arguments are out of range or do not go together.
+        ValueError: arguments are out of range or contradict each other.
     """
 
     default_prefix = 'vss'
@@ -145,7 +145,7 @@ class VideoConsistency(VideoMetric):
             write_whole(self.out_dir / str(frame.metainfo['video_id']) / frame_file(frame), png.tobytes())
 
     def end_video(self, counts: VideoCounts) -> tuple[np.ndarray, dict[int, list[float]]]:
-        """Confusion, and consistency of the clips of each length."""
+        """Return the confusion matrix, and the consistency of the clips of each length."""
         return counts.confusion, counts.consistency
 
     def average(self, videos: Mapping[Any, tuple[np.ndarray, dict[int, list[float]]]]) -> dict[str, float]:
@@ -167,7 +167,7 @@ class VideoConsistency(VideoMetric):
 
 
 def _label_map(true: FrameGroundTruth, size: tuple[int, ...], num_classes: int) -> np.ndarray:
-    """(H, W), labels; ``num_classes`` where there is no instance, or a crowd."""
+    """Draw a label map (H, W); pixels of no instance or of a crowd are ``num_classes``."""
     labels = np.full(size, num_classes, np.int32)
     for label, mask, is_crowd in zip(true.labels, true.masks, true.is_crowd, strict=True):
         labels[mask] = num_classes if is_crowd else label

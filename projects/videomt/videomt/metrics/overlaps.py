@@ -1,4 +1,4 @@
-"""Common pixels of true and predicted segments, frame by frame: all that panoptic metrics need of the maps."""
+"""Count common pixels of ground-truth and predicted segments per frame, which is all that panoptic metrics need."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from videomt.metrics.video_metric import FrameGroundTruth
 
 
 class Overlaps:
-    """Counts of a video; its maps are gone when the next frame comes.
+    """Counts of a video, collected frame by frame without keeping the maps.
 
     Args:
         num_classes: number K of classes; pixels predicted as another label are void.
@@ -28,19 +28,19 @@ class Overlaps:
 
     @property
     def true(self) -> np.ndarray:
-        """(G, 2), int64: label and id of the true segments."""
+        """Label and id of the ground-truth segments, (G, 2), int64."""
         return np.array(list(self._true), np.int64).reshape(-1, 2)
 
     @property
     def predicted(self) -> np.ndarray:
-        """(P, 2), int64: label and id of the predicted segments."""
+        """Label and id of the predicted segments, (P, 2), int64."""
         return np.array(list(self._predicted), np.int64).reshape(-1, 2)
 
     def add(self, ground_truth: FrameGroundTruth, panoptic: np.ndarray) -> None:
-        """Adds a frame.
+        """Add a frame.
 
         Args:
-            ground_truth: of the frame; what no instance covers, and crowds, are void.
+            ground_truth: of the frame; crowds, and pixels that no instance covers, are void.
             panoptic: (H, W), integers, label + 1000 * id.
         """
         true = np.zeros(panoptic.shape, np.int64)
@@ -58,13 +58,13 @@ class Overlaps:
         return self._predicted.setdefault((label, id_), len(self._predicted) + 1)
 
     def window(self, start: int, length: int) -> np.ndarray:
-        """(G + 1, P + 1), int64: pixels that pairs share in frames ``start`` and on; row and column 0 are void."""
+        """Common pixels of pairs in ``length`` frames from ``start`` on: (G + 1, P + 1), int64; row, column 0: void."""
         table = np.zeros((len(self._true) + 1, len(self._predicted) + 1), np.int64)
         for true, predicted, pixels in (part.T for part in self._frames[start : start + length]):
             table[true, predicted] += pixels  # pairs of a frame are unique
         return table
 
     def windows(self, length: int) -> Iterator[np.ndarray]:
-        """All windows of ``length`` frames; none where the video is shorter."""
+        """Yield all windows of ``length`` frames; none if the video is shorter."""
         for start in range(len(self) - length + 1):
             yield self.window(start, length)

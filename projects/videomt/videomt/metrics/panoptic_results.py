@@ -1,4 +1,4 @@
-"""Result files of VIPSeg: a folder of panoptic PNGs per video, and one json."""
+"""Write result files in VIPSeg's format: a folder of panoptic PNGs per video, and one JSON."""
 
 import json
 import os
@@ -18,12 +18,12 @@ from eomt_mm.fileio.writing import write_whole
 
 @dataclass
 class VideoFiles:
-    """What was written of a video.
+    """Result files of a video.
 
     Attributes:
         name: of the video, its ``video_id``.
-        frames: entries of the json.
-        ids: number in the PNGs of each code, label + 1000 * id, the same in all frames.
+        frames: entries of the JSON.
+        ids: segment id in the PNGs of each code (label + 1000 * id), the same in all frames.
     """
 
     name: str
@@ -32,16 +32,16 @@ class VideoFiles:
 
 
 def frame_file(frame: DetDataSample) -> str:
-    """Name of a frame's PNG: that of the image, or its number where there is no ``img_path``."""
+    """Name of a frame's PNG: the image's name, or the frame number if there is no ``img_path``."""
     path = frame.metainfo.get('img_path')
     return f'{Path(path).stem if path else format(frame.metainfo["frame_id"], "05d")}.png'
 
 
 class PanopticResults:
-    """Writes ``pan_pred/<video>/<frame>.png`` (id = R + 256 G + 65536 B, 0 = void) and ``pred.json``.
+    """Write ``pan_pred/<video>/<frame>.png`` (id = R + 256 G + 65536 B, 0 = void) and ``pred.json``.
 
-    Ids count from 1 in a video and stay with their segment. Every file appears when it is complete, the json, which
-    lists the segments of every frame, last; one of an evaluation before is removed first.
+    In each video, ids count from 1, and a segment keeps its id. Every file gets its final name when it is complete. The
+    JSON, which lists the segments of every frame, is written last; an earlier evaluation's JSON is removed first.
 
     Args:
         out_dir: folder.
@@ -51,13 +51,13 @@ class PanopticResults:
         self.out_dir = Path(out_dir)
 
     def write(self, files: VideoFiles, frame: DetDataSample, panoptic: np.ndarray, meta: Mapping[str, Any]) -> None:
-        """Writes a frame.
+        """Write the PNG of a frame.
 
         Args:
-            files: of its video; grows.
-            frame: for its name.
+            files: files of its video; the frame is added.
+            frame: gives the file name.
             panoptic: (H, W), label + 1000 * id.
-            meta: dataset_meta; ``category_ids`` of the labels, label + 1 without.
+            meta: dataset_meta with ``category_ids`` of the labels; by default label + 1.
         """
         if not files.frames:
             (self.out_dir / 'pred.json').unlink(missing_ok=True)
@@ -81,7 +81,7 @@ class PanopticResults:
         files.frames.append({'file_name': name, 'segments_info': segments})
 
     def finish(self, videos: Sequence[VideoFiles]) -> None:
-        """Writes the json."""
+        """Write the JSON."""
         content = {'annotations': [{'video_id': video.name, 'annotations': video.frames} for video in videos]}
         write_whole(self.out_dir / 'pred.json', json.dumps(content).encode())
         print_log(f'panoptic results of {len(videos)} videos are in {self.out_dir}', logger='current')

@@ -12,12 +12,12 @@ from videomt.metrics.video_metric import VideoMetric, frame_ground_truth, segmen
 
 
 class VideoCounts(NamedTuple):
-    """Of a video.
+    """Counts of a video.
 
     Attributes:
-        confusion: (K, K + 1), pixels by true and predicted class, the last column void.
-        association: sum over true tracks of their association quality, each in [0, 1].
-        num_tracks: number of true tracks.
+        confusion: (K, K + 1), pixels by ground-truth and predicted class, the last column void.
+        association: sum over ground-truth tracks of their association quality, each in [0, 1].
+        num_tracks: number of ground-truth tracks.
     """
 
     confusion: np.ndarray
@@ -26,11 +26,11 @@ class VideoCounts(NamedTuple):
 
 
 def count_video(overlaps: Overlaps, is_thing: np.ndarray) -> VideoCounts:
-    """Counts of a video.
+    """Count the confusion matrix and the association quality of a video.
 
-    The association quality of a true track g is 1 / |g| * sum over predicted tracks p of |p & g| * IoU(p, g), where p
-    is counted off void. Tracks are those of things with an id above 0, whatever their class: ids must differ between
-    classes.
+    The association quality of a ground-truth track g is 1 / |g| * sum over predicted tracks p of |p & g| * IoU(p, g),
+    where pixels of p on void are not counted. Tracks are things with an id above 0, regardless of class, so ids must
+    differ between classes.
 
     Args:
         overlaps: of all its frames.
@@ -56,7 +56,7 @@ def count_video(overlaps: Overlaps, is_thing: np.ndarray) -> VideoCounts:
 
 
 def _summed(values: np.ndarray, ids: np.ndarray, axis: int) -> np.ndarray:
-    """Sums entries of one id along an axis, ids ascending."""
+    """Sum the entries of each id along an axis; ids ascending."""
     unique, place = np.unique(ids, return_inverse=True)
     total = np.zeros((len(unique), *np.moveaxis(values, axis, 0).shape[1:]), values.dtype)
     np.add.at(total, place, np.moveaxis(values, axis, 0))
@@ -67,11 +67,11 @@ def _summed(values: np.ndarray, ids: np.ndarray, axis: int) -> np.ndarray:
 class SegmentationTrackingQuality(VideoMetric):
     """STQ = sqrt(AQ * SQ), AQ and SQ, in percent.
 
-    SQ is the IoU of classes over all pixels of all videos, averaged over classes that occur in truth or, off void, in
-    predictions; AQ is the mean association quality over all true tracks of all videos, see :func:`count_video`.
-    NaN where there is nothing to average over.
+    SQ is the IoU of classes over all pixels of all videos, averaged over classes that occur in the ground truth or, off
+    void, in predictions. AQ is the mean association quality over all ground-truth tracks of all videos; see
+    :func:`count_video`. NaN if there is nothing to average over.
 
-    Samples and dataset_meta as for `VideoPanopticQuality`.
+    Samples and dataset_meta are as for `VideoPanopticQuality`.
     """
 
     default_prefix = 'vps'
@@ -95,7 +95,7 @@ class SegmentationTrackingQuality(VideoMetric):
 
 
 def mean_iou(confusion: np.ndarray) -> float:
-    """Mean IoU in [0, 1] over classes that occur, of a confusion matrix (K, K) or with void (K, K + 1); else NaN."""
+    """Mean IoU in [0, 1] over the classes that occur in a confusion matrix (K, K), or with void (K, K + 1), or NaN."""
     common = confusion.diagonal()
     union = confusion.sum(1) + confusion[:, : len(confusion)].sum(0) - common
     occurs = union > 0

@@ -1,4 +1,4 @@
-"""What metrics of videos share: frames become videos, videos of all processes meet, ground truth is read."""
+"""Base class of video metrics: group frames into videos, gather videos from all processes, read ground truth."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -27,36 +27,35 @@ class FrameGroundTruth(NamedTuple):
 class VideoMetric(BaseMetric):
     """A metric that counts frame by frame and keeps one record per video.
 
-    It does not matter whether a sample is a whole video or one frame of it, as long as the frames of a video come one
-    after the other and in one process, as mmdet's samplers have it. A video that comes twice (padded samplers) counts
-    once. Subclasses say what a record is.
+    A sample may be a whole video or one frame of it, as long as the frames of a video come in order and in one process,
+    as with mmdet's samplers. A video that comes twice (padded samplers) counts once. Subclasses define the record.
     """
 
     def __init__(self, collect_device: str = 'cpu', prefix: str | None = None, collect_dir: str | None = None) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix, collect_dir=collect_dir)
         self._counts: Any = None
-        self._place = (None, -1)  # video_id and frame_id of the frame before
+        self._place = (None, -1)  # video_id and frame_id of the previous frame
         self._num_frames = 0
         self.warn_once = WarnOnce()
 
     def start_video(self, frame: DetDataSample) -> Any:
-        """Counts of a video before its first frame."""
+        """Return the initial counts of a video, before its first frame."""
         raise NotImplementedError
 
     def add_frame(self, counts: Any, frame: DetDataSample) -> None:
-        """Counts a frame."""
+        """Add a frame to the counts."""
         raise NotImplementedError
 
     def end_video(self, counts: Any) -> Any:
-        """What is kept of a video; it must be small and picklable."""
+        """Return the record to keep of a video; it must be small and picklable."""
         raise NotImplementedError
 
     def average(self, videos: Mapping[Any, Any]) -> dict[str, float]:
-        """Metrics of all videos, the records by their ids in ascending order."""
+        """Compute the metrics over all videos; records by video id, ascending."""
         raise NotImplementedError
 
     def process(self, data_batch: Any, data_samples: Sequence[Mapping[str, Any]]) -> None:
-        """Counts frames.
+        """Count the frames of a batch.
 
         Args:
             data_batch: not read.
@@ -77,10 +76,10 @@ class VideoMetric(BaseMetric):
         self._counts, self._place, self._num_frames = None, (None, -1), 0
 
     def evaluate(self, size: int) -> dict[str, float]:
-        """Metrics of all videos of all processes.
+        """Compute the metrics over the videos of all processes.
 
         Args:
-            size: not read: processes may have different numbers of videos, of which mmengine would keep the smallest.
+            size: unused: processes may have different numbers of videos, and mmengine would drop some of them.
         """
         self._close()
         results = list(chain.from_iterable(all_gather_object(self.results)))
@@ -95,13 +94,13 @@ class VideoMetric(BaseMetric):
         return found
 
     def compute_metrics(self, results: list[tuple[Any, int, Any]]) -> dict[str, float]:
-        """Of a video that came more than once the longest record counts."""
+        """Average over all videos; if a video came more than once, its longest record counts."""
         by_id = {id_: record for id_, _, record in sorted(results, key=lambda result: result[1])}
         return self.average(dict(sorted(by_id.items(), key=lambda item: (isinstance(item[0], str), item[0]))))
 
 
 def warn_of_short_videos(metrics: Mapping[str, float], prefix: str, lengths: Sequence[int]) -> None:
-    """Warns where a metric over clips (``prefix`` and their length) is NaN: no video is as long."""
+    """Warn if a metric over clips (``prefix`` and clip length) is NaN because no video is long enough."""
     missing = [length for length in lengths if np.isnan(metrics[f'{prefix}{length}'])]
     if missing:
         print_log(
@@ -112,10 +111,10 @@ def warn_of_short_videos(metrics: Mapping[str, float], prefix: str, lengths: Seq
 
 
 def things_of(meta: Mapping[str, Any] | None) -> dict[int, bool]:
-    """Whether each label is a thing, from ``classes`` and ``thing_classes`` of ``dataset_meta``.
+    """Map each label to whether it is a thing, from ``classes`` and ``thing_classes`` of ``dataset_meta``.
 
     Raises:
-        ValueError: one of them is missing.
+        ValueError: either is missing.
     """
     if not meta or not meta.get('classes') or 'thing_classes' not in meta:
         raise ValueError(
@@ -125,7 +124,7 @@ def things_of(meta: Mapping[str, Any] | None) -> dict[int, bool]:
 
 
 def frame_ground_truth(frame: DetDataSample, size: tuple[int, int]) -> FrameGroundTruth:
-    """Ground truth of a frame, from ``gt_instances`` and, crowds, ``ignored_instances``.
+    """Read the ground truth of a frame, from ``gt_instances`` and, for crowds, ``ignored_instances``.
 
     Args:
         frame: with ``instances_ids``, ``labels`` and ``masks`` (mmdet's BitmapMasks or PolygonMasks, or bool).
@@ -152,13 +151,13 @@ def frame_ground_truth(frame: DetDataSample, size: tuple[int, int]) -> FrameGrou
 
 
 def name_of(frame: DetDataSample) -> str:
-    """A frame in messages."""
+    """Describe a frame, for messages."""
     meta = frame.metainfo
     return f'frame {meta.get("frame_id")} of video {meta.get("video_id")} ({meta.get("img_path")})'
 
 
 def segment_map(frame: DetDataSample, field: str) -> np.ndarray:
-    """(H, W), integers, of ``field.sem_seg`` of a frame; raises ValueError where it is something else."""
+    """Read ``field.sem_seg`` of a frame as integers (H, W); raises ValueError for other shapes or types."""
     if field not in frame:
         raise ValueError(f'{name_of(frame)} has no {field}: the metric needs a model of another task')
     ids = frame.get(field).sem_seg.cpu().numpy()
@@ -170,7 +169,7 @@ def segment_map(frame: DetDataSample, field: str) -> np.ndarray:
 
 
 def _as_array(masks: Any, size: tuple[int, int], frame: DetDataSample) -> np.ndarray:
-    """(N, *size), bool."""
+    """Convert masks to an array (N, *size), bool."""
     array = masks.to_ndarray() if hasattr(masks, 'to_ndarray') else torch.as_tensor(masks).cpu().numpy()
     if len(array) == 0:
         return np.zeros((0, *size), bool)

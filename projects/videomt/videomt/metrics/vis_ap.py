@@ -1,7 +1,8 @@
 """AP and AR of tracks by the rules of YouTube-VIS (Yang et al., "Video Instance Segmentation", ICCV 2019, section 3.2).
 
-A track is right where its IoU with a true one is large enough: intersection and union are summed over all frames of
-the video. All else is COCO's, whose evaluation matches and averages here, too.
+A predicted track is a true positive if its IoU with a ground-truth track is large enough; intersection and union are
+summed over all frames of the video. Otherwise the rules are COCO's, and COCO's evaluation does the matching and
+averaging.
 """
 
 import json
@@ -27,7 +28,7 @@ from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 from videomt.metrics.video_metric import VideoMetric, frame_ground_truth, name_of
 
-# Of a track the mean over the frames in which it is seen, in pixels; as in the data set's own evaluation.
+# Ranges of a track's mean area over the frames in which it is visible, in pixels; as in the data set's own evaluation.
 AREAS: list[tuple[float, float]] = [(0, 1e10), (0, 128**2), (128**2, 256**2), (256**2, 1e10)]
 MAX_DETS = (1, 10, 100)
 KEYS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR@1', 'AR@10')
@@ -35,33 +36,33 @@ KEYS = ('AP', 'AP50', 'AP75', 'AP_s', 'AP_m', 'AP_l', 'AR@1', 'AR@10')
 
 @dataclass
 class Tube:
-    """A track: what is counted of its masks, and the masks themselves where they are written."""
+    """A track: statistics of its masks, and the masks themselves if results are written."""
 
     labels: Counter = field(default_factory=Counter)
     scores: list[float] = field(default_factory=list)
-    areas: list[int] = field(default_factory=list)  # of the frames in which it is seen
+    areas: list[int] = field(default_factory=list)  # of the frames in which it is visible
     rles: dict[int, RLE] = field(default_factory=dict)
     is_crowd: bool = False
 
     @property
     def label(self) -> int:
-        """The label of most frames."""
+        """Most frequent label."""
         return int(self.labels.most_common(1)[0][0])
 
     @property
     def score(self) -> float:
-        """Mean over the frames that have one."""
+        """Mean score over the frames that have one."""
         return float(np.mean(self.scores))
 
     @property
     def mean_area(self) -> float:
-        """In pixels."""
+        """Mean area in pixels over the frames in which it is visible."""
         return float(np.mean(self.areas)) if self.areas else 0.0
 
 
 @dataclass
 class Tracks:
-    """Counts of a video: predicted and true tracks by their ids, and common pixels of pairs of them."""
+    """Counts of a video: predicted and ground-truth tracks by id, and the common pixels of their pairs."""
 
     predicted: defaultdict[int, Tube] = field(default_factory=lambda: defaultdict(Tube))
     true: defaultdict[Any, Tube] = field(default_factory=lambda: defaultdict(Tube))
@@ -75,7 +76,7 @@ class Tracks:
         true: list[tuple[Any, int, RLE, bool]],
         keep: bool,
     ) -> None:
-        """Adds a frame: (id, label, score, mask) of predictions, (id, label, mask, is crowd) of truth."""
+        """Add a frame: (id, label, score, mask) of predictions, (id, label, mask, is crowd) of ground truth."""
         rles = [one[3] for one in predicted], [one[2] for one in true]
         pred_areas, true_areas = areas(rles[0]), areas(rles[1])
         for (id_, label, score, rle), area in zip(predicted, pred_areas.tolist(), strict=True):
@@ -92,7 +93,7 @@ class Tracks:
             tube.is_crowd = is_crowd
         if predicted and true:
             iou = mask_api.iou(rles[0], rles[1], [0] * len(true))
-            # i / (a + b - i) = iou; rounding undoes that of the division.
+            # Solve i / (a + b - i) = iou for i; rounding removes the error of the division.
             pixels = np.rint(iou * (pred_areas[:, None] + true_areas) / (1 + iou)).astype(np.int64)
             for row, column in np.argwhere(pixels).tolist():
                 self.common[predicted[row][0], true[column][0]] += int(pixels[row, column])
@@ -103,15 +104,16 @@ class Tracks:
 class VideoInstanceAP(VideoMetric):
     """AP and AR of tracks, in percent: AP@[.5:.95], AP50, AP75, by size (AP_s, AP_m, AP_l), AR@1 and AR@10.
 
-    NaN where there is nothing to average over. Sizes are those of the data set's own evaluation: the mean area of a
-    track where it is seen, below 128^2, below 256^2 pixels and above. A prediction is a track by its ``instances_id``;
-    its score is the mean over its frames, its label the most frequent one.
+    NaN if there is nothing to average over. Sizes are those of the data set's own evaluation, by a track's mean area
+    where it is visible: below 128^2 pixels, below 256^2 pixels, and above. Predictions with the same ``instances_id``
+    form a track; its score is the mean over its frames, its label the most frequent one.
 
     Args:
-        out_dir: where to write ``results.json`` and ``results.zip`` (which holds it), as the servers of YouTube-VIS and
-            OVIS take them, when all videos are done. Category ids are ``category_ids`` of dataset_meta, or label + 1.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
-        prefix: of the keys.
+        out_dir: folder for ``results.json`` and ``results.zip`` (which contains it), in the format of the servers of
+            YouTube-VIS and OVIS, written when all videos are done. Category ids are ``category_ids`` of dataset_meta,
+            or label + 1.
+        format_only: write result files, do not evaluate (test sets); needs ``out_dir``.
+        prefix: prefix of the metric's keys.
         collect_device, collect_dir: see mmengine's `BaseMetric`.
 
     Raises:
@@ -136,7 +138,7 @@ class VideoInstanceAP(VideoMetric):
         return Tracks(video_id=frame.metainfo['video_id'])
 
     def add_frame(self, counts: Tracks, frame: DetDataSample) -> None:
-        """Counts a frame: ``pred_track_instances`` with ``instances_id``, ``labels``, ``scores``, ``masks``."""
+        """Count a frame: ``pred_track_instances`` with ``instances_id``, ``labels``, ``scores``, ``masks``."""
         found = frame.get('pred_track_instances')
         if found is None or 'masks' not in found:
             raise ValueError(f'{name_of(frame)} has no pred_track_instances.masks: AP of tracks needs a VIS model')
@@ -159,7 +161,7 @@ class VideoInstanceAP(VideoMetric):
         counts.add(list(zip(ids, labels, scores, rles, strict=True)), true, keep=self.out_dir is not None)
 
     def end_video(self, counts: Tracks) -> tuple[ImageMatches | None, list[str]]:
-        """Matches, and one line of the result file per track."""
+        """Return the video's matches, and one line of the result file per track."""
         lines = [] if self.out_dir is None else self._lines(counts)
         return None if self.format_only else match_tracks(counts), lines
 
@@ -208,7 +210,7 @@ class VideoInstanceAP(VideoMetric):
 
 
 def _true_tracks(frame: DetDataSample, size: tuple[int, int]) -> list[tuple[Any, int, RLE, bool]]:
-    """Id, label, mask and whether it is a crowd of each true instance of a frame."""
+    """Id, label, mask and is crowd of each ground-truth instance of a frame."""
     true = frame_ground_truth(frame, size)
     rles = encode_masks(true.masks)
     columns = (true.ids.tolist(), true.labels.tolist(), rles, true.is_crowd.tolist())
@@ -216,7 +218,7 @@ def _true_tracks(frame: DetDataSample, size: tuple[int, int]) -> list[tuple[Any,
 
 
 def match_tracks(tracks: Tracks) -> ImageMatches:
-    """Matches the tracks of a video as COCO matches the instances of an image."""
+    """Match the tracks of a video as COCO matches the instances of an image."""
     iou = track_iou(tracks)
     true = [(tube.label, tube.mean_area, tube.is_crowd) for tube in tracks.true.values()]
     predicted = [(tube.label, tube.mean_area, tube.score) for tube in tracks.predicted.values()]
@@ -224,7 +226,7 @@ def match_tracks(tracks: Tracks) -> ImageMatches:
 
 
 def track_iou(tracks: Tracks) -> np.ndarray:
-    """IoU (P, G), float64, over all frames; rows and columns in the order of the dictionaries."""
+    """Compute the IoU of tracks over all frames, (P, G), float64, in the order of the dictionaries."""
     pred_areas, true_areas = (
         np.array([sum(tube.areas) for tube in side.values()], np.int64) for side in (tracks.predicted, tracks.true)
     )
@@ -239,7 +241,7 @@ def track_iou(tracks: Tracks) -> np.ndarray:
 
 
 def write_vis_results(folder: Path, lines: list[str]) -> None:
-    """Writes ``results.json`` and ``results.zip`` with it; each appears when it is complete."""
+    """Write ``results.json``, and ``results.zip`` with it; each gets its final name when it is complete."""
     content = ('[\n' + ',\n'.join(lines) + '\n]\n').encode()
     write_whole(folder / 'results.json', content)
     packed = BytesIO()

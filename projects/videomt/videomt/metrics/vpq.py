@@ -17,15 +17,15 @@ Counts = tuple[Overlaps, VideoFiles]
 
 
 def count_tubes(overlap: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> np.ndarray:
-    """Counts of one window by the rules of PQ, of tubes in place of segments.
+    """Count the tubes of one window by the rules of PQ, with tubes in place of segments.
 
     Args:
         overlap: (G + 1, P + 1), pixels, row and column 0 void.
-        true: (G,), labels; those that the window does not show do not count.
+        true: (G,), labels; tubes without a pixel in the window do not count.
         predicted: (P,), labels, the same.
 
     Returns:
-        (R, 5), as of `count_panoptic`.
+        (R, 5), as from `count_panoptic`.
     """
     rows, columns = np.flatnonzero(overlap[1:].sum(axis=1)), np.flatnonzero(overlap[:, 1:].sum(axis=0))
     shown = overlap[np.ix_([0, *(rows + 1)], [0, *(columns + 1)])]
@@ -36,22 +36,22 @@ def count_tubes(overlap: np.ndarray, true: np.ndarray, predicted: np.ndarray) ->
 class VideoPanopticQuality(VideoMetric):
     """VPQ over all classes, things (_th) and stuff (_st), in percent; and VPQ<k> of each tube length.
 
-    PQ of tubes of k frames, counted over all windows of k consecutive frames of all videos; a video shorter than k
-    has none. VPQ is the mean over the lengths. NaN where there is no class to average over.
+    VPQ<k> is the PQ of tubes of k frames, counted over all windows of k consecutive frames of all videos; a video
+    shorter than k has no window. VPQ is the mean over the lengths. NaN if there is no class to average over.
 
-    dataset_meta says with ``thing_classes`` which ``classes`` are things. Predictions are ``pred_panoptic_seg.sem_seg``
+    ``thing_classes`` of dataset_meta states which ``classes`` are things. Predictions are ``pred_panoptic_seg.sem_seg``
     (1, H, W), label + 1000 * id; ground truth is in ``gt_instances``, one instance per segment.
 
     Args:
         tube_lengths: in frames.
-        out_dir: where to write ``pan_pred`` and ``pred.json`` as VIPSeg's evaluation takes them, see
-            `PanopticResults`. With several nodes this must be shared storage.
-        format_only: write, do not evaluate (test sets); needs ``out_dir``.
-        prefix: of the keys.
+        out_dir: folder for ``pan_pred`` and ``pred.json`` in the format of VIPSeg's evaluation; see `PanopticResults`.
+            With several nodes, it must be on shared storage.
+        format_only: write result files, do not evaluate (test sets); needs ``out_dir``.
+        prefix: prefix of the metric's keys.
         collect_device, collect_dir: see mmengine's `BaseMetric`.
 
     Raises:
-        ValueError: there is no tube length or one below 1, or ``format_only`` without ``out_dir``.
+        ValueError: ``tube_lengths`` is empty or has a length below 1, or ``format_only`` without ``out_dir``.
     """
 
     default_prefix = 'vps'
@@ -85,7 +85,7 @@ class VideoPanopticQuality(VideoMetric):
             self._files.write(files, frame, panoptic, self.dataset_meta)
 
     def end_video(self, counts: Counts) -> tuple[list[np.ndarray], VideoFiles]:
-        """(K, 5) counts of each tube length, and what was written."""
+        """Return the counts (K, 5) of each tube length, and the video's result files."""
         overlaps, files = counts
         num_classes = overlaps.num_classes
         true, predicted = overlaps.true[:, 0], overlaps.predicted[:, 0]
