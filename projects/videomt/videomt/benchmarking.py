@@ -179,7 +179,7 @@ def logits_call(problem: Namespace, parts: Callable[[], Iterator[tuple[Tensor, T
 
 @VIDEO.side('eomt')
 def eomt_clip(problem: Namespace) -> Call:
-    """Run EoMT on the frames one by one, that is, VidEoMT without its state."""
+    """EoMT on the frames one by one, that is, VidEoMT without its state."""
     model = clip_model(problem)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
@@ -191,7 +191,7 @@ def eomt_clip(problem: Namespace) -> Call:
 
 
 def videomt_clip(problem: Namespace, window: int | None = None) -> Call:
-    """Run VidEoMT on windows of ``window`` frames; None: on all frames at once."""
+    """VidEoMT on windows of ``window`` frames; None: on all frames at once."""
     model = clip_model(problem)
 
     def parts() -> Iterator[tuple[Tensor, Tensor]]:
@@ -208,7 +208,7 @@ VIDEO.sides.update(videomt=partial(videomt_clip, window=1), videomt_whole=videom
 
 @VIDEO.side('transformers')
 def transformers_clip(problem: Namespace) -> Call | None:
-    """Run transformers' VidEoMT (sdpa), which supports DINOv2 with registers and square frames only."""
+    """transformers' VidEoMT (sdpa), which supports DINOv2 with registers and square frames only."""
     ours, size = clip_model(problem), problem.frames.shape[-1]
     if problem.frames.shape[-2] != size or describe(ours.state_dict()).family != 'dinov2':
         return None

@@ -100,7 +100,7 @@ class LoadVIPSegTracks(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: Results) -> Results:
-        """Loads ``results['seg_map_path']``, where there is one."""
+        """Load ``results['seg_map_path']``, if there is one."""
         path, size = results.get('seg_map_path'), _size(results)
         if path is None:
             store_tracks(results, [], [], [], size)
@@ -135,7 +135,7 @@ class LoadVSPWTracks(BaseTransform):
         self.backend_args = backend_args
 
     def transform(self, results: Results) -> Results:
-        """Loads ``results['seg_map_path']``, where there is one."""
+        """Load ``results['seg_map_path']``, if there is one."""
         path, size = results.get('seg_map_path'), _size(results)
         if path is None:
             store_tracks(results, [], [], [], size)
