@@ -1,4 +1,4 @@
-"""mmdet: Mask2Former's losses, post-processing and pipeline, and the metric for COCO's masks."""
+"""mmdet's sides: Mask2Former's losses, post-processing and pipeline, and the metric for COCO's masks."""
 
 import copy
 import importlib.util
@@ -29,7 +29,7 @@ MASK2FORMER = 'mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic'
 
 @CRITERION.side('mmdet')
 def criterion(problem: Namespace) -> Call:
-    """``Mask2FormerHead.loss_by_feat`` of its own config; bool masks take it less time than its own int64 ones."""
+    """Losses by ``Mask2FormerHead.loss_by_feat`` of its own config, with bool masks, faster than its int64 ones."""
     cfg = side_config(MASK2FORMER, num_queries=problem.class_logits[0].shape[1]).model
     cfg.train_cfg.num_points = problem.num_points
     with DefaultScope.overwrite_default_scope('mmdet'):
@@ -41,7 +41,7 @@ def criterion(problem: Namespace) -> Call:
 
 @POSTPROCESS.side('mmdet')
 def postprocess(problem: Namespace) -> Call:
-    """The upsampling of ``MaskFormerHead.predict``, then the fusion head with the published thresholds."""
+    """Upsampling as in ``MaskFormerHead.predict``, then the fusion head with the published thresholds."""
     panoptic, geometry = problem.task == 'panoptic', problem.geometry
     settings = dict(object_mask_thr=0.8, iou_thr=0.8, filter_low_score=True, max_per_image=problem.max_per_image)
     settings.update(panoptic_on=panoptic, instance_on=not panoptic)
@@ -64,7 +64,7 @@ def instance_ap(problem: Namespace) -> Call:
 
 @PIPELINE.side('mmdet')
 def pipeline(problem: Namespace) -> Call:
-    """Mask2Former's training pipeline (large-scale jitter); samples come out with one mask per segment."""
+    """Mask2Former's training pipeline (large-scale jitter); samples have one mask per segment."""
     provide_rgb2id()
     size = problem.size
     steps = [
@@ -80,7 +80,7 @@ def pipeline(problem: Namespace) -> Call:
 
 
 def provide_rgb2id() -> None:
-    """The function of panopticapi that mmdet's loading calls, where the package is missing."""
+    """Replace the function of panopticapi that mmdet's loading calls, if the package is missing."""
     if 'panopticapi' not in sys.modules and importlib.util.find_spec('panopticapi') is None:
         package, utils = ModuleType('panopticapi'), ModuleType('panopticapi.utils')
         utils.rgb2id = lambda rgb: rgb.astype(np.int32) @ np.array([1, 256, 65536], np.int32)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""panopticapi, which needs numpy below 2: this file runs itself with the Python of another environment."""
+"""panopticapi's side. It needs numpy below 2, so this file runs itself with the Python of another environment."""
 
 import argparse
 import importlib
@@ -11,9 +11,9 @@ from typing import Any
 
 
 def pq(problem: argparse.Namespace) -> Any:
-    """A call that has the other process count once; its result: PQ, SQ and RQ of each category."""
+    """Make a call that lets the other process count once and returns PQ, SQ and RQ of each category."""
     memory = ['--in-memory'] if problem.in_memory else []
-    threads = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')  # more would run beside the Python that is timed
+    threads = dict(OMP_NUM_THREADS='1', OPENBLAS_NUM_THREADS='1')  # more threads would compete with the timed process
     process = subprocess.Popen(
         [problem.python, __file__, str(problem.path), *memory],
         env=dict(os.environ, **threads),
@@ -39,7 +39,7 @@ def pq(problem: argparse.Namespace) -> Any:
 
 
 class DecodedMap:
-    """Stands for an image file whose ids are known."""
+    """Stand-in for an image file whose ids are already in memory."""
 
     def __init__(self, ids: Any) -> None:
         self.ids = ids
@@ -49,7 +49,7 @@ class DecodedMap:
 
 
 def decode_before(evaluation: Any, folder: Path) -> None:
-    """Have panopticapi find the maps in memory."""
+    """Make panopticapi read the maps from memory."""
     np: Any = importlib.import_module('numpy')
     image, rgb2id = evaluation.Image, evaluation.rgb2id
     maps = {
@@ -60,7 +60,7 @@ def decode_before(evaluation: Any, folder: Path) -> None:
 
 
 def count(evaluation: Any, folder: Path) -> dict[str, list[float]]:
-    """PQ, SQ and RQ of each category by panopticapi's own function for one process."""
+    """Compute PQ, SQ and RQ of each category with panopticapi's own single-process function."""
     data = {side: json.loads((folder / f'{side}.json').read_text()) for side in ('gt', 'pred')}
     categories = {category['id']: category for category in data['gt']['categories']}
     pairs = list(zip(data['gt']['annotations'], data['pred']['annotations']))  # noqa: B905 Python of any age
@@ -84,7 +84,7 @@ def main() -> None:
 
 if __name__ == '__main__':
     main()
-else:  # the other environment has no package benchmark
+else:  # the other environment lacks the package benchmark
     from benchmark.subjects.metrics import PQ
 
     PQ.sides['panopticapi'] = pq

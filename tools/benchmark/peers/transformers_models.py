@@ -1,4 +1,4 @@
-"""EoMT of transformers, with fused attention and the weights of our network."""
+"""transformers' sides: its EoMT, with fused attention and the weights of our network."""
 
 from argparse import Namespace
 from types import SimpleNamespace
@@ -18,7 +18,7 @@ from eomt_mm.checkpoints.exporting import huggingface_model
 
 
 def network(problem: Namespace, size: int) -> Any:
-    """Its model in evaluation, masks off, with the weights of :func:`benchmark.subjects.network.network`."""
+    """Build its model in eval mode, masks off, with the weights of :func:`benchmark.subjects.network.network`."""
     model = ours.network(problem.cfg)
     num_heads = model.backbone.vit.blocks[0].attn.num_heads
     weights, config = huggingface_model(model.state_dict(), img_size=size, num_heads=num_heads)
@@ -43,7 +43,7 @@ def forward(problem: Namespace) -> Call:
 
 @ours.TRAINING.side('transformers')
 def training(problem: Namespace) -> Call:
-    """A step with its own loss."""
+    """Training step with its own loss."""
     theirs = network(problem, problem.images.shape[-1]).train()
     theirs.attn_mask_probs.fill_(1)
     labels = [target['labels'] for target in problem.targets]
@@ -63,7 +63,7 @@ def processor_of(size: int) -> Any:
 
 
 def panoptic_map(processor: Any, outputs: Any, size: tuple[int, int], classes: tuple[int, int]) -> Tensor:
-    """Segment numbers (H, W) at ``size``; ``classes``: numbers of things and of stuff."""
+    """Post-process to segment ids (H, W) at ``size``; ``classes``: numbers of thing and stuff classes."""
     stuff = list(range(classes[0], sum(classes)))
     (found,) = processor.post_process_panoptic_segmentation(outputs, target_sizes=[size], stuff_classes=stuff)
     return found['segmentation']
@@ -71,7 +71,7 @@ def panoptic_map(processor: Any, outputs: Any, size: tuple[int, int], classes: t
 
 @POSTPROCESS.side('transformers')
 def postprocess(problem: Namespace) -> Call | None:
-    """``post_process_panoptic_segmentation``; panoptic maps only."""
+    """Post-processing by ``post_process_panoptic_segmentation``; panoptic maps only."""
     if problem.task != 'panoptic':
         return None
     processor = processor_of(max(problem.geometry.input_size))
@@ -82,7 +82,7 @@ def postprocess(problem: Namespace) -> Call | None:
 
 @ours.FILE_TO_PANOPTIC.side('transformers')
 def file_to_panoptic(problem: Namespace) -> Call:
-    """``PIL.Image.open``, ``EomtImageProcessor``, the model, and ``post_process_panoptic_segmentation``."""
+    """From file to map: ``PIL.Image.open``, ``EomtImageProcessor``, model, ``post_process_panoptic_segmentation``."""
     size, classes = problem.cfg.img_size, class_counts(problem.cfg)
     theirs, processor = network(problem, size), processor_of(size)
     theirs.num_classes = sum(classes)

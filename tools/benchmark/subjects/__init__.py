@@ -1,1 +1,1 @@
-"""The parts of EoMT that have peers: of each the options, what all sides get, our side, and how results agree."""
+"""Subjects, the parts of EoMT that have peers: options, common input, our side, and how to compare results."""

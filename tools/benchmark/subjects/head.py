@@ -1,4 +1,4 @@
-"""After the network: matching with losses, and post-processing, both of given logits of COCO's classes."""
+"""Subjects after the network: matching with losses, and post-processing, of given logits of COCO's classes."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ THINGS, STUFF = 80, 53  # COCO
 
 
 def criterion_problem(args: Namespace) -> Namespace:
-    """Class logits (B, Q, K + 1) and mask logits (B, Q, S/4, S/4) per layer, and targets."""
+    """Generate class logits (B, Q, K + 1) and mask logits (B, Q, S/4, S/4) per layer, and targets."""
     generator = torch.Generator().manual_seed(0)
     shape, side = (args.batch, args.queries), args.size // 4
     num_classes = THINGS + STUFF
@@ -55,12 +55,12 @@ CRITERION = SUBJECTS['criterion'] = Subject(
 
 
 def losses_call(problem: Namespace, losses: Callable[[], Mapping[str, Tensor]]) -> Call:
-    """A call of ``losses()``, which gives tensors of shape () or (1,) by name; its result: these sorted, gradients."""
+    """Make a call of ``losses()``, which returns tensors () or (1,) by name; result: these, sorted, and gradients."""
     logits = [*problem.class_logits, *problem.mask_logits]
 
     def call() -> list[Tensor]:
         for one in logits:
-            one.grad = None  # gradients start anew, as after an optimiser's step
+            one.grad = None  # reset gradients, as after an optimiser step
         found = losses()
         values = torch.cat([found[name].flatten() for name in sorted(found)])
         if not problem.backward:
@@ -78,7 +78,7 @@ def criterion(problem: Namespace) -> Call:
 
 
 def postprocess_problem(args: Namespace) -> Namespace:
-    """Class logits (1, Q, K + 1) of which ``args.kept`` pass 0.8, mask logits (1, Q, S/4, S/4) of blurred discs."""
+    """Generate class logits (1, Q, K + 1), ``args.kept`` above 0.8, mask logits (1, Q, S/4, S/4) of blurred discs."""
     generator = torch.Generator().manual_seed(0)
     num_stuff = STUFF if args.task == 'panoptic' else 0
     num_classes, queries = THINGS + num_stuff, args.queries
@@ -122,7 +122,7 @@ POSTPROCESS = SUBJECTS['postprocess'] = Subject(
 
 @POSTPROCESS.side('eomt_mm')
 def postprocess(problem: Namespace) -> Call:
-    """``EoMTDetHead.predict``: choice of queries, ``Padding.invert``, segments or instances, mmdet's encoding."""
+    """Our ``EoMTDetHead.predict``: choice of queries, ``Padding.invert``, segments or instances, mmdet's encoding."""
     sizes = dict(embed_dim=16, depth=2, patch_size=16, num_blocks=1, max_per_image=problem.max_per_image)
     head = EoMTDetHead(problem.task, problem.num_things, problem.num_stuff, **sizes)
     sample = DetDataSample(metainfo=dict(geometry=problem.geometry))

@@ -1,4 +1,4 @@
-"""The metrics: panoptic quality of files, and mask AP of results in memory."""
+"""Subjects of metrics: panoptic quality of files, and mask AP of results in memory."""
 
 import json
 import logging
@@ -28,7 +28,7 @@ PER_IMAGE, PERIOD = 7, 16  # annotated instances; images after which masks repea
 
 
 def smooth_noise(rng: np.random.Generator, cells: Any, size: tuple[int, int]) -> np.ndarray:
-    """Float map of ``size``, about 0 to 1, between random values on a grid of ``cells``."""
+    """Interpolate random values on a grid of ``cells`` to a float map of ``size``, about 0 to 1."""
     return cv2.resize(rng.random(cells).astype(np.float32), size[::-1], interpolation=cv2.INTER_CUBIC)
 
 
@@ -36,7 +36,7 @@ def smooth_noise(rng: np.random.Generator, cells: Any, size: tuple[int, int]) ->
 
 
 def pq_problem(args: Namespace) -> Namespace:
-    """Ground truth ``gt.json`` and ``gt/``, predictions ``pred.json`` and ``pred/``; segment 0 is void."""
+    """Write ground truth ``gt.json`` and ``gt/``, predictions ``pred.json`` and ``pred/``; segment 0 is void."""
     rng, size, count = np.random.default_rng(0), tuple(args.ori_size), args.num_segments
     folder = tempfile.TemporaryDirectory()  # lives as long as the problem
     path = Path(folder.name)
@@ -68,7 +68,7 @@ def pq_problem(args: Namespace) -> Namespace:
 
 
 def predicted_ids(rng: np.random.Generator, ids: np.ndarray, count: int) -> np.ndarray:
-    """The ground truth moved by up to a fortieth of its height, some of its segments merged."""
+    """Make a prediction: the ground truth shifted by up to a fortieth of its height, with some segments merged."""
     reach = ids.shape[0] // 40
     moved = np.roll(ids, tuple(rng.integers(-reach, reach + 1, 2)), axis=(0, 1))
     table = np.arange(count)
@@ -77,7 +77,7 @@ def predicted_ids(rng: np.random.Generator, ids: np.ndarray, count: int) -> np.n
 
 
 def check_qualities(results: Results) -> str:
-    """PQ, SQ and RQ of all categories, which are NaN with us and 0 with panopticapi where nothing was counted."""
+    """Compare PQ, SQ and RQ of all categories; if nothing was counted, ours are NaN and panopticapi's are 0."""
     mine, other = (results[side] for side in ('eomt_mm', 'panopticapi'))
     if mine.keys() != other.keys():
         raise RuntimeError(f'{len(mine)} categories with eomt_mm, {len(other)} with panopticapi')
@@ -105,14 +105,14 @@ PQ = SUBJECTS['pq'] = Subject(
 
 @PQ.side('eomt_mm')
 def pq(problem: Namespace) -> Call:
-    """``pq_of_files``; its result: PQ, SQ and RQ of each category."""
+    """Our ``pq_of_files``; result: PQ, SQ and RQ of each category."""
     read: Any = panoptic_files.read_panoptic_png
     if problem.in_memory:
         read = {str(path): read(path) for path in problem.path.glob('*/*.png')}.__getitem__
 
     def call() -> dict[str, tuple[float, ...]]:
         gt_json, gt, pred_json, pred = (str(problem.path / name) for name in ('gt.json', 'gt', 'pred.json', 'pred'))
-        cv2.setNumThreads(1)  # its threads would run beside the Python that is timed
+        cv2.setNumThreads(1)  # its threads would compete with the timed process
         with mock.patch.object(panoptic_files, 'read_panoptic_png', read):
             _, per_class = panoptic_files.pq_of_files(gt_json, gt, pred_json, pred)
         return {str(id_): (one['pq'], one['sq'], one['rq']) for id_, one in per_class.items()}
@@ -124,7 +124,7 @@ def pq(problem: Namespace) -> Call:
 
 
 def instances_problem(args: Namespace) -> Namespace:
-    """Random masks as ground truth, shifted ones and others as predictions, both the same again every few images.
+    """Generate random masks as ground truth, and shifted and other masks as predictions; both repeat after some images.
 
     Returns:
         ``file``: COCO json of the ground truth; ``predictions``: of ``PERIOD`` images; ``size`` and ``num_images``.
@@ -148,7 +148,7 @@ def instances_problem(args: Namespace) -> Namespace:
 
 
 def coco_file(pool: np.ndarray, annotated: np.ndarray, num_images: int) -> dict[str, Any]:
-    """COCO's json of masks (M, H, W), by the numbers of masks and labels (``PERIOD``, ``PER_IMAGE``, 2) of images."""
+    """Build COCO's JSON of masks (M, H, W), given mask numbers and labels (``PERIOD``, ``PER_IMAGE``, 2) of images."""
     height, width = pool.shape[1:]
     outlines = mask_api.encode(np.asfortranarray(pool.transpose(1, 2, 0), np.uint8))
     annotations = [
@@ -166,7 +166,7 @@ def coco_file(pool: np.ndarray, annotated: np.ndarray, num_images: int) -> dict[
 
 
 def check_numbers(results: Results) -> str:
-    """mAP of each side; mmdet rounds it to three digits."""
+    """Compare the mAP of the sides; mmdet rounds it to three digits."""
     text = 'mAP: ' + ', '.join(f'{name} {value:.3f}' for name, value in results.items())
     if max(results.values()) - min(results.values()) > 1e-3:
         raise RuntimeError(f'{text}: they differ')
@@ -186,14 +186,14 @@ INSTANCE_AP = SUBJECTS['instance_ap'] = Subject(
 
 
 def scoring(problem: Namespace, make: Callable[[str], Any]) -> Call:
-    """A call for the mAP of a new metric of the file, which is given all results."""
+    """Make a call that passes all results to a new metric of the file and returns its mAP."""
 
     def call() -> float:
         metric = make(str(problem.file))
         metric.dataset_meta = dict(classes=CLASSES)
         for k in range(problem.num_images):
             found = dict(problem.predictions[k % PERIOD])
-            found['scores'] = found['scores'] * (1 - k / 1e5)  # no two are equal
+            found['scores'] = found['scores'] * (1 - k / 1e5)  # no two scores are equal
             metric.process(None, [dict(img_id=k, ori_shape=problem.size, pred_instances=found)])
         return float(metric.evaluate(problem.num_images)['coco/segm_mAP'])
 

@@ -1,4 +1,4 @@
-"""The network: its forward pass, a training step, and the way from an image file to the panoptic map."""
+"""Subjects of the network: its forward pass, a training step, and from an image file to the panoptic map."""
 
 import tempfile
 from argparse import Namespace
@@ -22,7 +22,7 @@ Logits = tuple[Tensor, Tensor]  # of classes (B, Q, K + 1) and masks (B, Q, H/4,
 
 
 def problem_of(args: Namespace) -> Namespace:
-    """A config, normalised images (B, 3, S, S), and the targets of each."""
+    """Make a config, normalised images (B, 3, S, S), and the targets of each."""
     cfg = eomt_config(args.config, (args.size, args.size), args.cfg_options)
     generator = torch.Generator().manual_seed(1)
     images = torch.randn(args.batch, 3, args.size, args.size, generator=generator)
@@ -31,7 +31,7 @@ def problem_of(args: Namespace) -> Namespace:
 
 
 def eomt_config(name: str, *changes: Any) -> Any:
-    """Config of a side; see :func:`~benchmark.configs.side_config`.
+    """Load the config of a side; see :func:`~benchmark.configs.side_config`.
 
     Raises:
         ValueError: it is none of EoMT's on images.
@@ -43,7 +43,7 @@ def eomt_config(name: str, *changes: Any) -> Any:
 
 
 def network(cfg: Config) -> Any:
-    """The config's model in evaluation; its random weights are the same in every process."""
+    """Build the config's model in eval mode; its random weights are the same in every process."""
     torch.manual_seed(0)
     return build_model(cfg, None, 'cpu')
 
@@ -71,7 +71,7 @@ def forward(problem: Namespace) -> Call:
 
 @FORWARD.side('timm')
 def plain_vit(problem: Namespace) -> Call:
-    """The ViT inside our model, alone; no predictions to compare."""
+    """Only the ViT of our model; there are no predictions to compare."""
     vit = network(problem.cfg).backbone.vit
 
     @torch.no_grad()
@@ -93,7 +93,7 @@ TRAINING = SUBJECTS['training'] = Subject(
 
 
 def training_step(model: nn.Module, loss_and_logits: Callable[[], tuple[Tensor, Logits]]) -> Call:
-    """Loss, backward pass and AdamW's step; its result: the logits."""
+    """Make a call of loss, backward pass and AdamW's step; result: the logits."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
 
     def call() -> Logits:
@@ -121,7 +121,7 @@ def training(problem: Namespace) -> Call:
 
 
 def file_problem(args: Namespace) -> Namespace:
-    """A panoptic config, an image file, and the folder that holds it."""
+    """Make a panoptic config, an image file, and the folder that holds it."""
     cfg = eomt_config(args.config, None, args.cfg_options)
     if task_of(cfg) != 'panoptic':
         raise ValueError(f'config {args.config}: its task is {task_of(cfg)}, not panoptic')

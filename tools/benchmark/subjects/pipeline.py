@@ -1,4 +1,4 @@
-"""The training pipeline: from files of COCO panoptic to samples."""
+"""Subject of the training pipeline: from files of COCO panoptic to samples."""
 
 from argparse import Namespace
 from typing import Any
@@ -12,7 +12,7 @@ from eomt_mm.synthetic.shapes import SHAPES_METAINFO
 
 
 def pipeline_problem(args: Namespace) -> Namespace:
-    """Files of COCO panoptic, of which both sides make samples."""
+    """Locate the files of COCO panoptic from which both sides make samples."""
     cfg = side_config(args.config, (args.size, args.size), data_root=args.data_root)
     files = dict(
         data_root=cfg.data_root,
@@ -39,7 +39,7 @@ PIPELINE = SUBJECTS['pipeline'] = Subject(
 
 
 def one_by_one(dataset_config: dict[str, Any]) -> Call:
-    """The next sample of a data set with every call."""
+    """Make a call that returns the next sample of a data set."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         dataset = DATASETS.build(dataset_config)
     indices = iter(range(10**9))
