@@ -99,7 +99,7 @@ def suggest_config(report: ImportReport) -> None:
     if leaves:
         report.notes.append(f'configs that fit: {", ".join(leaves)}')
     elif report.whole:
-        report.notes.append('no config of the package fits by name; take the nearest and change what is said above')
+        report.notes.append('no config of the package fits by name; adapt the nearest one to what is listed above')
 
 
 def write(

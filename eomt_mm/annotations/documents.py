@@ -223,8 +223,8 @@ def check_images(images: Iterable[Image], path: str) -> dict[Id, tuple[int, int]
         image['height'], image['width'] = size
         if image['id'] in sizes:
             raise ValueError(
-                f'{path}: ids of images must be unique ({image["id"]!r} is there twice); number them anew where '
-                'files were merged'
+                f'{path}: ids of images must be unique ({image["id"]!r} occurs twice); renumber them if files '
+                'were merged'
             )
         sizes[image['id']] = size
     return sizes

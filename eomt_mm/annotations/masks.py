@@ -87,7 +87,7 @@ def check_runs(mask: Any, whose: str) -> RLE:
     stated = mask.get('size') if isinstance(mask, dict) else None
     size = tuple(stated) if isinstance(stated, list | tuple) else ()
     if len(size) != 2 or not all(isinstance(side, int) and 1 <= side <= MAX_SIDE for side in size):
-        raise ValueError(f'{whose}: {_short(mask)} are no run lengths with "size" [height, width] and "counts"')
+        raise ValueError(f'{whose}: {_short(mask)} is not a run-length mask with "size" [height, width] and "counts"')
     return _normalise_runs(mask, size, whose)
 
 

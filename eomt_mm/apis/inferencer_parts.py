@@ -152,7 +152,7 @@ def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
         dataset = dataset['dataset']
     if not dataset.get('pipeline'):
         raise ValueError(
-            f'{name_of(cfg)} has no test_dataloader.dataset.pipeline, which says how images are resized: add it'
+            f'{name_of(cfg)} has no test_dataloader.dataset.pipeline, which states how images are resized: add it'
         )
     others, loading = _without_loading(dataset['pipeline'])
     first = next((step for step in loading if 'LoadImage' in step['type']), {})

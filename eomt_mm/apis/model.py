@@ -48,7 +48,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
         state, report = import_for(cfg, checkpoint, model.state_dict())
         if report.missing:
             raise ValueError(
-                f'checkpoint {checkpoint} is no whole model: it lacks {len(report.missing)} weights, such as '
+                f'checkpoint {checkpoint} is not a complete model: it lacks {len(report.missing)} weights, such as '
                 f'{", ".join(report.missing[:3])}. Start a training from it with load_from; pretrained backbones '
                 f'belong to model.backbone.weights'
             )

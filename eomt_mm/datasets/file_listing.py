@@ -62,7 +62,7 @@ def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argu
             continue
         if found.setdefault(stem, name) != name:
             raise ValueError(
-                f'{found[stem]} and {name} differ only in their suffix: remove one, or choose by '
+                f'{found[stem]} and {name} differ only in their suffix: remove one, or choose with '
                 f"{argument}='{osp.splitext(found[stem])[1]}'"
             )
     return found

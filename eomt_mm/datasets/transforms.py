@@ -55,7 +55,7 @@ class ResizeToInput(BaseTransform):
         if fit not in ('inside', 'cover'):
             raise ValueError(f"fit='{fit}': 'inside' (instance, panoptic) or 'cover' (semantic)")
         if not max_aspect >= 1:
-            raise ValueError(f'max_aspect={max_aspect}: at least 1, which only squares have')
+            raise ValueError(f'max_aspect={max_aspect}: at least 1, the ratio of a square')
         self.max_aspect = max_aspect
         self.img_size = _as_size(img_size)
         self.fit = fit
@@ -66,7 +66,7 @@ class ResizeToInput(BaseTransform):
         if self.fit == 'cover' and max(h, w) > self.max_aspect * min(h, w):
             raise ValueError(
                 f'image {results.get("img_path")} has {w} x {h} pixels, more than {self.max_aspect:g} to 1, and its '
-                f'short side is resized to {min(self.img_size)}: cut it, or raise max_aspect of ResizeToInput'
+                f'short side is resized to {min(self.img_size)}: crop it, or raise max_aspect of ResizeToInput'
             )
         size = fitting_size((h, w), self.img_size, self.fit == 'inside')
         results['img'] = resize_image(results['img'], size)

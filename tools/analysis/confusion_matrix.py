@@ -167,7 +167,7 @@ def main(args: argparse.Namespace) -> None:
     cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     if 'decode_head' not in cfg.model:
         make_parser().error(
-            f'{args.config} is no semantic model: instances and panoptic segments have no confusion matrix'
+            f'{args.config} is not a semantic model: instances and panoptic segments have no confusion matrix'
         )
     if not args.results.exists():
         make_parser().error(f'{args.results} does not exist: write it with tools/test.py --out or --dump')

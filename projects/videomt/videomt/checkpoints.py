@@ -58,7 +58,7 @@ def export_huggingface(
     """
     updater = {name.partition('.')[2]: value.detach().cpu() for name, value in state.items() if UPDATER in name}
     if not updater:
-        raise ValueError('query_updater.weight is missing: these are no weights of a VidEoMT')
+        raise ValueError('query_updater.weight is missing: these are not the weights of a VidEoMT')
     found = describe(state)
     if found.family != 'dinov2' or norm_queries:
         raise ValueError(

@@ -58,7 +58,7 @@ class CocoClips(VideoDataset):
         }
         if not self.cat2label:
             raise ValueError(
-                f'none of the {len(known)} categories of {self.ann_file} has a place among the {len(classes)} classes '
+                f'none of the {len(known)} categories of {self.ann_file} maps to any of the {len(classes)} classes '
                 f"of target='{self.target}': give COCO's instances, with their ids"
             )
         report_crowds((bool(one.get('iscrowd', 0)) for one in data['annotations']), self.ann_file)

@@ -211,7 +211,7 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description='Writes a small generated video data set.')
+    parser = argparse.ArgumentParser(description='Write a small generated video data set.')
     parser.add_argument('format', choices=WRITERS)
     parser.add_argument('root', type=Path)
     parser.add_argument('--num-videos', type=int, default=4)

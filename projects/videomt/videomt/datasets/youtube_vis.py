@@ -107,7 +107,7 @@ def _check_videos(videos: list[Video], path: str) -> None:
             raise ValueError(f'{path}: video {video.get("id")} needs "id", "file_names", "height", "width" (pixels)')
         video['height'], video['width'] = check_size(video['height'], video['width'], f'{path}: video {video["id"]}')
     if len({video['id'] for video in videos}) < len(videos):
-        raise ValueError(f'{path}: ids of videos must be unique; number them anew where files were merged')
+        raise ValueError(f'{path}: ids of videos must be unique; renumber them if files were merged')
 
 
 def _check_annotations(data: TracksFile, path: str) -> None:
