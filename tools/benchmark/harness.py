@@ -89,7 +89,7 @@ def paired_ratio(numerator: Sequence[float], denominator: Sequence[float]) -> Sp
 
 
 def resident(field: str) -> int:
-    """Resident bytes of this process: 'VmRSS' now, 'VmHWM' peak (Linux; ``ru_maxrss`` starts at the parent's peak)."""
+    """Resident bytes of this process: 'VmRSS' now, 'VmHWM' peak (Linux; ``ru_maxrss`` is at least the parent's)."""
     line = next(line for line in Path('/proc/self/status').read_text().splitlines() if line.startswith(field))
     return int(line.split()[1]) * 1024
 
@@ -102,7 +102,7 @@ def free_unused() -> None:
 
 
 def peak_memory(make: Callable[[], Call]) -> int:
-    """Measure the peak growth, in bytes, of this process's resident set while building and calling twice (Linux).
+    """Measure how many bytes ``make`` and two calls of its result add to this process's peak resident set (Linux).
 
     Run it with :func:`in_fresh_process`, after a small problem has loaded libraries and started threads. In processes
     that had done other work (a test suite, on Linux 6.18), the measured growth was 0.
