@@ -9,7 +9,7 @@ from importlib.abc import MetaPathFinder
 
 import pytest
 import torch
-from copies import forget, in_copies
+from copies import in_new_processes
 from paths import ROOT
 
 # What the modules of a package may import beside the standard library: packages of eomt_mm, then other libraries.
@@ -135,11 +135,6 @@ def run_without_hosts(_: int, names: list[str]) -> None:
     assert not any(name.partition('.')[0] in HOSTS for name in sys.modules)
 
 
-def forget_hosts_and_run(_: int, names: list[str]) -> None:
-    forget('eomt_mm', *HOSTS)
-    run_without_hosts(_, names)
-
-
 @pytest.fixture
 def host_free() -> list[str]:
     names = sorted(name for name in modules() if package_of(name) in HOST_FREE or is_counting(name))
@@ -148,13 +143,7 @@ def host_free() -> list[str]:
 
 
 def test_host_free_packages_import_and_the_core_runs_without_hosts(host_free: list[str]) -> None:
-    in_copies(1, forget_hosts_and_run, host_free)
-
-
-@pytest.mark.slow
-def test_new_process_needs_no_hosts_either(host_free: list[str]) -> None:
-    """Where no host has imported or changed a library before."""
-    torch.multiprocessing.spawn(run_without_hosts, (host_free,))
+    in_new_processes(1, run_without_hosts, host_free)
 
 
 def test_the_test_finds_what_crosses() -> None:

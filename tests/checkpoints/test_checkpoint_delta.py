@@ -73,8 +73,8 @@ def test_base_for_absolute_weights_is_refused(tmp_path: Path, delta: Any) -> Non
     [
         (None, 'auto', 'stores no pixel_mean.*--weights'),
         (0.3, 'auto', r'pixel_mean of \[0.3, 0.3, 0.3\].*--weights'),
-        (0.0, 'absolute', r'--weights absolute: the pixel_mean stored .* says delta\. .*--weights delta'),
-        ('imagenet', 'delta', r'--weights delta: .* says absolute'),
+        (0.0, 'absolute', r'--weights absolute: the pixel_mean stored .* delta weights\. .*--weights delta'),
+        ('imagenet', 'delta', r'--weights delta: .*, that is, absolute weights'),
         ('imagenet', 'half', r"--weights half: one of 'auto'"),
     ],
 )

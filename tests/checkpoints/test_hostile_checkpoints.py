@@ -283,7 +283,7 @@ def test_files_of_other_kinds_are_named(content: bytes, found: str, tmp_path: Pa
 
 def test_safetensors_by_another_name_and_headers_without_end(tmp_path: Path) -> None:
     save_file(dict(w=torch.ones(2)), tmp_path / 'x.pth')
-    with pytest.raises(ValueError, match=r'x\.pth is a file of safetensors'):
+    with pytest.raises(ValueError, match=r'x\.pth is a safetensors file'):
         read_checkpoint(tmp_path / 'x.pth')
     (tmp_path / 'y.safetensors').write_bytes((2**40).to_bytes(8, 'little') + b'{}')
     with pytest.raises(ValueError, match=r'y\.safetensors is no complete safetensors file'):

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from amp_on_cpu import AmpOnCpu
-from copies import in_copies
+from copies import in_new_processes
 from process_runs import free_port
 from tool_runs import CONFIGS, losses, small
 from torch import Tensor, nn
@@ -255,7 +255,7 @@ def shard_with_a_nan(rank: int, port: int, folder: str) -> None:
 @pytest.mark.slow
 def test_all_processes_skip_and_end_where_one_has_a_nan(tmp_path: Path) -> None:
     """With sharded gradients, where no process sees those of another."""
-    in_copies(2, shard_with_a_nan, free_port(), str(tmp_path))
+    in_new_processes(2, shard_with_a_nan, free_port(), str(tmp_path))
     for rank in range(2):
         unchanged, texts = torch.load(tmp_path / f'{rank}.pt')
         assert unchanged

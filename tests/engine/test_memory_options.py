@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from copies import in_copies
+from copies import in_new_processes
 from mmengine.optim import build_optim_wrapper
 from paths import ROOT
 from torch import Tensor, nn
@@ -174,7 +174,7 @@ def _ddp_rank(rank: int, store: str, results: str) -> None:
 
 @pytest.mark.slow
 def test_checkpointing_and_frozen_stages_in_two_processes(tmp_path: Path) -> None:
-    in_copies(2, _ddp_rank, str(tmp_path / 'store'), str(tmp_path / 'gradients.pth'))
+    in_new_processes(2, _ddp_rank, str(tmp_path / 'store'), str(tmp_path / 'gradients.pth'))
     found = torch.load(tmp_path / 'gradients.pth')
     alone = [gradients(Network(frozen_stages=2).train(), pictures(seed=rank)) for rank in range(2)]
     assert found.keys() == alone[0].keys()

@@ -6,7 +6,7 @@ from typing import Any
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
 import torch
-from copies import in_copies
+from copies import in_new_processes
 from mmengine.runner import Runner
 from sharding_runs import (
     ShardingTestHook,
@@ -31,7 +31,7 @@ HALVES = range(3, 6)
 def pair(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[dict[str, Any]]]:
     """Folder of the runs of two processes, and what each of them saw."""
     folder = tmp_path_factory.mktemp('pair')
-    in_copies(2, two_processes, folder)
+    in_new_processes(2, two_processes, folder)
     return folder, [load(folder / f'rank{rank}.pth') for rank in range(2)]
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
-from copies import in_copies
+from copies import in_new_processes
 from drawing import Drawing
 from mmengine.logging import MessageHub
 from mmengine.model import BaseModel, MMDistributedDataParallel
@@ -335,7 +335,7 @@ def run_process(rank: int, port: int, folder: str) -> None:
 @pytest.mark.slow
 def test_two_processes_with_two_micro_batches_are_one_batch(tmp_path: Path) -> None:
     """Gradients are reduced once per step."""
-    in_copies(2, run_process, free_port(), str(tmp_path))
+    in_new_processes(2, run_process, free_port(), str(tmp_path))
     runner = make_runner(size=11)
     runner.loader['batch_size'] = 4
     make_loop(runner, 5).run()

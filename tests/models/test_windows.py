@@ -84,7 +84,10 @@ def test_batches_of_images_stay_whole(model: Any, monkeypatch: pytest.MonkeyPatc
 
 def test_window_batch_is_checked() -> None:
     head = load_config(CONFIG).model.decode_head
-    with DefaultScope.overwrite_default_scope('mmseg'), pytest.raises(ValueError, match='window_batch=0: at least 1'):
+    with (
+        DefaultScope.overwrite_default_scope('mmseg'),
+        pytest.raises(ValueError, match='window_batch=0: must be at least 1'),
+    ):
         MODELS.build({**head, 'window_batch': 0, 'embed_dim': 32, 'depth': 4, 'patch_size': 16})
 
 

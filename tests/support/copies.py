@@ -1,4 +1,4 @@
-"""Work in copies of this process, where it may change or end the process; new ones would import everything first."""
+"""Work in other processes, which it may change or end."""
 
 import sys
 from collections.abc import Callable
@@ -8,8 +8,13 @@ import torch
 
 
 def in_copies(number: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Run ``work(rank, *arguments)`` in each of ``number`` copies; what one raises, or how it ended, is raised here."""
+    """Run ``work(rank, *arguments)`` in ``number`` copies of this process, which import nothing; raise their errors."""
     torch.multiprocessing.start_processes(work, arguments, nprocs=number, start_method='fork')
+
+
+def in_new_processes(number: int, work: Callable[..., None], *arguments: Any) -> None:
+    """Do so in new processes. For work with gradients: autograd may refuse to run in a copy, because of its threads."""
+    torch.multiprocessing.spawn(work, arguments, nprocs=number)
 
 
 def forget(*packages: str) -> dict[str, Any]:

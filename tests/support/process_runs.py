@@ -12,7 +12,7 @@ from paths import ROOT
 import eomt_mm  # noqa: F401  isort: skip
 import torch
 import torch.distributed as dist
-from copies import in_copies
+from copies import in_new_processes
 from criterion_samples import gradient, gradients
 from mmdet.registry import DATASETS as DET_DATASETS, METRICS as DET_METRICS
 from mmdet.structures import DetDataSample
@@ -43,7 +43,7 @@ def free_port() -> int:
 
 def in_two_processes(folder: Path, *works: tuple[Callable[..., Any], tuple[Any, ...]]) -> list[list[Any]]:
     """What each ``function(*arguments)`` of ``works`` returns in each of two processes, run in ``folder``."""
-    in_copies(2, _process, free_port(), str(folder), works)
+    in_new_processes(2, _process, free_port(), str(folder), works)
     return [torch.load(folder / f'rank_{rank}.pt', weights_only=False) for rank in range(2)]
 
 

@@ -17,14 +17,8 @@ Examples:
     python tools/benchmark/compare.py video --frames 2
 """
 
-import argparse
 import sys
 from pathlib import Path
-
-if __name__ == '__main__':  # before torch is imported: -h and a missing subject are answered at once
-    first = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    first.add_argument('subject', metavar='SUBJECT', help='what is compared, such as forward; see the examples')
-    first.parse_args(sys.argv[1:2])
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules belong to a package
 
