@@ -8,17 +8,16 @@ from mmdet.datasets import CocoDataset
 from eomt_mm.annotations.documents import Instance, check_file_names
 from eomt_mm.datasets.coco_json import (
     InstanceAnnotations,
+    JsonDataset,
     categories_by_name,
-    images_to_train_on,
     read_instances_json,
     report_crowds,
 )
-from eomt_mm.datasets.file_listing import check_files, picked
 from eomt_mm.registry import DATASETS
 
 
 @DATASETS.register_module()
-class CocoInstance(CocoDataset):
+class CocoInstance(JsonDataset, CocoDataset):
     """COCO-format instances with masks: mmdet's data set, with the filter rules of the published training.
 
     Differences from the parent:
@@ -43,8 +42,6 @@ class CocoInstance(CocoDataset):
         FileNotFoundError: the JSON or an image does not exist.
         ValueError: the JSON does not hold instances of these classes with masks, or no image is left to train on.
     """
-
-    most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the annotation file; see the class."""
@@ -107,23 +104,6 @@ class CocoInstance(CocoDataset):
             )
         return instance
 
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return an item with the path of its annotation file, so that `LoadImage` can check the stated image size."""
-        return {**super().get_data_info(idx), 'ann_file': self.ann_file}
-
-    def filter_data(self) -> list[dict[str, Any]]:
-        """Drop images that cannot be trained on, and check that the files of the others exist.
-
-        In test mode all images are kept: dropping one would hide its false positives.
-        """
-        items = self.data_list
-        if not self.test_mode and self.filter_cfg is not None:
-            items = images_to_train_on(items, self.filter_cfg, _crowd_flags, self.ann_file)
-        counts = ((_crowd_flags(item).count(False), item['img_path']) for item in items)
-        self.most_targets = max(counts, default=(0, ''))
-        check_files(picked(items, self._indices), 'img_path', 'images', self.ann_file, self.backend_args)
-        return items
-
-
-def _crowd_flags(item: dict[str, Any]) -> list[bool]:
-    return [bool(instance['ignore_flag']) for instance in item['instances']]
+    def crowd_flags(self, item: dict[str, Any]) -> list[bool]:
+        """Return whether each annotation of ``item`` is a crowd."""
+        return [bool(instance['ignore_flag']) for instance in item['instances']]

@@ -5,9 +5,11 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from mmengine import fileio
+from mmengine.dataset import BaseDataset
 from mmengine.logging import print_log
 
 from eomt_mm.annotations.documents import InstancesFile, read_instances
+from eomt_mm.datasets.file_listing import check_files, picked
 
 Item = dict[str, Any]
 HINT = 'check that its annotations belong to its images and to metainfo.classes, or filter less'
@@ -195,3 +197,30 @@ def images_to_train_on(
             + (only_crowds(flag for item in items for flag in crowd_flags(item)) or HINT)
         )
     return kept
+
+
+class JsonDataset(BaseDataset):
+    """Base of the data sets in both formats: filters training images, checks their files, states their JSON."""
+
+    most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
+
+    def crowd_flags(self, item: Item) -> list[bool]:
+        """Return whether each annotation of ``item`` is a crowd."""
+        raise NotImplementedError
+
+    def get_data_info(self, idx: int) -> Item:
+        """Return an item with the path of its annotation file, so that `LoadImage` can check the stated image size."""
+        return {**super().get_data_info(idx), 'ann_file': self.ann_file}
+
+    def filter_data(self) -> list[Item]:
+        """Drop images that cannot be trained on, and check that the files of the others exist.
+
+        In test mode all images are kept: dropping one would hide its false positives.
+        """
+        items = self.data_list
+        if not self.test_mode and self.filter_cfg is not None:
+            items = images_to_train_on(items, self.filter_cfg, self.crowd_flags, self.ann_file)
+        counts = ((self.crowd_flags(item).count(False), item['img_path']) for item in items)
+        self.most_targets = max(counts, default=(0, ''))
+        check_files(picked(items, self._indices), 'img_path', 'images', self.ann_file, self.backend_args)
+        return items

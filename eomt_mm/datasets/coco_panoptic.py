@@ -7,9 +7,9 @@ from mmdet.datasets import CocoPanopticDataset
 
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
 from eomt_mm.datasets.coco_json import (
+    JsonDataset,
     PanopticAnnotations,
     categories_by_name,
-    images_to_train_on,
     read_annotation_file,
     report_crowds,
 )
@@ -37,7 +37,7 @@ def read_panoptic_json(path: str, backend_args: dict | None = None, annotated: b
 
 
 @DATASETS.register_module()
-class CocoPanoptic(CocoPanopticDataset):
+class CocoPanoptic(JsonDataset, CocoPanopticDataset):
     """COCO-format panoptic segments: mmdet's data set, with the filter rules of the published training.
 
     Differences from the parent:
@@ -63,8 +63,6 @@ class CocoPanoptic(CocoPanopticDataset):
         FileNotFoundError: the JSON, the folder of PNGs, an image or a PNG does not exist.
         ValueError: the JSON does not hold panoptic annotations of these classes, or no image is left to train on.
     """
-
-    most_targets: tuple[int, str]  # most targets of an image, and its path; for `QueryLimitHook`
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """Read the annotation file; see the class."""
@@ -147,28 +145,16 @@ class CocoPanoptic(CocoPanopticDataset):
         box = [x, y, x + width, y + height]
         return {'bbox': box, 'bbox_label': segment['category'], 'ignore_flag': int(segment['iscrowd'])}
 
-    def get_data_info(self, idx: int) -> dict[str, Any]:
-        """Return an item with the path of its annotation file, so that `LoadImage` can check the stated image size."""
-        return {**super().get_data_info(idx), 'ann_file': self.ann_file}
+    def crowd_flags(self, item: dict[str, Any]) -> list[bool]:
+        """Return whether each annotation of ``item`` is a crowd."""
+        return [segment['iscrowd'] for segment in item['segments_info']]
 
     def filter_data(self) -> list[dict[str, Any]]:
-        """Drop images that cannot be trained on, and check that the files of the others exist.
-
-        In test mode all images are kept: dropping one would hide its false positives.
-        """
-        items = self.data_list
-        if not self.test_mode and self.filter_cfg is not None:
-            items = images_to_train_on(items, self.filter_cfg, _crowd_flags, self.ann_file)
-        counts = ((_crowd_flags(item).count(False), item['img_path']) for item in items)
-        self.most_targets = max(counts, default=(0, ''))
-        check_files(picked(items, self._indices), 'img_path', 'images', self.ann_file, self.backend_args)
+        """Filter and check as the parent, the panoptic PNGs too."""
+        items = super().filter_data()
         annotated = [item for item in picked(items, self._indices) if item['segments_info']]
         check_files(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file, self.backend_args)
         return items
-
-
-def _crowd_flags(item: dict[str, Any]) -> list[bool]:
-    return [segment['iscrowd'] for segment in item['segments_info']]
 
 
 def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:

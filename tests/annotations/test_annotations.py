@@ -39,7 +39,7 @@ CATEGORIES = [{'id': 7, 'name': 'cow', 'isthing': 1}, {'id': 3, 'name': 'sky', '
 @pytest.fixture(autouse=True)
 def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """Documents are read here, the images that they list are nowhere."""
-    for module in ('eomt_mm.datasets.coco_instance', 'eomt_mm.datasets.coco_panoptic', 'videomt.datasets.clips'):
+    for module in ('eomt_mm.datasets.coco_json', 'eomt_mm.datasets.coco_panoptic', 'videomt.datasets.clips'):
         monkeypatch.setattr(f'{module}.check_files', lambda *_: None)
 
 

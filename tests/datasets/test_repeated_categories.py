@@ -35,7 +35,7 @@ MASK[3:9, 2:12] = True
 @pytest.fixture(autouse=True)
 def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
     """The images that the files list are nowhere."""
-    for module in ('coco_instance', 'coco_panoptic'):
+    for module in ('coco_json', 'coco_panoptic'):
         monkeypatch.setattr(f'eomt_mm.datasets.{module}.check_files', lambda *_: None)
 
 
