@@ -4,10 +4,11 @@ import logging
 from collections.abc import Iterator
 from typing import Any
 
+from mmdet.models import MaskFormerHead
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
-from eomt_mm.engine.mask_annealing import find_head
+from eomt_mm.core.head import EoMTHead
 from eomt_mm.registry import HOOKS
 
 
@@ -15,12 +16,17 @@ from eomt_mm.registry import HOOKS
 class QueryLimitHook(Hook):
     """Compare the largest number of targets per image, as counted by our data sets, with the head's ``num_queries``.
 
+    Heads are ours and mmdet's MaskFormer and Mask2Former; other models are left out.
+
     Each query is matched to at most one target: of 256 targets, 200 queries learn only the 200 that the matching picks.
     """
 
     def before_train(self, runner: Any) -> None:
         """Log a warning with both numbers and the options to change them."""
-        num_queries = find_head(runner.model).num_queries
+        heads = [module for module in runner.model.modules() if isinstance(module, EoMTHead | MaskFormerHead)]
+        if not heads:
+            return
+        num_queries = heads[0].num_queries
         counts = [getattr(dataset, 'most_targets', None) for dataset in datasets_in(runner.train_dataloader.dataset)]
         most, image = max(filter(None, counts), default=(0, ''))
         if most > num_queries:

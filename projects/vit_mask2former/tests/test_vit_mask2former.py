@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from paths import ROOT
 from torch import nn
 
 from eomt_mm.apis import init_model, load_config
+from eomt_mm.engine import QueryLimitHook
 
 PROJECT = ROOT / 'projects' / 'vit_mask2former'
 sys.path.insert(0, str(PROJECT))  # as load_config does
@@ -225,3 +227,13 @@ def test_no_pixel_decoder_refuses() -> None:
         NoPixelDecoder([8, 16], 8, 8, encoder(1))
     with pytest.raises(ValueError, match='needs at least 4 strides'):
         NoPixelDecoder([8, 8, 8], 8, 8, encoder(3))
+
+
+@pytest.mark.parametrize('step', STEPS)
+def test_more_targets_than_queries_are_reported(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    monkeypatch.setattr('eomt_mm.engine.query_limit.print_log', lambda text, **_: lines.append(text))
+    loader = SimpleNamespace(dataset=SimpleNamespace(most_targets=(NUM_QUERIES + 1, 'x.jpg')))
+    QueryLimitHook().before_train(SimpleNamespace(model=init_model(small(step)), train_dataloader=loader))
+    (line,) = lines
+    assert f'x.jpg has {NUM_QUERIES + 1} targets and the model {NUM_QUERIES} queries' in line
