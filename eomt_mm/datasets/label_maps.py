@@ -49,7 +49,8 @@ class LabelMaps(BaseSegDataset):
         maps = self._by_stem('seg_map_path', files.get('seg_map_path', []))
         images_of_folder = files.get('img_path', [])
         if self._in_one_folder():
-            images_of_folder = [name for name in images_of_folder if name not in set(maps.values())]
+            names_of_maps = set(maps.values())
+            images_of_folder = [name for name in images_of_folder if name not in names_of_maps]
         images = self._by_stem('img_path', images_of_folder)
         if not images:
             raise FileNotFoundError(self._no_image(images_of_folder))
