@@ -60,6 +60,8 @@ class InstancesInFile(JsonSource):
         self._annotations: list[Instance] = file.content['annotations']
         super().__init__(file, {annotation['category_id'] for annotation in self._annotations})
         self._warn_once = WarnOnce()
+        self._ids: list[int] = []  # the classes whose order was compared last: the same for all images of a metric
+        self._is_in_order = True
 
     @cached_property
     def instances(self) -> dict[Any, list[TrueInstance]]:
@@ -92,10 +94,9 @@ class InstancesInFile(JsonSource):
 
     def _check_order(self, sample: Sample, instances: list[TrueInstance], ids: list[int]) -> None:
         """Check that the data set, too, takes label k for the k-th class: mmdet's CocoDataset uses the JSON's order."""
-        categories = self._categories['categories']
-        names = {category['name'] for category in categories if category['id'] in set(ids)}
-        in_file = [category['id'] for category in categories if category['name'] in names]
-        if in_file == ids:
+        if self._ids != ids:
+            self._ids, self._is_in_order = ids, self._stand_in_order(ids)
+        if self._is_in_order:
             return
         problem = (
             f"classes stand in another order than in {self.path}, by which mmdet's CocoDataset numbers labels: use "
@@ -106,6 +107,12 @@ class InstancesInFile(JsonSource):
             self._warn_once('order', f'AP takes label k for the k-th class, but {problem}')
         elif Counter(labels.tolist()) - Counter(one.label for one in instances):
             raise ValueError(f'image {sample["img_id"]} has labels of other classes than its annotations: {problem}')
+
+    def _stand_in_order(self, ids: list[int]) -> bool:
+        """Return whether the JSON lists the categories with the names of those with ``ids`` in the same order."""
+        categories, chosen = self._categories['categories'], set(ids)
+        names = {category['name'] for category in categories if category['id'] in chosen}
+        return [category['id'] for category in categories if category['name'] in names] == ids
 
 
 class InstancesInSamples:
