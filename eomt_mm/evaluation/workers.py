@@ -68,7 +68,7 @@ class WorkQueue:
         try:
             answer, error = future.result()
         except BrokenExecutor as broken:
-            _pool.cache_clear()
+            end_workers()
             self._waiting.clear()
             raise RuntimeError(
                 f'{image}: the worker process of the metric ended (killed for memory?): use fewer, or num_workers=0'
@@ -82,6 +82,11 @@ class WorkQueue:
 def _pool(number: int) -> ProcessPoolExecutor:
     method = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
     return ProcessPoolExecutor(number, multiprocessing.get_context(method), _start)
+
+
+def end_workers() -> None:
+    """End the worker processes of this process; the next call starts new ones."""
+    _pool.cache_clear()
 
 
 def _start() -> None:

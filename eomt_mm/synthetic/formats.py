@@ -64,7 +64,7 @@ def write_coco_split(folder: Path, split: str, scenes: Scenes) -> None:
         panoptic.append(dict(image_id=image_id, file_name=f'{stem}.png', segments_info=segments_info))
         for segment, info in zip(scene.segments, segments_info, strict=True):
             if segment.is_thing:
-                outline = _coco_outline(scene.ids == segment.id, segment.is_crowd)
+                outline = coco_outline(scene.ids == segment.id, segment.is_crowd)
                 # From 1 on: pycocotools takes a match with annotation 0 for none.
                 instances.append({**info, 'id': len(instances) + 1, 'image_id': image_id, 'segmentation': outline})
     shared = dict(info=dict(description='Generated shapes (eomt_mm)'), licenses=[dict(id=1, name='generated', url='')])
@@ -117,7 +117,7 @@ def _coco_segments(scene: Scene, rng: np.random.Generator) -> tuple[Array, list[
     return colours, infos
 
 
-def _coco_outline(mask: Array, is_crowd: bool) -> list[list[float]] | dict[str, Any]:
+def coco_outline(mask: Array, is_crowd: bool) -> list[list[float]] | dict[str, Any]:
     """Encode a mask (H, W) as polygons [[x, y, x, y, ...], ...] or, if they cannot represent it, as run lengths."""
     height, width = mask.shape
     if not is_crowd:

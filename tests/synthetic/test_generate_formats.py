@@ -25,7 +25,8 @@ def pixels(path: Path) -> Array:
 def trees(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     parent = tmp_path_factory.mktemp('trees')
     names = ('coco_stuff', 'ade20k', 'cityscapes', 'camvid')
-    return {name: generate.WRITERS[name](parent / name, NUM_TRAIN, NUM_VAL, SIZE, progress=False) for name in names}
+    options = dict(num_train=NUM_TRAIN, num_val=NUM_VAL, size=SIZE, progress=False)
+    return {name: generate.WRITERS[name](parent / name, **options) for name in names}
 
 
 @pytest.mark.parametrize('split', SPLITS)
