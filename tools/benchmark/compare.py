@@ -17,10 +17,17 @@ Examples:
     python tools/benchmark/compare.py video --frames 2
 """
 
+import argparse
 import sys
 from pathlib import Path
 
 sys.path[0] = str(Path(__file__).resolve().parents[1])  # not this folder, whose modules belong to a package
+
+if __name__ == '__main__' and sys.argv[1:2] and sys.argv[1].startswith('-'):
+    # Help, or a mistake: answered without the subjects, which import torch.
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('subject', metavar='SUBJECT', help='part to compare, see the examples')
+    parser.parse_args(sys.argv[1:2])
 
 from benchmark.subject import main
 
