@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from detectron2_tree import missing_packages
 from paths import ROOT
 
 os.environ['OMP_NUM_THREADS'] = '1'  # before torch and numpy: a second thread waits longer than it computes here
@@ -22,7 +23,16 @@ sys.path.append(str(ROOT / 'tools'))  # the package benchmark; last, for the sta
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
 
+WITHOUT_DETECTRON2 = missing_packages()
+collect_ignore = ['tests/detectron2', 'projects/detectron2/tests'] if WITHOUT_DETECTRON2 else []
+
 pytest.register_assert_rewrite('contract')  # of tests/support: its assertions explain themselves, too
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    if WITHOUT_DETECTRON2:
+        names = ', '.join(WITHOUT_DETECTRON2)
+        terminalreporter.write_line(f'tests of detectron2 were left out: no {names}; `make detectron2` brings them')
 
 
 def pytest_collection() -> None:
