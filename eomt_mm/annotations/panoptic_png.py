@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from eomt_mm.fileio.image_headers import PNG_SIGNATURE
-from eomt_mm.fileio.images import as_stored, decode_image
+from eomt_mm.fileio.images import as_stored, decode_image, encode_png
 from eomt_mm.fileio.writing import write_whole
 
 # PNGs that lack segments of their json, in warnings.
@@ -111,7 +111,7 @@ def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
         ids: (H, W), any integer type, in [0, 2**24 - 1].
 
     Raises:
-        ValueError: ``ids`` has another shape, type or range.
+        ValueError: ``ids`` has another shape, type or range, or a side that is too long for a PNG.
     """
     if ids.ndim != 2 or ids.size == 0 or not np.issubdtype(ids.dtype, np.integer):
         raise ValueError(f'ids for {path}: shape {ids.shape}, type {ids.dtype}; give non-empty integers (H, W)')
@@ -120,10 +120,7 @@ def write_panoptic_png(path: str | Path, ids: np.ndarray) -> None:
             f'ids for {path} are in [{ids.min()}, {ids.max()}]; three bytes hold [0, {NUM_IDS - 1}]: relabel them'
         )
     rgba = np.ascontiguousarray(ids, dtype='<i4')[..., None].view(np.uint8)
-    done, content = cv2.imencode('.png', cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR))
-    if not done:
-        raise ValueError(f'ids for {path}, shape {ids.shape}, cannot be encoded as PNG')
-    write_whole(path, content.tobytes())
+    write_whole(path, encode_png(cv2.cvtColor(rgba, cv2.COLOR_RGBA2BGR), f'panoptic map {path}'))
 
 
 def run_starts(*maps: np.ndarray) -> np.ndarray:

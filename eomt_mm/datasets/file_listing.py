@@ -3,7 +3,7 @@
 import logging
 import os
 import os.path as osp
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -11,6 +11,7 @@ from mmengine import fileio
 from mmengine.fileio import LocalBackend
 from mmengine.logging import print_log
 
+from eomt_mm.fileio.result_names import described
 from eomt_mm.hosts.zip_backend import ZipBackend
 
 Item = TypeVar('Item')
@@ -66,13 +67,6 @@ def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argu
                 f"{argument}='{osp.splitext(found[stem])[1]}'"
             )
     return found
-
-
-def described(names: Sequence[str]) -> str:
-    """Describe files by number, suffixes and an example: "3 files (2 .gif, 1 .txt), such as a.gif"."""
-    counts = Counter(osp.splitext(name)[1] or 'without suffix' for name in names)
-    ends = ', '.join(f'{count} {end}' for end, count in counts.most_common(5))
-    return f'{len(names)} file{"" if len(names) == 1 else "s"} ({ends}), such as {names[0]}'
 
 
 def warn_of_rest(whose: str, num_images: int, rest: Sequence[tuple[str, Sequence[str], str]]) -> None:

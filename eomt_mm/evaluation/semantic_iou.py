@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dist import all_gather_object
@@ -13,6 +12,7 @@ from mmseg.evaluation.metrics import IoUMetric
 from eomt_mm.core.targets import check_labels
 from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.result_files import folder_of_results
+from eomt_mm.fileio.images import encode_png
 from eomt_mm.fileio.result_names import ResultNames, name_below
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
@@ -78,8 +78,8 @@ class SemanticIoU(IoUMetric):
             labels = sample['pred_sem_seg']['data'].cpu().numpy()
             labels = labels.reshape(labels.shape[-2:])
             name = self._names.claim(name_below(sample['img_path'], self._img_prefix), sample['img_path'])
-            _, png = cv2.imencode('.png', self._in_files(labels, sample))
-            write_whole(self._folder / f'{name}.png', png.tobytes())
+            path = self._folder / f'{name}.png'
+            write_whole(path, encode_png(self._in_files(labels, sample), f'label map {path}'))
 
     def _check_labels(self, sample: dict[str, Any]) -> None:
         labels = sample['gt_sem_seg']['data'].unique()

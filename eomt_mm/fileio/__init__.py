@@ -5,10 +5,10 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
-    'images': ('IMAGE_SUFFIXES', 'check_image', 'check_pixels', 'decode_image', 'to_8_bits'),
+    'images': ('IMAGE_SUFFIXES', 'check_image', 'check_pixels', 'decode_image', 'encode_png', 'to_8_bits'),
     'leftovers': ('remove_unfinished',),
     'result_names': ('ResultNames', 'name_below'),
-    'writing': ('check_free', 'write_whole', 'written_aside'),
+    'writing': ('check_apart', 'check_free', 'write_whole', 'written_aside'),
     'zip_archive': ('open_archive',),
 }
 __all__ = names_of(PUBLIC)

@@ -164,6 +164,20 @@ def as_stored(content: bytes) -> np.ndarray | None:
     return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
 
 
+def encode_png(pixels: np.ndarray, name: str) -> bytes:
+    """Encode pixels (H, W) or (H, W, 3), BGR, uint8 or uint16, as a PNG file; ``name`` is for the message.
+
+    Raises:
+        ValueError: a side is too long for the encoder.
+    """
+    done, content = cv2.imencode('.png', pixels)
+    if not done:
+        raise ValueError(
+            f'{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels and cannot be written as PNG: cut it'
+        )
+    return content.tobytes()
+
+
 @contextmanager
 def _checking_pillow() -> Iterator[None]:
     """Turn off Pillow's own limit, which `check_pixels` replaces, and its tolerance for truncated files."""

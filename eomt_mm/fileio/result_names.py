@@ -1,6 +1,8 @@
-"""Names of result files: the path of the image below its folder, and never one name for two images."""
+"""Names of files: of results, the path of the image below its folder, never one for two images; and descriptions."""
 
 import os
+from collections import Counter
+from collections.abc import Sequence
 from itertools import count
 from pathlib import PurePath
 
@@ -14,6 +16,13 @@ def name_below(img_path: str, folder: str | None = None) -> str:
     if below.startswith('..'):
         below = PurePath(img_path).name
     return PurePath(below).with_suffix('').as_posix()
+
+
+def described(names: Sequence[str]) -> str:
+    """Describe files by number, suffixes and an example: "3 files (2 .gif, 1 .txt), such as a.gif"."""
+    counts = Counter(os.path.splitext(name)[1] or 'without suffix' for name in names)
+    ends = ', '.join(f'{count} {end}' for end, count in counts.most_common(5))
+    return f'{len(names)} file{"" if len(names) == 1 else "s"} ({ends}), such as {names[0]}'
 
 
 class ResultNames:

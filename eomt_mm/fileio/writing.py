@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -53,6 +53,28 @@ def check_free(target: str | Path, folder: bool = False) -> None:
         raise FileExistsError(f'{target} exists: {fix}')
     if folder and target.is_file():
         raise FileExistsError(f'{target} exists: it is a file; name a folder')
+
+
+def check_apart(targets: Iterable[str | Path], inputs: Iterable[str | Path]) -> None:
+    """Refuse targets that are inputs, under whatever name or link; writes nothing.
+
+    Raises:
+        ValueError: a target is one of the inputs.
+    """
+    files = {identity: path for path in inputs if (identity := _identity(path)) is not None}
+    for target in targets:
+        identity = _identity(target)
+        if identity in files:
+            raise ValueError(f'{target} would replace the input {files[identity]}: write to another place')
+
+
+def _identity(path: str | Path) -> tuple[int, int] | None:
+    """Device and number of a file or folder; None if there is none, as targets in general."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 @contextmanager

@@ -14,7 +14,16 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
-from eomt_mm.fileio.images import MAX_PIXELS, VARIABLE, check_image, check_pixels, decode_image, pixel_limit
+from eomt_mm.fileio.images import (
+    MAX_PIXELS,
+    VARIABLE,
+    as_stored,
+    check_image,
+    check_pixels,
+    decode_image,
+    encode_png,
+    pixel_limit,
+)
 
 H, W = 40, 60
 FORMATS = {'jpg': 'JPEG', 'png': 'PNG', 'bmp': 'BMP', 'gif': 'GIF', 'tif': 'TIFF', 'webp': 'WEBP', 'ppm': 'PPM'}
@@ -201,3 +210,10 @@ def test_large_image_in_a_small_file_takes_no_memory() -> None:
     )
     message, kilobytes = json.loads(run.stdout)
     assert message.startswith('image a has 32000 x 32000 pixels') and kilobytes < 20_000
+
+
+def test_images_are_encoded_or_refused_by_name() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 4, 3), dtype=np.uint8)
+    assert np.array_equal(as_stored(encode_png(pixels, 'picture a.png')), pixels)
+    with pytest.raises(ValueError, match='picture a.png has 1000001 x 1 pixels and cannot be written as PNG'):
+        encode_png(np.zeros((1, 1_000_001), np.uint8), 'picture a.png')

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from eomt_mm.fileio.writing import write_whole, written_aside
+from eomt_mm.fileio.writing import check_apart, write_whole, written_aside
 
 
 def test_write_whole_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -44,3 +44,16 @@ def test_writing_replaces_files_and_fills_folders(tmp_path: Path) -> None:
         pass
     with pytest.raises(FileExistsError, match='name a folder'), written_aside(tmp_path / 'folder' / 'y', True):
         pass
+
+
+def test_targets_are_no_inputs(tmp_path: Path) -> None:
+    own, link, other = tmp_path / 'own.png', tmp_path / 'link.png', tmp_path / 'other.png'
+    own.write_bytes(b'own')
+    other.write_bytes(b'other')
+    link.symlink_to(own)
+    for target in (own, link, tmp_path / 'x' / '..' / 'own.png'):
+        (tmp_path / 'x').mkdir(exist_ok=True)
+        with pytest.raises(ValueError, match=r'\.png would replace the input .*own.png: write to another place'):
+            check_apart([tmp_path / 'new.png', target], [other, own, 'hf://owner/name'])
+    check_apart([other, tmp_path / 'new.png'], [own, tmp_path / 'missing.png', 'hf://owner/name'])
+    assert own.read_bytes() == b'own'

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import cv2
 import numpy as np
 from mmdet.structures import DetDataSample
 from mmengine.logging import print_log
 
 from eomt_mm.evaluation.result_files import folder_of_results
+from eomt_mm.fileio.images import encode_png
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
 from videomt.metrics.panoptic_results import frame_file
@@ -141,8 +141,8 @@ class VideoConsistency(VideoMetric):
             counts.add(_label_map(frame_ground_truth(frame, predicted.shape), predicted.shape, num_classes), predicted)
         if self.out_dir is not None:
             values = self.label_ids or self.dataset_meta.get('category_ids') or range(num_classes)
-            _, png = cv2.imencode('.png', np.array(values, np.uint8)[predicted])
-            write_whole(self.out_dir / str(frame.metainfo['video_id']) / frame_file(frame), png.tobytes())
+            path = self.out_dir / str(frame.metainfo['video_id']) / frame_file(frame)
+            write_whole(path, encode_png(np.array(values, np.uint8)[predicted], f'label map {path}'))
 
     def end_video(self, counts: VideoCounts) -> tuple[np.ndarray, dict[int, list[float]]]:
         """Return the confusion matrix, and the consistency of the clips of each length."""
