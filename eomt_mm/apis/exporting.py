@@ -16,6 +16,7 @@ from eomt_mm.export.postprocess import Logits, PanopticMap, Postprocess, Semanti
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.models.preprocessors import as_size
 from eomt_mm.models.segmentors import EoMTDetector, EoMTSegmentor
+from eomt_mm.visualization import class_colours
 
 
 def head_of(model: nn.Module) -> EoMTSegHead | EoMTDetHead:
@@ -76,6 +77,7 @@ def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, 
         dynamic_batch: whether the file takes batches of any size.
     """
     head, meta = head_of(model), model.dataset_meta
+    classes = list(meta.get('classes') or map(str, range(head.num_classes)))
     padding = issubclass(model.data_preprocessor.geometry_class, Padding)
     file = getattr(model.cfg, 'filename', None)
     described: dict[str, Any] = dict(
@@ -84,8 +86,8 @@ def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, 
         config=Path(file).name if file else None,
         weights='random' if weights is None else Path(weights).name,
         task=task_of(head),
-        classes=list(meta.get('classes') or map(str, range(head.num_classes))),
-        palette=[list(colour) for colour in meta.get('palette') or ()],
+        classes=classes,
+        palette=[list(colour) for colour in class_colours({**meta, 'classes': classes})] if meta.get('palette') else [],
         num_things=head.num_things_classes if isinstance(head, EoMTDetHead) else 0,
         input=dict(name=INPUT, dtype='uint8', layout='NCHW', channels='RGB', size=list(network.size)),
         dynamic_batch=dynamic_batch,

@@ -12,7 +12,8 @@ from PIL import Image
 from eomt_mm.visualization.captions import write_captions
 from eomt_mm.visualization.palettes import Colour, shade
 
-MIN_SIDE = 320  # smaller pictures are enlarged, so that names stay legible
+# Pictures with a shorter side are enlarged, so that names stay legible, as long as no side gets longer than MAX_SIDE.
+MIN_SIDE, MAX_SIDE = 320, 2048
 OUTLINE_SHARE = 500  # short side of the picture, in thicknesses of an outline
 # A picture is crowded if it has more segments than MANY and, on average, OVERLAP masks per covered pixel.
 MANY, OVERLAP = 12, 1.4
@@ -82,7 +83,7 @@ def draw_segments(
         max_side: pictures with a longer side than this are shrunk first.
 
     Returns:
-        picture, enlarged by a whole factor if its short side is below 320 pixels.
+        picture, enlarged by a whole factor if its short side is below 320 pixels, up to a long side of 2048.
 
     Raises:
         ValueError: a mask has another size than the image.
@@ -92,7 +93,7 @@ def draw_segments(
         raise ValueError(f"mask of '{wrong.name}' is {wrong.mask.shape}, the image {(h, w)} (height, width)")
     if max_side is not None and max(h, w) > max_side:
         image, segments = _shrink(image, segments, max_side / max(h, w))
-    factor = max(1, -(-MIN_SIDE // min(image.shape[:2])))
+    factor = max(1, min(-(-MIN_SIDE // min(image.shape[:2])), MAX_SIDE // max(image.shape[:2])))
     shown = [(segment, box_of(segment.mask)) for segment in segments if segment.mask.any()]
     layers = _layers(shown, image.shape[:2])
     crowded = len(shown) > MANY and layers.sum() > OVERLAP * np.count_nonzero(layers)

@@ -38,12 +38,18 @@ def class_colours(meta: Mapping[str, Any], palette: str = 'dataset') -> list[Col
         palette: 'dataset', the data set's own where it has one; or 'distinct', :func:`distinct_palette`.
 
     Raises:
-        ValueError: for another palette.
+        ValueError: for another palette, or the data set's has fewer colours than classes.
     """
     if palette not in PALETTES:
         raise ValueError(f"palette='{palette}': one of {PALETTES}; 'distinct' is safe for colour-blind readers")
     if palette == 'dataset' and meta.get('palette'):
-        return [(int(r), int(g), int(b)) for r, g, b in meta['palette']]
+        colours = [(int(r), int(g), int(b)) for r, g, b in meta['palette']]
+        if len(colours) < len(meta['classes']):
+            raise ValueError(
+                f'the palette has {len(colours)} colours for {len(meta["classes"])} classes: add colours or leave it '
+                'out (palette of metainfo in the config, of meta.dataset_meta in the checkpoint)'
+            )
+        return colours
     return list(distinct_palette(len(meta['classes'])))
 
 

@@ -9,6 +9,7 @@ from eomt_mm.visualization.captions import font_of
 from eomt_mm.visualization.palettes import Colour
 
 MARGIN = 8
+MIN_COLUMN = 160  # pixels; narrower pictures have room for their titles beside them
 
 
 def side_by_side(panels: Sequence[tuple[str, Image.Image]], legend: Sequence[tuple[str, Colour]] = ()) -> Image.Image:
@@ -21,12 +22,13 @@ def side_by_side(panels: Sequence[tuple[str, Image.Image]], legend: Sequence[tup
     width, height = panels[0][1].size
     font_size = max(14, min(width, height) // 24)
     header = int(1.8 * font_size)
-    total = len(panels) * (width + MARGIN) - MARGIN
+    column = max(width, MIN_COLUMN) + MARGIN
+    total = len(panels) * column - MARGIN
     below = _legend(legend, total, max(13, round(0.7 * font_size))) if legend else None
     canvas = Image.new('RGB', (total, header + height + (below.height if below else 0)), 'white')
     pen = ImageDraw.Draw(canvas)
     for i, (title, picture) in enumerate(panels):
-        x = i * (width + MARGIN)
+        x = i * column
         pen.text((x + 4, header / 2), title, fill='black', font=font_of(font_size), anchor='lm')
         canvas.paste(picture, (x, header))
     if below:

@@ -42,6 +42,26 @@ def test_small_images_are_enlarged(side: int, expected: int) -> None:
     assert draw_segments(np.zeros((side, side, 3), np.uint8), []).size == (expected, expected)
 
 
+@pytest.mark.parametrize(
+    'size, max_side, expected',
+    [
+        ((100, 4000), None, (100, 4000)),
+        ((8, 3000), None, (8, 3000)),
+        ((1, 4000), None, (1, 4000)),
+        ((10, 500), None, (40, 2000)),
+        ((10, 500), 400, (40, 2000)),
+        ((100, 4000), 1600, (40, 1600)),
+        ((20, 10), 100, (640, 320)),
+    ],
+)
+def test_enlarged_pictures_are_bounded(size: tuple[int, int], max_side: int | None, expected: tuple[int, int]) -> None:
+    segments = [DrawnSegment(np.ones(size, bool), 'a long name', RED)]
+    drawn = draw_segments(np.zeros((*size, 3), np.uint8), segments, max_side=max_side)
+    assert drawn.size == expected[::-1]
+    joined = side_by_side([('a title', drawn)] * 2, [('a long name', RED)] * 9)
+    assert joined.width < 2 * drawn.width + 400 and joined.height < drawn.height + 600
+
+
 def names_drawn(segments: list[DrawnSegment], size: int) -> bool:
     """Whether a caption was written: its box is black, on a grey image."""
     return bool((np.asarray(draw_segments(np.full((size, size, 3), 99, np.uint8), segments)) == 0).all(-1).any())
