@@ -17,7 +17,17 @@ PUBLIC = {
     'inferencer': ('EoMTInferencer', 'Loaded', 'Predicted', 'Request', 'Result', 'init_inferencer'),
     'classes': ('config_meta',),
     'config_names': ('find_config',),
-    'inputs': ('IMAGE_SUFFIXES', 'VIDEO_SUFFIXES', 'ImageInput', 'Names', 'Source', 'Video', 'find_sources'),
+    'inputs': (
+        'IMAGE_SUFFIXES',
+        'VIDEO_SUFFIXES',
+        'ImageInput',
+        'Names',
+        'Source',
+        'Video',
+        'find_sources',
+        'images_of',
+        'report',
+    ),
     'results': ('Prediction', 'prediction_of', 'summary'),
     'result_files': ('PictureFiles', 'PredictionFiles', 'origin_of'),
 }

@@ -1,5 +1,6 @@
 """Run inference on image files, folders, arrays or videos; return dictionaries, samples or pictures, or write files."""
 
+import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -30,9 +31,9 @@ from eomt_mm.apis.inferencer_parts import (
     task_of,
     test_pipeline,
 )
-from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_sources, images_of
+from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_sources, images_of, report
 from eomt_mm.apis.model import init_model
-from eomt_mm.apis.result_files import PictureFiles, PredictionFiles
+from eomt_mm.apis.result_files import OF_ONE, PictureFiles, PredictionFiles, check_results_apart
 from eomt_mm.apis.results import Prediction, prediction_of, summary
 from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.models.predictions import Sample, Segment, drawn_segments, predicted_segments
@@ -64,10 +65,13 @@ class Result(NamedTuple):
 
 @dataclass(frozen=True)
 class Request:
-    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` holds those of a subclass."""
+    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` holds those of a subclass.
+
+    ``skipped`` collects the files that are skipped; None: errors are raised.
+    """
 
     batch_size: int
-    on_error: str
+    skipped: list[Path] | None
     settings: dict[str, Any]
     score_thr: float
     files: PredictionFiles | None
@@ -200,16 +204,16 @@ class EoMTInferencer(BaseInferencer):
                 0.3. Panoptic: the head's ``score_thr``; None: the config's value.
             overlap_thr: panoptic only: the head's ``overlap_thr``; None: the config's value.
             channel_order: channel order of arrays, 'bgr' or 'rgb'.
-            on_error: 'raise', or 'skip' to skip files that cannot be read; each is reported by a warning and listed
-                in ``skipped``.
+            on_error: 'raise', or 'skip' to skip files that cannot be read, segmented or written; each is reported by a
+                warning and listed in ``skipped``, as are videos that lack frames.
             **options: arguments named in ``extra_options``.
 
         Returns:
             iterator of results in input order. Files are complete once it is exhausted.
 
         Raises:
-            FileNotFoundError, TypeError, ValueError: an argument is invalid (raised immediately), or a file cannot be
-                read (raised during iteration).
+            FileNotFoundError, TypeError, ValueError: an argument is invalid or a result would replace an input (raised
+                immediately), or a file cannot be read (raised during iteration).
         """
         if batch_size < 1:
             raise ValueError(f'batch_size={batch_size}: at least 1')
@@ -217,20 +221,22 @@ class EoMTInferencer(BaseInferencer):
             raise ValueError(f"on_error='{on_error}': 'raise' or 'skip'")
         settings = head_settings(self.task, pred_score_thr, overlap_thr, return_datasamples)
         options = self._checked_options(options)
-        out = Path(out_dir).expanduser() if out_dir else None
+        out = Path(os.path.expanduser(out_dir)) if out_dir else None
         names, self.skipped = Names(self._num_unnamed), []
-        ignored = [out / PICTURES, out / PREDICTIONS] if out else []
-        unreadable = self.skipped if on_error == 'skip' else None
-        find = partial(find_sources, inputs, channel_order, names, ignored, unreadable=unreadable)
+        collected = self.skipped if on_error == 'skip' else None
+        find = partial(find_sources, inputs, channel_order, names, unreadable=collected)
         sources = self.find_sources(find, options)
         self._num_unnamed = names.number
+        files = self.prediction_files(out / PREDICTIONS, options) if out and not no_save_pred else None
+        pictures = PictureFiles(out / PICTURES) if out and not no_save_vis else None
+        check_results_apart(sources, files, pictures)
         request = Request(
             batch_size=batch_size,
-            on_error=on_error,
+            skipped=collected,
             settings=settings,
             score_thr=INSTANCE_SCORE_THR if pred_score_thr is None else pred_score_thr,
-            files=self.prediction_files(out / PREDICTIONS, options) if out and not no_save_pred else None,
-            pictures=PictureFiles(out / PICTURES) if out and not no_save_vis else None,
+            files=files,
+            pictures=pictures,
             return_datasamples=return_datasamples,
             return_vis=return_vis,
             print_result=print_result,
@@ -266,10 +272,7 @@ class EoMTInferencer(BaseInferencer):
                 if request.pictures or request.return_vis:
                     drawn = self.visualize([pixels for _, pixels in loaded], samples, request.score_thr)
                 for (image, _), sample, prediction, picture in zip(loaded, samples, found, drawn, strict=True):
-                    if request.files:
-                        request.files.add(image, prediction)
-                    if request.pictures and picture is not None:
-                        request.pictures.add(image, picture)
+                    _write(image, prediction, picture, request)
                     if request.print_result:
                         bar.write(f'{image.name}: {summary(prediction["segments_info"])}')
                     given = sample if request.return_datasamples else prediction
@@ -293,38 +296,58 @@ class EoMTInferencer(BaseInferencer):
         counted: Callable[[Iterable[ImageInput]], Iterator[ImageInput]],
     ) -> Iterator[Predicted]:
         """Yield batches of images with their predicted samples, on the CPU; ``counted`` advances the progress bar."""
-        for loaded, data in self.preprocess(counted(images_of(sources)), request.batch_size, request.on_error):
+        images = images_of(sources, request.skipped)
+        for loaded, data in self.preprocess(counted(images), request.batch_size, request.skipped):
             yield loaded, self.forward(data, **request.settings)
 
     def preprocess(
-        self, inputs: Iterable[ImageInput], batch_size: int = 1, on_error: str = 'raise'
+        self, inputs: Iterable[ImageInput], batch_size: int = 1, skipped: list[Path] | None = None
     ) -> Iterator[tuple[list[Loaded], Item]]:
-        """Yield batches for the model, each with its loaded images."""
-        readable = self.readable(inputs, on_error)
-        while batch := list(islice(readable, batch_size)):
-            yield [loaded for loaded, _ in batch], self.packed([item for _, item in batch])
+        """Yield batches for the model, each with its loaded images.
 
-    def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
-        """Load images and yield each with the dictionary that the pipeline starts from; skip unreadable files."""
-        for image in inputs:
-            if image.pixels is not None:
-                pixels = image.pixels()
-                size = pixels.shape[:2]
-                yield (image, pixels), dict(img=pixels, img_path=image.name, img_shape=size, ori_shape=size)
-                continue
+        Images that cannot be read or segmented are listed in ``skipped``, with a warning; None: errors are raised.
+        """
+        prepared = self.prepared(self.readable(inputs, skipped), skipped)
+        while batch := list(islice(prepared, batch_size)):
+            loaded = [image for image, _ in batch]
             try:
-                item = self.load_image(dict(img_path=str(image.path)))
+                data = self.packed([item for _, item in batch])
+            except ValueError as error:
+                for image, _ in loaded:
+                    report(error, image.origin, skipped)
+            else:
+                yield loaded, data
+
+    def readable(self, inputs: Iterable[ImageInput], skipped: list[Path] | None) -> Iterator[tuple[Loaded, Item]]:
+        """Load images and yield each with the dictionary that the pipeline starts from."""
+        for image in inputs:
+            try:
+                if image.pixels is None:
+                    item = self.load_image(dict(img_path=str(image.path)))
+                else:
+                    pixels = image.pixels()
+                    size = pixels.shape[:2]
+                    item = dict(img=pixels, img_path=image.name, img_shape=size, ori_shape=size)
             except (OSError, ValueError) as error:
-                if on_error == 'raise':
-                    raise
-                warnings.warn(f'skipped: {error}', stacklevel=2)
-                self.skipped.append(Path(str(image.path)))
-                continue
-            yield (image, item['img']), item
+                report(error, image.origin, skipped)
+            else:
+                yield (image, item['img']), item
+
+    def prepared(
+        self, readable: Iterable[tuple[Loaded, Item]], skipped: list[Path] | None
+    ) -> Iterator[tuple[Loaded, Item]]:
+        """Run the pipeline on each image."""
+        for (image, pixels), item in readable:
+            try:
+                prepared = self.pipeline(item)
+            except ValueError as error:  # such as a strip
+                report(error, image.origin, skipped)
+            else:
+                yield (image, pixels), prepared
 
     def packed(self, items: list[Item]) -> Item:
-        """Run the pipeline on the items and collate them into a batch."""
-        return dict(self.collate_fn([self.pipeline(item) for item in items]))
+        """Collate items into a batch."""
+        return dict(self.collate_fn(items))
 
     @torch.no_grad()
     def forward(self, inputs: Item, **settings: Any) -> list[Sample]:
@@ -380,6 +403,20 @@ class EoMTInferencer(BaseInferencer):
 
     def _init_visualizer(self, cfg: Config) -> None:
         """Build no visualizer: :mod:`eomt_mm.visualization` draws the pictures."""
+
+
+def _write(image: ImageInput, prediction: Prediction, picture: np.ndarray | None, request: Request) -> None:
+    """Write the files of an image; report a result whose name or size cannot be written."""
+    writers = [partial(request.files.add, image, prediction)] if request.files else []
+    if request.pictures and picture is not None:
+        writers.append(partial(request.pictures.add, image, picture))
+    try:
+        for write in writers:
+            write()
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno not in OF_ONE:
+            raise
+        report(error, image.origin, request.skipped)
 
 
 def init_inferencer(

@@ -107,6 +107,12 @@ def device_of(name: str | None) -> torch.device:
     count = torch.cuda.device_count()
     if device.type == 'cuda' and (device.index or 0) >= count:
         raise ValueError(f"device='{name}': PyTorch sees {count} GPUs here; leave it out to take what there is")
+    try:
+        torch.ones(1, device=device).item()
+    except Exception as error:  # every back-end has its own
+        raise ValueError(
+            f"device='{name}': this PyTorch ({torch.__version__}) cannot use it: give cpu or cuda"
+        ) from error
     return device
 
 

@@ -1,13 +1,10 @@
 """Turn inference inputs (files, folders, arrays, PIL images, videos) into a sequence of images."""
 
-import glob
 import os
-import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -15,13 +12,14 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
+from eomt_mm.apis.input_files import VIDEO_SUFFIXES, files_of
 from eomt_mm.fileio.images import IMAGE_SUFFIXES, check_pixels, to_8_bits
-from eomt_mm.fileio.result_names import name_below
 
-VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
 DEEP_MODES = ('F', 'I', 'I;16', 'I;16B', 'I;16L')  # Pillow modes with more than 8 bits; none of them has colour
 CHANNEL_ORDERS = ('bgr', 'rgb')
 DEFAULT_FPS = 25.0  # of files that do not state a frame rate
+# Suffixes of videos that state their number of frames. For others, OpenCV estimates it from duration and frame rate.
+EXACT = ('.avi', '.m4v', '.mov', '.mp4')
 
 
 @dataclass(frozen=True)
@@ -57,6 +55,11 @@ class Video:
             capture.release()
         check_pixels(max(1, int(width)), max(1, int(height)), f'video {path}')  # below 1: not stated in the file
         return cls(name, path, fps if 0 < fps < 1000 else DEFAULT_FPS, max(0, int(count)))
+
+    @property
+    def files(self) -> list[Path]:
+        """Files that the video is read from."""
+        return [] if self.path is None else [self.path]
 
     def frames(self) -> Iterator['ImageInput']:
         """Yield the frames in order; only the current one is in memory.
@@ -96,6 +99,16 @@ class ImageInput:
     pixels: Callable[[], np.ndarray] | None = None
     video: Video | None = None
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that the image is read from; those of a frame are its video's."""
+        return [] if self.path is None else [self.path]
+
+    @property
+    def origin(self) -> Path:
+        """The image's file, or that of the frame's video, or its name, for messages."""
+        return self.path or (self.video and self.video.path) or Path(self.name)
+
 
 Source: TypeAlias = ImageInput | Video
 
@@ -130,7 +143,6 @@ def find_sources(
     inputs: Any,
     channel_order: str = 'bgr',
     names: Names | None = None,
-    ignored: Sequence[Path] = (),
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
     unreadable: list[Path] | None = None,
 ) -> list[Source]:
@@ -142,7 +154,6 @@ def find_sources(
             alpha is dropped), uint8; PIL image, which is rotated according to its EXIF orientation; or a list of these.
         channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
         names: names taken so far; None: none.
-        ignored: folders whose images are skipped when they lie inside an input folder.
         suffixes: suffixes of the files to find in folders.
         unreadable: list that collects videos that cannot be read, with a warning; None: raise an error.
 
@@ -158,22 +169,60 @@ def find_sources(
         raise ValueError('inputs is an empty list: give images, or paths of them')
     names = names or Names()
     sources: list[Source] = []
-    for one in given:
-        if isinstance(one, str | os.PathLike):
-            files = _from_path(os.fspath(one), names, [folder.resolve() for folder in ignored], suffixes)
-            sources += [source for file, name in files if (source := _from_file(file, name, unreadable)) is not None]
-        else:
-            sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
+    errors: list[Path] | None = None if len(given) == 1 else unreadable
+    for number, one in enumerate(given):
+        try:
+            if isinstance(one, str | os.PathLike):
+                sources += _from_path(os.fspath(one), names, suffixes, unreadable)
+            else:
+                sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
+        except (OSError, TypeError, ValueError) as error:
+            report(error, str(one) if isinstance(one, str | os.PathLike) else f'input {number}', errors)
     return sources
 
 
-def images_of(sources: Iterable[Source]) -> Iterator[ImageInput]:
-    """Yield the images of all sources, and videos frame by frame."""
+def report(error: Exception, path: Path | str, unreadable: list[Path] | None) -> None:
+    """Warn about an input that is left out and add its path to ``unreadable``, or without that list raise the error.
+
+    Frames of a video are reported once.
+    """
+    if unreadable is None:
+        raise error
+    if unreadable[-1:] != [Path(path)]:
+        warnings.warn(f'skipped: {error}', stacklevel=3)
+        unreadable.append(Path(path))
+
+
+def images_of(sources: Iterable[Source], unreadable: list[Path] | None = None) -> Iterator[ImageInput]:
+    """Yield the images of all sources, and videos frame by frame.
+
+    A video that lacks frames which its file states is reported by a warning and in ``unreadable``.
+
+    Args:
+        sources: what `find_sources` returned.
+        unreadable: list that collects videos without frames, with a warning; None: raise an error.
+
+    Raises:
+        ValueError: a video has no frame that can be decoded.
+    """
     for source in sources:
-        if isinstance(source, Video):
-            yield from source.frames()
-        else:
+        if isinstance(source, ImageInput):
             yield source
+            continue
+        count = 0
+        try:
+            for frame in source.frames():
+                yield frame
+                count += 1
+        except ValueError as error:
+            report(error, source.path or source.name, unreadable)
+        if 0 < count < source.num_frames:
+            ended = ValueError(
+                f'video {source.path}: {count} frames can be decoded, and the file states {source.num_frames}: replace '
+                'or convert it'
+            )
+            is_exact = source.path is not None and source.path.suffix.lower() in EXACT
+            report(ended, source.path or source.name, unreadable if is_exact and unreadable is not None else [])
 
 
 def count_images(sources: Iterable[Source]) -> int | None:
@@ -182,63 +231,17 @@ def count_images(sources: Iterable[Source]) -> int | None:
     return sum(counts) if all(counts) else None
 
 
-def _from_path(given: str, names: Names, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[tuple[Path, str]]:
-    """List the files that a path or pattern stands for, with their names."""
-    if '://' in given:
-        raise ValueError(f"input '{given}': addresses are not read; download the file and give its path")
-    path = Path(given).expanduser()
-    if path.is_dir():
-        found = _files_below(path, ignored, suffixes)
-        return [(file, names.unique(name_below(str(file), str(path)))) for file in found]
-    files = [path] if path.exists() else [Path(file) for file in glob.glob(str(path), recursive=True)]
-    files = sorted((file for file in files if not file.is_dir()), key=_in_order)
-    if not files:
-        raise FileNotFoundError(f"input '{given}' does not exist: give an image, a video, a folder or a pattern")
-    # Names of a pattern's files are relative to its leading folders without wildcards.
-    folder = Path(*takewhile(lambda part: not glob.has_magic(part), path.parent.parts))
-    return [(file, names.unique(name_below(str(file), None if path.exists() else str(folder)))) for file in files]
-
-
-def _from_file(path: Path, name: str, unreadable: list[Path] | None) -> Source | None:
-    if path.suffix.lower() not in VIDEO_SUFFIXES:
-        return ImageInput(name, path)
-    try:
-        return Video.open(name, path)
-    except ValueError as error:
-        if unreadable is None:
-            raise
-        warnings.warn(f'skipped: {error}', stacklevel=2)
-        unreadable.append(path)
-        return None
-
-
-def _files_below(folder: Path, ignored: Sequence[Path], suffixes: Sequence[str]) -> list[Path]:
-    """List the files in a folder and its sub-folders, in order, without hidden ones."""
-    files = sorted(
-        (
-            file
-            for file in folder.rglob('*')
-            if file.suffix.lower() in (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)
-            and file.is_file()
-            and not any(part.startswith('.') for part in file.relative_to(folder).parts)
-            and not any(file.resolve().is_relative_to(out) for out in ignored)
-        ),
-        key=_in_order,
-    )
-    wanted = [file for file in files if file.suffix.lower() in suffixes]
-    if not wanted:
-        videos = f'; its {len(files)} videos are read when given by their paths' if files else ''
-        raise FileNotFoundError(f'folder {folder} holds no images ({", ".join(suffixes)}){videos}')
-    return wanted
-
-
-def _in_order(path: Path) -> tuple[Any, ...]:
-    """Sort key: folder by folder, with numbers in names in numerical order (frame9 before frame10)."""
-    folder, name = (
-        [[(text, int(digits or 0)) for text, digits in re.findall('([^0-9]*)([0-9]*)', part)] for part in parts]
-        for parts in (path.parent.parts, [path.stem])
-    )
-    return folder, path.parent, name, path
+def _from_path(given: str, names: Names, suffixes: Sequence[str], unreadable: list[Path] | None) -> Iterator[Source]:
+    """Yield the images and videos that a path or pattern stands for; report videos that cannot be opened."""
+    for file, name in files_of(given, suffixes, partial(report, unreadable=unreadable)):
+        name = names.unique(name)
+        if file.suffix.lower() not in VIDEO_SUFFIXES:
+            yield ImageInput(name, file)
+            continue
+        try:
+            yield Video.open(name, file)
+        except ValueError as error:
+            report(error, file, unreadable)
 
 
 def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:

@@ -1,7 +1,8 @@
 """Write inference results: predictions in common formats, pictures and videos."""
 
+import errno
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,16 @@ import cv2
 import numpy as np
 
 from eomt_mm.annotations.panoptic_png import write_panoptic_png
-from eomt_mm.apis.inputs import ImageInput, Video
+from eomt_mm.apis.earlier_results import mark_mp4, marked_png
+from eomt_mm.apis.inputs import ImageInput, Source, Video
 from eomt_mm.apis.results import Prediction
-from eomt_mm.fileio.writing import write_whole, written_aside
+from eomt_mm.fileio.images import encode_png
+from eomt_mm.fileio.writing import check_apart, write_whole, written_aside
 
 IMAGE_INFO = 'image_info.json'
 CODEC = 'mp4v'  # MPEG-4 Part 2: the only one for .mp4 that every OpenCV wheel writes
+# Errors of one result, not of the disk: its name is too long or taken by a folder; None: of the codec.
+OF_ONE = (None, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EEXIST)
 Append = Callable[[dict[str, Any]], None]
 
 
@@ -61,6 +66,16 @@ class PredictionFiles:
         self._ids: set[int | str] = set()
         self.append: Append = _nothing
 
+    @property
+    def _maps(self) -> Path:
+        return self.folder / f'{self.task}_results'
+
+    def targets(self, source: Source) -> Iterable[Path]:
+        """Files that the results of a source may replace."""
+        if isinstance(source, Video):
+            return (self._maps / source.name).glob('*')
+        return [self._maps / f'{source.name}.png']
+
     @contextmanager
     def opened(self) -> Iterator['PredictionFiles']:
         """Open the files; within this context, :meth:`add` may be called."""
@@ -83,23 +98,25 @@ class PredictionFiles:
 
         Raises:
             OSError: a file cannot be written; the message names it.
+            ValueError: a side of the image is too long for a PNG.
         """
         segmentation, segments = prediction['segmentation'], prediction['segments_info']
         height, width = segmentation.shape
-        image_id = self.new_id(image.name)
-        self._images.append(dict(id=image_id, file_name=origin_of(image), height=height, width=width))
-        png = self.folder / f'{self.task}_results' / f'{image.name}.png'
+        png = self._maps / f'{image.name}.png'
         if self.task == 'semantic':
-            write_whole(png, cv2.imencode('.png', segmentation.astype(self._label_type))[1].tobytes())
+            write_whole(png, encode_png(segmentation.astype(self._label_type), f'label map {png}'))
         elif self.task == 'panoptic':
             write_panoptic_png(png, segmentation)
+        image_id = self.new_id(image.name)
+        self._images.append(dict(id=image_id, file_name=origin_of(image), height=height, width=width))
+        if self.task == 'panoptic':
             entries = [
                 dict(id=s['id'], category_id=s['label_id'] + self.first_id, score=s['score'], area=s['area'],
                      bbox=s['bbox'], iscrowd=0)
                 for s in segments
             ]  # fmt: skip
             self.append(dict(image_id=image_id, file_name=f'{image.name}.png', segments_info=entries))
-        else:
+        elif self.task == 'instance':
             for s in segments:
                 self.append(
                     dict(image_id=image_id, category_id=s['label_id'] + self.first_id, segmentation=s['mask'],
@@ -152,7 +169,7 @@ class PictureFiles(ExitStack):
     """Write pictures as ``NAME.png``, and a video's frames to ``NAME.mp4``; use it as a context manager.
 
     Every file is written under a temporary name and renamed when complete. A video is complete when its last frame is
-    written; an interrupted one leaves no file.
+    written; an interrupted one leaves no file. All files carry a mark (:mod:`~eomt_mm.apis.earlier_results`).
 
     Args:
         folder: created if missing.
@@ -162,26 +179,34 @@ class PictureFiles(ExitStack):
         super().__init__()
         self.folder = folder
         self._video: Video | None = None
+        self._size = (0, 0)
         self._writer: cv2.VideoWriter | None = None
         self._video_stack = self.enter_context(ExitStack())
 
+    def targets(self, source: Source) -> Iterable[Path]:
+        """Files that the pictures of a source may replace."""
+        return [self.folder / f'{source.name}{end}' for end in ('.png', '.mp4')]
+
     def add(self, image: ImageInput, picture: np.ndarray) -> None:
-        """Write the picture of an image, (H, W, 3) uint8 RGB; all frames of a video have the same size.
+        """Write the picture of an image, (H, W, 3) uint8 RGB; frames get the size of the first one of their video.
 
         Raises:
-            OSError: the file cannot be written; the message names it.
+            OSError: the file cannot be written; the message names it. Later frames of the same video are left out.
+            ValueError: a side of the picture is too long for a PNG.
         """
         if image.video is not self._video:
+            self._writer = None
             self._video_stack.close()  # the previous video is complete
-            self._video = image.video
+            self._video, self._size = image.video, (picture.shape[1], picture.shape[0])
             if image.video is not None:
-                path, size = self.folder / f'{image.video.name}.mp4', (picture.shape[1], picture.shape[0])
-                self._writer = self._video_stack.enter_context(video_file(path, image.video.fps, size))
+                file = video_file(self.folder / f'{image.video.name}.mp4', image.video.fps, self._size)
+                self._writer = self._video_stack.enter_context(file)
         bgr = cv2.cvtColor(picture, cv2.COLOR_RGB2BGR)
-        if self._video is not None and self._writer is not None:
-            self._writer.write(bgr)
-        else:
-            write_whole(self.folder / f'{image.name}.png', cv2.imencode('.png', bgr)[1].tobytes())
+        if image.video is None:
+            path = self.folder / f'{image.name}.png'
+            write_whole(path, marked_png(encode_png(bgr, f'picture {path}')))
+        elif self._writer is not None:
+            self._writer.write(bgr if bgr.shape[1::-1] == self._size else cv2.resize(bgr, self._size))
 
 
 @contextmanager
@@ -199,3 +224,18 @@ def video_file(path: Path, fps: float, size: tuple[int, int]) -> Iterator[cv2.Vi
             yield writer
         finally:
             writer.release()
+        mark_mp4(aside)
+
+
+def check_results_apart(
+    sources: Sequence[Source], files: PredictionFiles | None, pictures: PictureFiles | None
+) -> None:
+    """Refuse results that would replace inputs.
+
+    Raises:
+        ValueError: a result has the place of an input.
+    """
+    for writer in (files, pictures):
+        if writer is not None and writer.folder.is_dir():  # otherwise there is nothing to replace
+            targets = (target for source in sources for target in writer.targets(source))
+            check_apart(targets, (file for source in sources for file in source.files))

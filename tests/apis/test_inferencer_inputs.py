@@ -36,7 +36,6 @@ def pixels_of(image: object, channel_order: str = 'bgr') -> np.ndarray:
 def test_folder_is_read_with_its_sub_folders_in_order(tmp_path: Path) -> None:
     for name in ('b.jpg', 'a.PNG', 'sub/a.png', '.hidden.jpg', '.cache/c.jpg'):
         write(tmp_path / name)
-    (tmp_path / 'notes.txt').write_text('no image')
     assert names_of(tmp_path) == ['a', 'b', 'sub/a']
     assert isinstance(first := find_sources(str(tmp_path))[0], ImageInput) and first.path == tmp_path / 'a.PNG'
 
@@ -46,12 +45,6 @@ def test_numbers_in_names_are_numbers(tmp_path: Path) -> None:
         write(tmp_path / name)
     assert names_of(tmp_path) == ['f', 'f9', 'f010', 'f10', 'b2/1', 'b10/0']  # folder by folder
     assert names_of(str(tmp_path / 'f?*.jpg')) == ['f9', 'f10']
-
-
-def test_results_in_the_folder_are_no_inputs(tmp_path: Path) -> None:
-    write(tmp_path / 'a.jpg')
-    write(tmp_path / 'vis' / 'a.png')
-    assert names_of(tmp_path, ignored=[tmp_path / 'vis']) == ['a']
 
 
 def test_equal_names_are_told_apart(tmp_path: Path) -> None:

@@ -36,3 +36,15 @@ def touch_listed(folder: Path, data: Any, png_folder: Path | None = None) -> Non
     for path in paths:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+
+def write_cut_video(path: Path, share: float, count: int = 40) -> Path:
+    """A video (.avi) that states ``count`` frames, and holds about ``share`` of them."""
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*'MJPG'), 10, (64, 48))
+    for _ in range(count):
+        writer.write(np.zeros((48, 64, 3), np.uint8))
+    writer.release()
+    content = path.read_bytes()
+    first, last = content.find(b'movi') + 4, content.find(b'idx1')
+    path.write_bytes(content[: first + int(share * (last - first))])
+    return path

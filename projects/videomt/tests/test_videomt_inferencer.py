@@ -13,6 +13,7 @@ import pytest
 import torch
 import videomt.inferencer  # noqa: F401  it registers
 from inferencer_models import saved_video_model, small_config, video_config
+from input_files import write_cut_video
 from mmdet.structures import DetDataSample
 from pycocotools import mask as mask_api
 from videomt.inferencer import TrackColours, VideoInferencer
@@ -273,6 +274,36 @@ def test_a_video_has_one_size(batch_size: int, make: Make) -> None:
     frames = [*video(length=2), *video(length=1, size=(64, 40))]
     with pytest.raises(ValueError, match=r'/000002 is \(64, 40\), those before it \(40, 64\) .* a video has one size'):
         make('semantic')(frames, batch_size=batch_size)
+
+
+@pytest.mark.parametrize('whole', [False, True])
+def test_bad_frames_and_videos_are_skipped(whole: bool, make: Make, tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / 'a', [*video(length=2), *video(length=1, size=(64, 40)), *video(length=1)])
+    strips = write_frames(tmp_path / 'strips', video(length=2, size=(1, 500)))
+    empty, cut = write_cut_video(tmp_path / 'empty.avi', 0), write_cut_video(tmp_path / 'cut.avi', 0.2)
+    inferencer = make('semantic')
+    with pytest.warns(UserWarning, match='skipped') as warned:
+        stream = inferencer.stream(
+            [folder, empty, strips, cut], 2, tmp_path / 'out', whole_video=whole, on_error='skip'
+        )
+        names = [result.name for result in stream]
+    assert names[:3] == ['a/0', 'a/1', 'a/3'] and 4 < len(names[3:]) < 12
+    assert all(name.startswith('cut/') for name in names[3:])
+    skipped = [path.relative_to(tmp_path).as_posix() for path in inferencer.skipped]
+    assert skipped == ['a/2.png', 'empty.avi', 'strips/0.png', 'strips/1.png', 'cut.avi']
+    assert len([one for one in warned if 'skipped' in str(one.message)]) == len(skipped)
+    assert sorted(file.name for file in (tmp_path / 'out/vis').iterdir()) == ['a.mp4', 'cut.mp4']
+
+
+def test_results_never_replace_frames_or_videos(make: Make, tmp_path: Path) -> None:
+    frames = write_frames(tmp_path / 'preds' / 'semantic_results' / 'clip', video(length=2))
+    clip, photo = write_cut_video(tmp_path / 'clip.avi', 0.2, 10), tmp_path / 'vis' / 'a.png'
+    photo.parent.mkdir()
+    photo.write_bytes((frames / '0.png').read_bytes())
+    clip.rename(photo.with_name('clip.mp4'))
+    for inputs in (frames, photo.with_name('clip.mp4'), photo):
+        with pytest.raises(ValueError, match='would replace the input'):
+            make('semantic').stream(inputs, out_dir=tmp_path)
 
 
 @pytest.mark.parametrize('whole', [False, True])

@@ -11,7 +11,7 @@ from mmengine.registry import INFERENCERS
 from torch import Tensor
 
 from eomt_mm.apis.inferencer import EoMTInferencer, Loaded, Predicted, Request
-from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Source, Video
+from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Source, Video, images_of, report
 from eomt_mm.apis.results import Prediction
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
 from eomt_mm.models.predictions import Segment, label_map_segments
@@ -78,29 +78,28 @@ class VideoInferencer(EoMTInferencer):
         for video in sources:
             assert isinstance(video, Video)  # of find_sources
             self.colours = self.new_colours()
-            frames = self.preprocess(counted(video.frames()), request.batch_size, request.on_error)
+            images = images_of([video], request.skipped)
+            frames = self.preprocess(counted(images), request.batch_size, request.skipped)
             if request.options['whole_video']:
-                yield from self._whole(video, rules, frames, request.on_error)
+                yield from self._whole(video, rules, frames)
             else:
                 online = OnlineVideo(self.model, rules, self.amp_dtype)
                 for loaded, data in frames:
                     yield loaded, [sample.cpu() for sample in online.segment_window(*self._prepared(data))]
 
-    def _whole(
-        self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]], on_error: str
-    ) -> Iterator[Predicted]:
+    def _whole(self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]]) -> Iterator[Predicted]:
         """Run all frames of a video through the network, then read them again to yield them with their results."""
-        stored, samples = StoredVideo(self.model, self.amp_dtype), []
-        for _, data in frames:
+        stored, samples, names = StoredVideo(self.model, self.amp_dtype), [], set[str]()
+        for loaded, data in frames:
+            names.update(image.name for image, _ in loaded)
             images, window = self._prepared(data)
             stored.add(images)
             samples += window
         if not samples:
             return
-        skipped = set(self.skipped)
-        again = (frame for frame in video.frames() if frame.path not in skipped)
-        for (loaded, _), sample in zip(self.readable(again, on_error), stored.results(samples, rules), strict=True):
-            yield [loaded], [sample.cpu()]
+        again = self.readable((frame for frame in video.frames() if frame.name in names), None)
+        for (read, _), sample in zip(again, stored.results(samples, rules), strict=True):
+            yield [read], [sample.cpu()]
 
     def forward(self, inputs: Item, **settings: Any) -> list[DetDataSample]:
         """Predict a clip from :meth:`preprocess` that starts with the first frame of a video; return its samples."""
@@ -119,18 +118,27 @@ class VideoInferencer(EoMTInferencer):
         (frames,), (window,) = data['inputs'], data['data_samples']
         return preprocessor.prepare(frames), window.video_data_samples
 
-    def readable(self, inputs: Iterable[ImageInput], on_error: str) -> Iterator[tuple[Loaded, Item]]:
+    def readable(self, inputs: Iterable[ImageInput], skipped: list[Path] | None) -> Iterator[tuple[Loaded, Item]]:
         """Load the frames of one video, and add the ids that data sets give to frames."""
-        size = None
-        for number, ((image, pixels), item) in enumerate(super().readable(inputs, on_error)):
+        size, number = None, 0
+        for (image, pixels), item in super().readable(inputs, skipped):
             size = size or pixels.shape[:2]
             if pixels.shape[:2] != size:
-                raise ValueError(
+                error = ValueError(
                     f'frame {image.name} is {pixels.shape[:2]}, those before it {size} (height, width): a video has '
                     f'one size: resize or remove the frame; give images that do not belong together one by one'
                 )
+                report(error, image.origin, skipped)
+                continue
             name = image.name if image.video is None else image.video.name
             yield (image, pixels), {**item, 'video_id': name, 'frame_id': number, 'img_id': number}
+            number += 1
+
+    def prepared(
+        self, readable: Iterable[tuple[Loaded, Item]], skipped: list[Path] | None
+    ) -> Iterator[tuple[Loaded, Item]]:
+        """Leave the pipeline to :meth:`packed`, which runs it on windows."""
+        return iter(readable)
 
     def packed(self, items: list[Item]) -> Item:
         """Run the pipeline on a window of frames and collate it."""

@@ -20,6 +20,11 @@ class ImageSequence(Video):
 
     images: tuple[ImageInput, ...] = ()
 
+    @property
+    def files(self) -> list[Path]:
+        """Files that the video is read from."""
+        return [file for image in self.images for file in image.files]
+
     def frames(self) -> Iterator[ImageInput]:
         """Yield the frames in order. A single image is not marked as a frame: its results are written as an image."""
         for image in self.images:
