@@ -19,7 +19,7 @@ PACKAGES = sorted(
 )
 MODULES = {
     'registry': {'DATASETS', 'HOOKS', 'LOOPS', 'METRICS', 'MODELS', 'RUNNERS', 'TRANSFORMS'},
-    'options': {'add_cfg_options', 'read_options'},
+    'options': {'ToolParser', 'add_cfg_options', 'read_options', 'whole_number'},
 }
 
 

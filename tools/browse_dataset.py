@@ -19,19 +19,21 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
 from eomt_mm.visualization import PALETTES
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for the pictures')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')
-    parser.add_argument('--num', type=int, default=20, help='images; beyond the data set, training draws them anew')
+    parser.add_argument(
+        '--num', type=whole_number(1), default=20, help='images; beyond the data set, training draws them anew'
+    )
     parser.add_argument('--no-augmentation', action='store_true', help="training images in validation's pipeline")
-    parser.add_argument('--seed', type=int, default=0, help='of the augmentation')
+    parser.add_argument('--seed', type=whole_number(0), default=0, help='of the augmentation')
     parser.add_argument(
         '--palette', choices=PALETTES, default='dataset', help='distinct: safe for colour-blind readers'
     )
@@ -189,8 +191,6 @@ def clip_picture(preprocessor: Any, item: dict[str, Any], meta: dict[str, Any]) 
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.num < 1:
-        make_parser().error(f'--num {args.num}: at least 1')
     cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     dataset = build_dataset(cfg, args.split, args.seed, 'val' if args.no_augmentation else None)
     preprocessor = MODELS.build(cfg.model.data_preprocessor)

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from eomt_mm.checkpoints.heads import HEADS
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
@@ -55,7 +55,7 @@ from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
-from eomt_mm.fileio.writing import check_free, written_aside
+from eomt_mm.fileio.writing import check_apart, check_free, written_aside
 from eomt_mm.hosts.install import install
 
 CONFIGS = Path(__file__).resolve().parent.parent / 'configs' / 'eomt'
@@ -129,6 +129,7 @@ def check_target(args: argparse.Namespace) -> None:
     dst = Path(args.dst)
     if Path(args.src).exists() and dst.exists() and dst.samefile(args.src):
         raise ValueError(f'DST {dst} is SRC: name another one')
+    check_apart([dst], filter(None, (args.base, args.config)))
     if args.to != 'hf' and dst.suffix == '.safetensors':
         raise ValueError(f'DST {dst}: --to {args.to} writes a file of torch; name it *.pth or pytorch_model.bin')
     check_free(dst, folder=args.to == 'hf')

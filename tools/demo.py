@@ -24,11 +24,20 @@ from collections.abc import Iterable
 from itertools import groupby
 
 from eomt_mm.engine.threads import Load, set_threads
-from eomt_mm.options import AMP_DTYPES, PICTURES, PREDICTIONS, TASKS, add_cfg_options, read_options
+from eomt_mm.options import (
+    AMP_DTYPES,
+    PICTURES,
+    PREDICTIONS,
+    TASKS,
+    ToolParser,
+    add_cfg_options,
+    read_options,
+    whole_number,
+)
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('inputs', help='image, video, folder, or pattern in quotes')
     parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
@@ -36,7 +45,7 @@ def parse_args() -> argparse.Namespace:
         '--out-dir', required=True, help=f'folder for pictures ({PICTURES}/) and results ({PREDICTIONS}/)'
     )
     parser.add_argument('--device', help='such as cpu or cuda:1; default: the GPU where there is one')
-    parser.add_argument('--batch-size', type=int, default=1, help='images at once')
+    parser.add_argument('--batch-size', type=whole_number(1), default=1, help='images at once')
     parser.add_argument('--task', choices=TASKS, help='refuse a model of another task')
     parser.add_argument(
         '--score-thr', type=float, help='least score; default: instance 0.3, panoptic as in the config (0.8)'

@@ -15,19 +15,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
 
 SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('config', help='config of the model')
     parser.add_argument(
         'checkpoint', help="file, folder or hf://owner/name of any known format; 'none': random weights"
     )
     parser.add_argument('--format', choices=list(SUFFIXES), default='onnx', help='default: onnx')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help="of the input; default: the config's")
+    parser.add_argument(
+        '--size', type=whole_number(1), nargs=2, metavar=('H', 'W'), help="of the input; default: the config's"
+    )
     parser.add_argument('--dynamic-batch', action='store_true', help='take any number of images, not one')
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument('--with-postprocess', action='store_true', help='results in place of logits')
@@ -46,7 +48,7 @@ from torch import nn
 
 from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
 from eomt_mm.export.program import export_program, save_program
-from eomt_mm.fileio.writing import check_free
+from eomt_mm.fileio.writing import check_apart, check_free
 
 
 def check_target(args: argparse.Namespace) -> None:
@@ -57,6 +59,7 @@ def check_target(args: argparse.Namespace) -> None:
             f'--out {args.out}: --format {args.format} writes {suffix} files; name it {args.out.stem}{suffix}'
         )
     check_free(args.out)
+    check_apart([args.out], [args.config, args.checkpoint])
     if args.format == 'onnx':
         check_packages()
 

@@ -16,6 +16,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from eomt_mm.options import ToolParser, whole_number
+
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'eomt' / 'toy' / 'eomt_tiny_shapes-panoptic-128.py'
 VIDEO = ROOT / 'projects' / 'videomt'
@@ -23,11 +25,15 @@ VIDEO_CONFIG = VIDEO / 'configs' / 'videomt_tiny_500i_shapes-96.py'
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('--video', action='store_true', help='VidEoMT on videos')
-    parser.add_argument('--max-iters', type=int, help='length of the training; default: as in the config')
-    parser.add_argument('--num-train', type=int, help='training images or videos; default: 400, with --video 200')
-    parser.add_argument('--num-val', type=int, default=40, help='held-out images; of videos half of --num-train')
+    parser.add_argument('--max-iters', type=whole_number(1), help='length of the training; default: as in the config')
+    parser.add_argument(
+        '--num-train', type=whole_number(1), help='training images or videos; default: 400, with --video 200'
+    )
+    parser.add_argument(
+        '--num-val', type=whole_number(1), default=40, help='held-out images; of videos half of --num-train'
+    )
     parser.add_argument('--work-dir', type=Path, help='folder of everything written; default: work_dirs/demo[_video]')
     args = parser.parse_args()
     args.num_train = args.num_train or (200 if args.video else 400)

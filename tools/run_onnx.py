@@ -285,7 +285,8 @@ def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> 
     pixels = np.asarray(image).astype(np.float32)
     for i, found in reversed(list(enumerate(segments))):  # the best on top
         thing = meta['task'] == 'instance' or found.label < meta['num_things']
-        colour = COLOURS[i % len(COLOURS)] if thing or not meta['palette'] else meta['palette'][found.label]
+        own = meta['palette'][found.label : found.label + 1]
+        colour = own[0] if own and not thing else COLOURS[i % len(COLOURS)]
         pixels[found.mask] = 0.45 * pixels[found.mask] + 0.55 * np.array(colour, np.float32)
         around = [np.roll(found.mask, step, axis) for axis in (0, 1) for step in (-1, 1)]
         pixels[found.mask & ~np.logical_and.reduce(around)] = colour
@@ -316,6 +317,19 @@ def write(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
+def check_arguments(args: argparse.Namespace) -> None:
+    """Reject arguments that would otherwise fail, or replace the input, only after the network has run."""
+    if args.out.suffix != '.png':
+        raise ValueError(f'--out {args.out}: a .png file is written; name it {args.out.stem}.png')
+    if not 0 <= args.score_thr <= 1:
+        raise ValueError(f'--score-thr {args.score_thr}: in [0, 1]')
+    for target in (args.out, args.out.with_suffix('.json')):
+        if target.is_dir():
+            raise ValueError(f'{target} is a folder: name another file with --out')
+        if any(target.exists() and path.exists() and target.samefile(path) for path in (args.image, args.model)):
+            raise ValueError(f'{target} would replace the input: name another file with --out')
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', type=Path, help='.onnx file; its .data file, where there is one, lies beside it')
@@ -324,18 +338,17 @@ def main() -> None:
     parser.add_argument('--score-thr', type=float, default=0.5, help='of the instances that are drawn; all are listed')
     args = parser.parse_args()
     try:
-        if args.out.suffix != '.png':
-            raise ValueError(f'--out {args.out}: a .png file is written; name it {args.out.stem}.png')
+        check_arguments(args)
         session, meta = open_model(args.model)
         image = read_image(args.image)
         segments = segment(session, meta, image)
+        picture = io.BytesIO()
+        drawn(image, [s for s in segments if s.score is None or s.score >= args.score_thr], meta).save(picture, 'PNG')
+        result = dict(image=args.image.name, task=meta['task'], segments=[described(s, meta) for s in segments])
+        write(args.out, picture.getvalue())
+        write(args.out.with_suffix('.json'), json.dumps(result).encode())
     except Exception as error:  # onnxruntime's errors have no common class
         sys.exit(f'run_onnx: {error}')
-    picture = io.BytesIO()
-    drawn(image, [s for s in segments if s.score is None or s.score >= args.score_thr], meta).save(picture, 'PNG')
-    result = dict(image=args.image.name, task=meta['task'], segments=[described(s, meta) for s in segments])
-    write(args.out, picture.getvalue())
-    write(args.out.with_suffix('.json'), json.dumps(result).encode())
     print(f'{len(segments)} segments: {args.out}, {args.out.with_suffix(".json")}')
 
 

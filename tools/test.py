@@ -11,15 +11,16 @@ Examples:
 import argparse
 import inspect
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from eomt_mm.engine.threads import Load, set_threads
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
@@ -43,13 +44,14 @@ if __name__ == '__main__':
     args, load = parse_args(), Load()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
-from eomt_mm.apis.config import image_folder, load_config  # isort: skip
+from eomt_mm.apis.config import check_data_apart, image_folder, load_config  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
 from mmengine.config import Config
 from mmengine.registry import METRICS, DefaultScope
 
 from eomt_mm.engine.console import build_runner
 from eomt_mm.engine.processes import start_processes
+from eomt_mm.fileio.writing import check_apart
 
 
 def evaluators(cfg: Config) -> list[dict[str, Any]]:
@@ -107,6 +109,12 @@ def main(args: argparse.Namespace, load: Load) -> None:
     if args.launcher == 'none':
         set_threads(load)
     cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
+    try:
+        check_apart(filter(None, [args.dump]), [args.config, args.checkpoint])
+        for folder in filter(None, (args.out, args.show_dir)):
+            check_data_apart(cfg, folder)
+    except ValueError as error:
+        sys.exit(f'test: {error}')
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
     cfg.load_from = local_checkpoint(cfg, args.checkpoint)

@@ -17,11 +17,11 @@ from contextlib import nullcontext
 from pathlib import Path
 
 from eomt_mm.engine.threads import Load, set_threads
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('config', help='config file')
     parser.add_argument('--work-dir', help='folder of logs and checkpoints; default: work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')

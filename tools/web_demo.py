@@ -14,31 +14,39 @@ from another computer: ssh -L 7860:localhost:7860 THIS_COMPUTER. If its port dif
 
 import argparse
 import os
+import re
 import signal
 import sys
 import tempfile
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
+from eomt_mm.options import ToolParser, whole_number
 from eomt_mm.web.limits import MAX_PIXELS, TIME_LIMIT
 
 MAX_SAMPLES = 40
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('models', nargs='+', metavar='CONFIG CHECKPOINT', help='one or more models, of any task')
     parser.add_argument('--device', help='such as cpu or cuda:1; default: the GPU where there is one')
-    parser.add_argument('--port', type=int, help='default: 7860, or the first free one after it')
+    parser.add_argument('--port', type=whole_number(1, 65535), help='default: 7860, or the first free one after it')
     parser.add_argument('--samples', type=Path, help=f'folder of images to pick from, at most {MAX_SAMPLES}')
     parser.add_argument(
-        '--allow-host', action='append', default=[], metavar='NAME:PORT',
+        '--allow-host', action='append', default=[], type=address, metavar='NAME:PORT',
         help="another name and port by which browsers ask for the page, such as a tunnel's; may be repeated",
     )  # fmt: skip
-    parser.add_argument('--max-pixels', type=positive, default=MAX_PIXELS, help='of an image; default: %(default)s')
-    parser.add_argument('--max-upload', type=positive, default=50, help='of a file, in MB; default: %(default)s')
     parser.add_argument(
-        '--time-limit', type=positive, default=int(TIME_LIMIT), help='of an image, in seconds; default: %(default)s'
+        '--max-pixels', type=whole_number(1), default=MAX_PIXELS, help='of an image; default: %(default)s'
+    )
+    parser.add_argument('--max-upload', type=whole_number(1), default=50, help='of a file, in MB; default: %(default)s')
+    parser.add_argument(
+        '--time-limit',
+        type=whole_number(1),
+        default=int(TIME_LIMIT),
+        help='of an image, in seconds; default: %(default)s',
     )
     args = parser.parse_args()
     if len(args.models) % 2:
@@ -46,22 +54,18 @@ def parse_args() -> argparse.Namespace:
     return args
 
 
-def positive(text: str) -> int:
-    """Parse a whole number above 0.
-
-    Raises:
-        argparse.ArgumentTypeError: the text is anything else.
-    """
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"'{text}': a whole number above 0")
-    return int(text)
+def address(text: str) -> str:
+    """Check a NAME:PORT, or NAME for port 80."""
+    if not re.fullmatch(r'[\w.-]+(:\d+)?', text):
+        raise argparse.ArgumentTypeError(f"'{text}': give NAME:PORT, such as localhost:8080")
+    return text
 
 
 if __name__ == '__main__':
     args = parse_args()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
-from eomt_mm.apis.inputs import find_sources  # isort: skip
+from eomt_mm.apis.inputs import Video, find_sources  # isort: skip
 from eomt_mm.web.results import load_models
 
 
@@ -71,7 +75,10 @@ def list_samples(folder: Path) -> list[Path]:
     Raises:
         FileNotFoundError: the folder has no images.
     """
-    return [source.path for source in find_sources(folder)[:MAX_SAMPLES] if source.path is not None]
+    found = [file for source in find_sources(folder) if not isinstance(source, Video) for file in source.files]
+    if len(found) > MAX_SAMPLES:
+        print(f'web_demo: {MAX_SAMPLES} of the {len(found)} images of {folder} are offered')
+    return found[:MAX_SAMPLES]
 
 
 def main(args: argparse.Namespace) -> None:
@@ -82,6 +89,8 @@ def main(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as uploads:
         os.environ['GRADIO_TEMP_DIR'] = uploads  # gradio would leave them in /tmp
         from eomt_mm.web.page import build_page, launch  # imports gradio, which reads these variables
+
+        warnings.formatwarning = lambda message, *_: f'web_demo: {message}\n'
 
         try:
             samples = list_samples(args.samples) if args.samples else []

@@ -89,14 +89,41 @@ def load_config(
 
 def image_folder(cfg: Config) -> str:
     """Folder of a config's test images; for several data sets, their common parent folder."""
-    datasets, folders = [cfg.test_dataloader.dataset], []
-    for dataset in datasets:
-        if 'dataset' in dataset or 'datasets' in dataset:  # wrappers
-            datasets += [dataset['dataset']] if 'dataset' in dataset else dataset['datasets']
-            continue
+    folders = []
+    for dataset in _test_datasets(cfg):
         prefix = dataset.get('data_prefix') or {}
         folders.append(osp.join(dataset.get('data_root') or '', prefix.get('img') or prefix.get('img_path') or ''))
     return osp.commonpath(map(osp.abspath, folders))
+
+
+def check_data_apart(cfg: Config, folder: str) -> None:
+    """Refuse a folder of results in which results may replace files of a config's test data.
+
+    Raises:
+        ValueError: it is or lies in a folder of images or label maps, or is the folder of the annotation file, or its
+            results are these annotations.
+    """
+    out = Path(folder).resolve()
+    for dataset in _test_datasets(cfg):
+        root, ann_file = Path(dataset.get('data_root') or ''), dataset.get('ann_file')
+        names = [name for name in (dataset.get('data_prefix') or {}).values() if isinstance(name, str)]
+        for place in [root / name for name in [*names, *([osp.dirname(ann_file)] if ann_file else [])]]:
+            data = place.resolve()
+            inside = out.is_relative_to(data) and data != root.resolve()
+            of_results = any(part.parent == out and part.name.endswith('_results') for part in (data, *data.parents))
+            if out == data or inside or of_results:
+                raise ValueError(f'{folder}: results may replace files of the data set in {place}: name another folder')
+
+
+def _test_datasets(cfg: Config) -> list[dict[str, Any]]:
+    """Configs of the test data sets, without wrappers."""
+    datasets, found = [cfg.test_dataloader.dataset], []
+    for dataset in datasets:
+        if 'dataset' in dataset or 'datasets' in dataset:
+            datasets += [dataset['dataset']] if 'dataset' in dataset else dataset['datasets']
+        else:
+            found.append(dataset)
+    return found
 
 
 def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, dict[str, Any]]]:

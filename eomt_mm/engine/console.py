@@ -1,7 +1,12 @@
 """Terse console output: a few short lines on the screen, everything in the log file."""
 
+import ast
 import copy
+import io
 import logging
+import re
+import tokenize
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
@@ -14,6 +19,16 @@ FILE_ONLY = (
     '\n----', 'Config:', 'Hooks will be executed', 'Distributed training is not used', 'Exp name:',
     'Checkpoints will be saved', 'layer decay',
 )  # fmt: skip
+
+
+def _is_written_by_hand(text: str) -> bool:
+    """Whether a config has bases, a docstring or comments, which those that runners write have not."""
+    first = next(iter(ast.parse(text).body), None)
+    return (
+        isinstance(first, ast.Expr)
+        or re.search(r'^_base_\s*=', text, re.MULTILINE) is not None
+        or any(token.type == tokenize.COMMENT for token in tokenize.generate_tokens(io.StringIO(text).readline))
+    )
 
 
 class ScreenFormatter(logging.Formatter):
@@ -52,5 +67,14 @@ class TerseConsole(Runner):
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the runner of a config: its ``runner_type`` if given, otherwise `TerseConsole`."""
+    """Build the runner of a config: its ``runner_type`` if given, otherwise `TerseConsole`.
+
+    Raises:
+        ValueError: the config that the runner writes to its work dir would replace one that was written by hand.
+    """
+    own = Path(cfg.filename or '')
+    target = Path(cfg.get('work_dir') or '.') / own.name
+    is_target = own.suffix == '.py' and own.is_file() and target.is_file() and target.samefile(own)
+    if is_target and _is_written_by_hand(own.read_text()):
+        raise ValueError(f'{own} lies in the work dir, where the run writes its whole config: give another --work-dir')
     return RUNNERS.build(cfg) if 'runner_type' in cfg else TerseConsole.from_cfg(cfg)

@@ -174,7 +174,10 @@ def launch(
 
     Raises:
         OSError: the port cannot be used.
+        ValueError: there is no such port.
     """
+    if port is not None and not 0 < port < 1 << 16:
+        raise ValueError(f'port={port}: from 1 to 65535')
     guard = Middleware(Guard, Path(get_upload_folder()), max_upload, allowed_hosts)
     font = ('system-ui', 'sans-serif')  # no web font
     theme = gr.themes.Default(primary_hue='blue', font=font, font_mono=('monospace',))

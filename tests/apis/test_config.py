@@ -12,6 +12,7 @@ from paths import ROOT
 
 from eomt_mm.apis import init_model, load_config
 from eomt_mm.apis.classes import dataset_meta
+from eomt_mm.apis.config import check_data_apart
 from eomt_mm.synthetic.shapes import SHAPES_METAINFO
 
 CONFIGS = ROOT / 'configs' / 'eomt'
@@ -212,3 +213,18 @@ def test_configs_of_a_project_import_its_modules(tmp_path: Path, monkeypatch: py
         monkeypatch.delitem(sys.modules, 'my_project_module', raising=False)
         load_config(path)
         assert sys.modules['my_project_module'].LOADED
+
+
+@pytest.mark.parametrize('folder', ['images/val', 'images/val/x', 'masks', 'sub', '.', 'found', 'images/..'])
+def test_results_never_go_to_the_data(folder: str, tmp_path: Path) -> None:
+    dataset = dict(
+        data_root=str(tmp_path),
+        data_prefix=dict(img='images/val', seg='found/panoptic_results' if folder == 'found' else 'masks'),
+        ann_file='all.json' if folder in ('.', 'images/..') else 'sub/all.json',
+    )
+    for wrapped in (dataset, dict(type='ClassBalancedDataset', dataset=dataset), dict(datasets=[dataset])):
+        cfg = Config(dict(test_dataloader=dict(dataset=wrapped)))
+        with pytest.raises(ValueError, match='results may replace files of the data set in .*: name another folder'):
+            check_data_apart(cfg, str(tmp_path / folder))
+        for other in ('results', 'images', 'images/vals'):
+            check_data_apart(cfg, str(tmp_path / other))

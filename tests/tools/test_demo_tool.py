@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from inferencer_models import saved_model
+from input_files import write_cut_video
 from paths import ROOT
 
 from eomt_mm.apis import EoMTInferencer
@@ -75,6 +76,35 @@ def test_unreadable_files_are_named_and_left_out(
         tool('demo.py', photos, *model, '--out-dir', tmp_path / 'out')
     assert stopped.value.code == 'demo: files that could not be read: 1'
     assert 'images segmented (instance): 2;' in capsys.readouterr().out
+
+
+def test_a_folder_of_good_and_bad_files(
+    tool: Callable, model: tuple[Path, Path], photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (photos / 'bad.jpg').write_text('no image')
+    (photos / 'gone.png').symlink_to('nowhere.png')
+    for name in ('a.heic', 'b.HEIC', 'c.gif', 'notes.txt'):
+        (photos / name).touch()
+    write_cut_video(photos / 'clip.avi', 0.5)
+    arguments = [*model, '--out-dir', photos / 'out', '--device', 'cpu']
+    for _ in range(2):  # the second time, results of the first are there
+        with pytest.warns(UserWarning) as warned, pytest.raises(SystemExit) as stopped:
+            tool('demo.py', photos, *arguments)
+        assert stopped.value.code == 'demo: files that could not be read: 2'
+        assert 'images segmented (instance): 2;' in capsys.readouterr().out
+        texts = [str(one.message) for one in warned if one.category is UserWarning]
+        assert len(texts) == 3 and len([text for text in texts if text.startswith('skipped: ')]) == 2
+        listing = next(text for text in texts if not text.startswith('skipped: '))
+        for part in (
+            '4 files are read; ',
+            'its 1 videos are read when given by their paths',
+            '1 .heic, 1 .HEIC, 1 .gif',
+        ):
+            assert part in listing
+        assert '\n' not in listing
+    assert '2 files (2 .png), such as out/vis/0.png are results of earlier calls' in listing
+    with pytest.warns(UserWarning, match='the file states 40'), pytest.raises(SystemExit, match='not be read: 1'):
+        tool('demo.py', photos / 'clip.avi', *arguments)
 
 
 @pytest.mark.parametrize(

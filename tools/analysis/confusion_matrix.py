@@ -14,16 +14,18 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('config', help='config file of the semantic model')
     parser.add_argument('results', type=Path, help='folder of --out, or pickle of --dump')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--out', type=Path, required=True, help='picture (PNG); a .npy of the counts goes beside it')
-    parser.add_argument('--pairs', type=int, default=20, help='how many of the most confused pairs are listed')
+    parser.add_argument(
+        '--pairs', type=whole_number(0), default=20, help='how many of the most confused pairs are listed'
+    )
     add_cfg_options(parser, 'overrides')
     return parser
 
@@ -44,7 +46,7 @@ from eomt_mm.checkpoints.pickles import NUMBERS, read_pickle
 from eomt_mm.core import geometry
 from eomt_mm.datasets.segment_maps import read_map
 from eomt_mm.fileio.result_names import name_below
-from eomt_mm.fileio.writing import write_whole
+from eomt_mm.fileio.writing import check_apart, write_whole
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 VOID = 255
@@ -171,6 +173,7 @@ def main(args: argparse.Namespace) -> None:
         )
     if not args.results.exists():
         make_parser().error(f'{args.results} does not exist: write it with tools/test.py --out or --dump')
+    check_apart([args.out, args.out.with_suffix('.npy')], [args.config, args.results])
     classes = config_meta(cfg)['classes']
     found = maps_of_folder(cfg, args.results) if args.results.is_dir() else maps_of_dump(args.results)
     matrix = count(found, len(classes))

@@ -12,18 +12,18 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('image', help='image file')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
-    parser.add_argument('--queries', nargs='+', type=int, help='numbers of queries; default: the best')
-    parser.add_argument('--num-queries', type=int, default=5, help='how many of the best')
-    parser.add_argument('--window', type=int, default=0, help='semantic: which window of the image, from 0')
+    parser.add_argument('--queries', nargs='+', type=whole_number(0), help='numbers of queries; default: the best')
+    parser.add_argument('--num-queries', type=whole_number(1), default=5, help='how many of the best')
+    parser.add_argument('--window', type=whole_number(0), default=0, help='semantic: which window of the image, from 0')
     parser.add_argument('--device', default='cpu', help='such as cuda:0')
     add_cfg_options(parser)
     return parser
@@ -42,8 +42,10 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from torch import Tensor
 
+from eomt_mm.apis.inferencer_parts import device_of
 from eomt_mm.core.geometry import resize
 from eomt_mm.engine.mask_annealing import find_head
+from eomt_mm.fileio.writing import check_apart
 from eomt_mm.visualization.figures import new_figure, save_picture
 
 CELL = 2.4  # inches
@@ -119,8 +121,13 @@ def draw(
 
 
 def main(args: argparse.Namespace) -> None:
+    try:
+        device = device_of(args.device)
+        check_apart([args.out], [args.image, args.config, args.checkpoint])
+    except ValueError as error:
+        make_parser().error(str(error))
     cfg = load_config(args.config, read_options(args.cfg_options))
-    model: Any = init_model(cfg, args.checkpoint, args.device)
+    model: Any = init_model(cfg, args.checkpoint, str(device))
     batch = prepare(cfg, model, args.image)
     inputs, geometry = batch['inputs'], batch['data_samples'][0].geometry
     if not 0 <= args.window < len(inputs):

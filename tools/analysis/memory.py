@@ -25,14 +25,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('configs', nargs='+', help='config files')
-    parser.add_argument('--batch', nargs='+', type=int, default=[4], help='images per process and step')
-    parser.add_argument('--targets', type=int, default=12, help='targets per image')
+    parser.add_argument('--batch', nargs='+', type=whole_number(1), default=[4], help='images per process and step')
+    parser.add_argument('--targets', type=whole_number(0), default=12, help='targets per image')
     parser.add_argument('--estimate', action='store_true', help='do not measure, even with a CUDA device')
     parser.add_argument('--parts', action='store_true', help='what is kept for the backward pass, part by part')
     add_cfg_options(parser)

@@ -4,14 +4,15 @@ Example:
     python tools/analysis/model_zoo.py        # after adding or changing a config; a test checks the page
 """
 
-import argparse
 import ast
 import re
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.options import ToolParser
+
 if __name__ == '__main__':  # before torch is imported
-    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    ToolParser(__doc__).parse_args()
 
 from mmengine.fileio import load
 

@@ -13,9 +13,11 @@ import math
 import re
 from pathlib import Path
 
+from eomt_mm.options import ToolParser
+
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('log', type=Path, help='log (.log), or the work dir of a test or a training')
     parser.add_argument('--metric', help='column of the table; default: the first')
     parser.add_argument('--sort', action='store_true', help='best class first, instead of the order of classes')
@@ -28,6 +30,7 @@ if __name__ == '__main__':
 
 from matplotlib.figure import Figure
 
+from eomt_mm.fileio.writing import check_apart
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
 # Heading of a table of classes in logs of mmseg's metric, PanopticQuality, InstanceAP and CityscapesAP.
@@ -111,6 +114,7 @@ def _without(count: int) -> str:
 
 def main(args: argparse.Namespace) -> None:
     log = find_log(args.log)
+    check_apart([args.out], [log])
     table = read_table(log)
     if not table:
         raise ValueError(f'{log} has no table of classes: test with --cfg-options test_evaluator.classwise=True')

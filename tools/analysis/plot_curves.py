@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 
 def make_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('work_dirs', nargs='*', type=Path, help='work dirs of training runs')
     parser.add_argument('--plan', help='config whose schedule is drawn')
     parser.add_argument('--out', type=Path, help='picture (PNG); default: curves.png in the (first) work dir')
@@ -37,6 +37,7 @@ from mmengine.registry import HOOKS, MODELS, PARAM_SCHEDULERS
 from eomt_mm.core.schedules import annealed_keep_prob, two_stage_factor
 from eomt_mm.engine.mask_annealing import find_head, stated_annealing, trains_with_masks
 from eomt_mm.engine.schedule import TwoStagePolyLR
+from eomt_mm.fileio.writing import check_apart
 from eomt_mm.visualization.figures import LINE_COLOURS, new_figure, save_picture
 
 Scalars = dict[str, list[tuple[int, float]]]  # name to (step, value)
@@ -171,6 +172,7 @@ def main(args: argparse.Namespace) -> None:
     if args.plan and not args.out:
         make_parser().error('--plan needs --out, the picture to write')
     if args.plan:
+        check_apart([args.out], [args.plan])
         runs = {Path(args.plan).stem: plan(load_config(args.plan, read_options(args.cfg_options)))}
     else:
         runs = {

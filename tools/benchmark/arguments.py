@@ -3,14 +3,14 @@
 import argparse
 from pathlib import Path
 
-from eomt_mm.options import add_cfg_options
+from eomt_mm.options import ToolParser, add_cfg_options
 
 STAGES = ('model', 'full', 'train')
 COMPILE_MODES = ('default', 'reduce-overhead', 'max-autotune', 'max-autotune-no-cudagraphs')
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description)
     parser.add_argument('configs', nargs='+', metavar='CONFIG', help='sides; speed is relative to the first')
     parser.add_argument('--stage', choices=STAGES, default='model')
     parser.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N; default: cpu')

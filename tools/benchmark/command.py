@@ -14,7 +14,8 @@ from benchmark.measure import Result, accuracy, measure
 from benchmark.report import caption, environment, plot, table, write_json
 from benchmark.sides import Spec
 from eomt_mm.apis.config import load_config
-from eomt_mm.fileio.writing import check_free
+from eomt_mm.apis.inferencer_parts import device_of
+from eomt_mm.fileio.writing import check_apart, check_free
 from eomt_mm.options import read_options
 
 CLIP = 5  # frames, as published in training
@@ -32,6 +33,7 @@ def check_args(args: argparse.Namespace) -> None:
         raise ValueError(f'--window {args.window}: for --stage model, and with --whole-video for --stage full')
     if args.device.startswith('cuda') and not torch.cuda.is_available():
         raise ValueError(f'--device {args.device}: torch {torch.__version__} finds no CUDA device')
+    device_of(args.device)
     if args.checkpoints and len(args.checkpoints) != len(args.configs):
         raise ValueError(f'--checkpoints: {len(args.checkpoints)} files for {len(args.configs)} configs; one each')
     if args.data_root and not args.checkpoints:
@@ -40,9 +42,9 @@ def check_args(args: argparse.Namespace) -> None:
         raise FileNotFoundError(f'--image {args.image} does not exist')
     if args.growth is not None and len(args.configs) > 1:
         raise ValueError(f'--growth is of one config, not of {len(args.configs)}')
-    for target in (args.out, args.plot):
-        if target is not None:
-            check_free(target)
+    for target in filter(None, (args.out, args.plot)):
+        check_free(target)
+        check_apart([target], filter(None, (args.image, *args.configs, *(args.checkpoints or ()))))
 
 
 def input_size(args: argparse.Namespace) -> Size:

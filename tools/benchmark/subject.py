@@ -16,6 +16,7 @@ from benchmark.adapters import import_adapters
 from benchmark.harness import CLEAR_REFS, Call, Measured, alternate, in_fresh_process
 from benchmark.report import environment, markdown, megabytes, milliseconds, write_json
 from eomt_mm.fileio.writing import check_free
+from eomt_mm.options import ToolParser, whole_number
 
 TOLERANCE = 1e-4  # of the range of the values, in float32
 Maker = Callable[[Any], Call | None]
@@ -87,7 +88,7 @@ LEAF = 'eomt_dinov2-s_24e_coco-panoptic-640'
 CONFIG = dict(config=dict(nargs='?', default=LEAF, help='path or name of a config of EoMT'))
 OPTIONS = {'--cfg-options': dict(nargs='+', action=DictAction, help='overrides in the config')}
 SIZE = {'--size': integer(640, 'side of the input')}
-SHAPE = {'--ori-size': dict(type=int, nargs=2, default=(480, 640), metavar=('H', 'W'), help='of the image')}
+SHAPE = {'--ori-size': dict(type=whole_number(1), nargs=2, default=(480, 640), metavar=('H', 'W'), help='of the image')}
 
 
 # Agreement -------------------------------------------------------------------------------------------------------
@@ -202,7 +203,7 @@ def main(description: str) -> None:
 
 
 def parse_args(description: str) -> tuple[argparse.ArgumentParser, Namespace]:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(description)
     subjects = parser.add_subparsers(dest='subject', metavar='SUBJECT', required=True)
     for name, subject in load_subjects().items():
         one = subjects.add_parser(
@@ -212,7 +213,7 @@ def parse_args(description: str) -> tuple[argparse.ArgumentParser, Namespace]:
             one.add_argument(option, **settings)
         one.add_argument('--base', choices=list(subject.sides), default=next(iter(subject.sides)), help='of the ratios')
         one.add_argument('--rounds', type=int, default=subject.rounds, help='timed calls of each side')
-        one.add_argument('--threads', type=int, default=subject.threads, help='of torch')
+        one.add_argument('--threads', type=whole_number(1), default=subject.threads, help='of torch')
         one.add_argument('--no-memory', action='store_true', help='do not measure the memory')
         one.add_argument('--out', type=Path, metavar='FILE.json', help='all numbers, every round included')
     return parser, parser.parse_args()

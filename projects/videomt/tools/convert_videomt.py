@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = ToolParser(__doc__)
     parser.add_argument('src', help='file, folder of Hugging Face, hf://owner/name[@revision] or http(s)://')
     parser.add_argument('dst', help='file; with --to hf a new folder')
     parser.add_argument('--config', help='config of the model; the weights are checked against it')
@@ -43,7 +43,7 @@ import torch
 from videomt.checkpoints import export_huggingface, import_videomt
 
 from eomt_mm.checkpoints.class_names import check_names
-from eomt_mm.fileio.writing import check_free, written_aside
+from eomt_mm.fileio.writing import check_apart, check_free, written_aside
 from eomt_mm.hosts.install import install
 
 
@@ -56,6 +56,7 @@ def convert(args: argparse.Namespace) -> str:
     """
     install()  # checkpoints of our trainings contain mmengine's log
     check_free(args.dst, folder=args.to == 'hf')
+    check_apart([args.dst], filter(None, (args.src, args.base, args.config)))
     model: Any = init_model(load_config(args.config, read_options(args.cfg_options))) if args.config else None
     expected = model.state_dict() if model else None
     state, report = import_videomt(args.src, expected, not args.no_class_head, args.base, args.weights)

@@ -22,6 +22,7 @@ from benchmark.subject import OPTIONS, SUBJECTS, Results, Subject, check_tensors
 from eomt_mm.checkpoints.describe import describe
 from eomt_mm.checkpoints.rules import map_to_theirs
 from eomt_mm.core.network import eomt_forward
+from eomt_mm.options import whole_number
 from videomt.formats import HUGGING_FACE
 
 FRAME_RESULTS = RESULTS | dict(instance='pred_track_instances')
@@ -150,8 +151,8 @@ VIDEO = SUBJECTS['video'] = Subject(
     check=check_clips,
     options={
         'config': dict(nargs='?', default='videomt_dinov2-s_40k_ytvis2019-448', help='path or name of one of VidEoMT'),
-        '--size': dict(type=int, nargs=2, default=(640, 640), metavar=('H', 'W'), help='of the frames'),
-        '--frames': dict(type=int, default=5, help='of the clip'),
+        '--size': dict(type=whole_number(1), nargs=2, default=(640, 640), metavar=('H', 'W'), help='of the frames'),
+        '--frames': dict(type=whole_number(1), default=5, help='of the clip'),
         '--device': dict(default='cpu', help='such as cuda'),
         '--dtype': dict(choices=['float32', 'float16', 'bfloat16'], default='float32', help='of autocast'),
         **OPTIONS,

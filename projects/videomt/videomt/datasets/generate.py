@@ -7,7 +7,6 @@ generated validation sets of YouTube-VIS and OVIS have annotations.
     python -m videomt.datasets.generate youtube_vis data/ytvis_2019
 """
 
-import argparse
 import json
 import os
 import shutil
@@ -20,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from eomt_mm.annotations.panoptic_png import write_panoptic_png
+from eomt_mm.options import ToolParser, whole_number
 from videomt.datasets.classes import INSTANCE_CLASSES, WILD_SCENES
 from videomt.datasets.film import draw_film
 from videomt.datasets.film_files import (
@@ -211,16 +211,19 @@ WRITERS: dict[str, Callable[..., Path]] = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line; see the module's docstring."""
-    parser = argparse.ArgumentParser(description='Write a small generated video data set.')
+    parser = ToolParser('Write a small generated video data set.')
     parser.add_argument('format', choices=WRITERS)
     parser.add_argument('root', type=Path)
-    parser.add_argument('--num-videos', type=int, default=4)
-    parser.add_argument('--num-frames', type=int, default=6)
-    parser.add_argument('--size', type=int, nargs=2, default=(64, 96), metavar=('HEIGHT', 'WIDTH'))
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--num-videos', type=whole_number(1), default=4)
+    parser.add_argument('--num-frames', type=whole_number(1), default=6)
+    parser.add_argument('--size', type=whole_number(1), nargs=2, default=(64, 96), metavar=('HEIGHT', 'WIDTH'))
+    parser.add_argument('--seed', type=whole_number(0), default=0)
     given = vars(parser.parse_args(arguments))
     given['size'] = tuple(given['size'])
-    print(WRITERS[given.pop('format')](**given))
+    try:
+        print(WRITERS[given.pop('format')](**given))
+    except (ValueError, OSError) as error:
+        parser.error(str(error))
 
 
 if __name__ == '__main__':
