@@ -1,7 +1,6 @@
 """Mask annealing: masked attention is phased out block by block (EoMT paper, "Mask annealing")."""
 
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 from eomt_mm.core.head import EoMTHead
-from eomt_mm.core.schedules import annealed_keep_prob, published_steps
+from eomt_mm.core.schedules import MaskAnnealing
 from eomt_mm.engine.train_loop import check_counts_steps
 from eomt_mm.registry import HOOKS
 
@@ -21,18 +20,9 @@ from eomt_mm.registry import HOOKS
 class MaskAnnealingHook(Hook):
     """Set the keep probability of each joint block's masks after every iteration, and log it.
 
-    By default the steps follow the rule of the published recipes: annealing starts at 1/6 (first block) to 4/6 (last
-    block) of the schedule and ends at 2/6 to 5/6, for any number of joint blocks (:func:`published_steps`).
-
     Args:
-        starts, ends: where the annealing of each joint block starts and ends, instead of the rule: fractions of
-            ``max_iters`` in [0, 1] or, with ``total_steps``, optimiser steps.
-        unit: number of optimiser steps that the annealing of each block takes. None: a sixth of the schedule.
-        first_block: (start, end) of the first joint block in optimiser steps, instead of the rule's (published with
-            DINOv3: (0, 3000)).
-        total_steps: length of the schedule that the steps above refer to. If ``max_iters`` differs, the steps are
-            scaled to it.
-        power: exponent of the polynomial decay.
+        starts, ends, unit, first_block, total_steps, power: see :class:`~eomt_mm.core.schedules.MaskAnnealing`; the
+            length of the schedule is ``max_iters``.
 
     Raises:
         ValueError: the arguments are inconsistent, or do not fit the model's number of joint blocks.
@@ -47,38 +37,7 @@ class MaskAnnealingHook(Hook):
         total_steps: int | None = None,
         power: float = 0.9,
     ) -> None:
-        if starts is not None and (unit is not None or first_block is not None):
-            raise ValueError(
-                f'starts={starts} with unit={unit}, first_block={first_block}: give either starts and ends, or unit '
-                f'and first_block, not both'
-            )
-        if (unit is not None or first_block is not None) and total_steps is None:
-            raise ValueError(
-                f'unit={unit}, first_block={first_block} need total_steps, the length of the schedule that these '
-                f'steps refer to'
-            )
-        if first_block is not None and not 0 <= first_block[0] <= first_block[1]:
-            raise ValueError(f'first_block={first_block}: 0 <= start <= end, in optimiser steps')
-        if unit is not None and unit < 1:
-            raise ValueError(f'unit={unit}: at least 1 optimiser step')
-        if (starts is None) != (ends is None):
-            raise ValueError(f'starts={starts}, ends={ends}: give both or neither')
-        if starts is not None and ends is not None:
-            if len(starts) != len(ends) or any(a < 0 or e < a for a, e in zip(starts, ends, strict=True)):
-                raise ValueError(f'starts={starts}, ends={ends}: one of each per joint block, 0 <= start <= end')
-            if total_steps is None and max(ends) > 1:
-                raise ValueError(
-                    f'ends={ends} exceed 1: give fractions of max_iters, or set total_steps to the length of the '
-                    f'schedule that these steps refer to'
-                )
-        elif total_steps is not None and unit is None and first_block is None:
-            raise ValueError(f'total_steps={total_steps} needs starts and ends, unit, or first_block in steps')
-        self.starts = starts
-        self.ends = ends
-        self.unit = unit
-        self.first_block = first_block
-        self.total_steps = total_steps
-        self.power = power
+        self.annealing = MaskAnnealing(starts, ends, unit, first_block, total_steps, power)
         self._steps: list[tuple[int, int]] = []  # empty outside of training
         self._explained = False
         self._most: list[float] = []  # probabilities in a resumed checkpoint: upper limits of all later ones
@@ -91,11 +50,12 @@ class MaskAnnealingHook(Hook):
         """
         check_counts_steps(runner)
         head = find_head(runner.model)
-        self._steps = self.annealing_steps(head.num_blocks, runner.max_iters)
+        self._steps = self.annealing.steps(head.num_blocks, runner.max_iters)
         shown = ', '.join(f'{start}-{end}' for start, end in self._steps)
         scaled = ''
-        if self.total_steps not in (None, runner.max_iters):
-            scaled = f' (scaled from a schedule of {self.total_steps})'
+        stated = self.annealing.total_steps
+        if stated not in (None, runner.max_iters):
+            scaled = f' (scaled from a schedule of {stated})'
         print_log(f'mask annealing of {head.num_blocks} joint blocks at steps {shown}{scaled}', logger='current')
         self._most = self._resumed_probs(runner, head)
         left = self.keep_probs(runner.max_iters)
@@ -103,7 +63,7 @@ class MaskAnnealingHook(Hook):
             print_log(
                 f'masks stay on: after the last of {runner.max_iters} iterations the keep probabilities are {left}, '
                 f'but masks are off in evaluation. Let the annealing end within the schedule '
-                f'(MaskAnnealingHook ends={self.ends}, unit={self.unit}, total_steps={self.total_steps})',
+                f'({self.annealing})',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -136,30 +96,9 @@ class MaskAnnealingHook(Hook):
                 level=logging.WARNING,
             )
 
-    def annealing_steps(self, num_blocks: int, max_iters: int) -> list[tuple[int, int]]:
-        """Return (start, end) of each joint block's annealing, in steps of a schedule of ``max_iters`` steps."""
-        if self.starts is None or self.ends is None:
-            if self.total_steps is None:
-                return published_steps(num_blocks, max_iters)
-            stated: list[tuple[float, float]] = [*published_steps(num_blocks, self.total_steps, self.unit)]
-            if self.first_block is not None:
-                stated[0] = self.first_block
-        elif len(self.starts) == num_blocks:
-            stated = list(zip(self.starts, self.ends, strict=True))
-        else:
-            raise ValueError(
-                f'MaskAnnealingHook has {len(self.starts)} starts and ends, the model {num_blocks} joint blocks: '
-                f'give one of each per block'
-            )
-        scale = max_iters / (self.total_steps or 1)
-        return [(math.floor(start * scale + 0.5), math.floor(end * scale + 0.5)) for start, end in stated]
-
     def keep_probs(self, step: int) -> list[float]:
         """Return the keep probability of each joint block after ``step`` steps."""
-        probs = [annealed_keep_prob(step, start, end, self.power) for start, end in self._steps]
-        # The saved probabilities are float32: small differences from the schedule's values are rounding.
-        most = self._most or [1.0] * len(probs)
-        return [prob if prob <= limit + 1e-6 else limit for prob, limit in zip(probs, most, strict=True)]
+        return self.annealing.keep_probs(step, self._steps, self._most)
 
     def _resumed_probs(self, runner: Any, head: EoMTHead) -> list[float]:
         """Return the checkpoint's probabilities as upper limits, so that a longer schedule turns no mask on again."""

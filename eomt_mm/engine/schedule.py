@@ -5,7 +5,7 @@ from typing import Any
 from mmengine.logging import print_log
 from mmengine.optim.scheduler.param_scheduler import _ParamScheduler
 
-from eomt_mm.core.schedules import two_stage_factor
+from eomt_mm.core.schedules import fitting_warmup, two_stage_factor
 from eomt_mm.registry import PARAM_SCHEDULERS
 
 
@@ -41,16 +41,9 @@ class TwoStagePolyLR(_ParamScheduler):
     ) -> None:
         if by_epoch:
             raise ValueError('by_epoch=True: TwoStagePolyLR counts iterations; set by_epoch=False')
-        if min(warmup_steps) < 0 or not 0 < max_warmup <= 1:
-            raise ValueError(
-                f'warmup_steps={tuple(warmup_steps)}, max_warmup={max_warmup}: steps must be at least 0, max_warmup in '
-                f'(0, 1]'
-            )
         self.total = end
-        self.warmup_steps = (warmup_steps[0], warmup_steps[1])
-        if sum(warmup_steps) > max_warmup * end:
-            share = max_warmup * end / sum(warmup_steps)
-            self.warmup_steps = (int(warmup_steps[0] * share), int(warmup_steps[1] * share))
+        self.warmup_steps = fitting_warmup(warmup_steps, end, max_warmup)
+        if self.warmup_steps != tuple(warmup_steps):
             print_log(
                 f'warm-up of {tuple(warmup_steps)} steps shortened to {self.warmup_steps}: the schedule has {end} '
                 f'(TwoStagePolyLR max_warmup={max_warmup})',

@@ -252,7 +252,7 @@ def test_schedule_is_the_published_one(path: Path) -> None:
         'eomt_mm.TwoStagePolyLR', (500, 1000) if leaf['family'] == 'dinov2' else (2000, 3000),
     )  # fmt: skip
     assert cfg.default_hooks.mask_annealing.type == 'eomt_mm.DefaultAnnealingHook'
-    found = MaskAnnealingHook(**cfg.get('mask_annealing', {})).annealing_steps(joint, total)
+    found = MaskAnnealingHook(**cfg.get('mask_annealing', {})).annealing.steps(joint, total)
     assert all(0 <= start < end <= total for start, end in found)
     if path.stem in PUBLISHED:
         assert (total, tuple(zip(*found, strict=True))) == PUBLISHED[path.stem]

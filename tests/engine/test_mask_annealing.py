@@ -49,13 +49,13 @@ EXCEPTIONS = {
 @pytest.mark.parametrize('name', EXCEPTIONS)
 def test_unit_and_first_block_give_the_published_exceptions(name: str) -> None:
     total, arguments, starts, ends = EXCEPTIONS[name]
-    steps = MaskAnnealingHook(**arguments).annealing_steps(len(starts), total)  # type: ignore[arg-type]
+    steps = MaskAnnealingHook(**arguments).annealing.steps(len(starts), total)  # type: ignore[arg-type]
     assert steps == list(zip(starts, ends, strict=True))
 
 
 def test_unit_and_first_block_scale_with_the_schedule() -> None:
     hook = MaskAnnealingHook(unit=300, first_block=(0, 100), total_steps=2000)
-    assert hook.annealing_steps(3, 200) == [(0, 10), (75, 105), (120, 150)]
+    assert hook.annealing.steps(3, 200) == [(0, 10), (75, 105), (120, 150)]
 
 
 @pytest.mark.parametrize('total', [1, 5, 6, 20])
@@ -101,12 +101,12 @@ def test_resumed_run_starts_at_its_step() -> None:
 
 def test_explicit_steps_scale_with_the_schedule(caplog: pytest.LogCaptureFixture) -> None:
     hook = MaskAnnealingHook(starts=(0, 600), ends=(300, 900), total_steps=1200)
-    assert hook.annealing_steps(2, 1200) == [(0, 300), (600, 900)]
-    assert hook.annealing_steps(2, 120) == [(0, 30), (60, 90)]
+    assert hook.annealing.steps(2, 1200) == [(0, 300), (600, 900)]
+    assert hook.annealing.steps(2, 120) == [(0, 30), (60, 90)]
 
 
 def test_fractions() -> None:
-    assert MaskAnnealingHook(starts=(0.0, 0.5), ends=(0.25, 1.0)).annealing_steps(2, 200) == [(0, 50), (100, 200)]
+    assert MaskAnnealingHook(starts=(0.0, 0.5), ends=(0.25, 1.0)).annealing.steps(2, 200) == [(0, 50), (100, 200)]
 
 
 def test_a_run_that_ends_early_with_masks_on_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -181,7 +181,7 @@ def test_annealing_is_added_where_none_is_stated() -> None:
         return runner.hooks[len(hooks) :]
 
     (rule,) = added({})
-    assert rule.annealing_steps(3, 60) == published_steps(3, 60)
+    assert rule.annealing.steps(3, 60) == published_steps(3, 60)
     (stated,) = added({'mask_annealing': dict(unit=5, total_steps=60)})
-    assert stated.unit == 5
+    assert stated.annealing.unit == 5
     assert added({}, rule) == added({'mask_annealing': None}) == added({}, masked=False) == []

@@ -103,13 +103,13 @@ def plan(cfg: Config) -> Scalars:
             two_stage_factor(s, schedule.total, schedule.warmup_steps, in_backbone, schedule.power) for s in steps
         ]
         scalars[name] = [(step, rate * factor) for step, factor in zip(steps, factors, strict=True)]
-    for annealing in map(HOOKS.build, hooks):
+    for annealing in (HOOKS.build(hook).annealing for hook in hooks):
         with torch.device('meta'):
             model = MODELS.build(cfg.model)
         if not trains_with_masks(model):
             break
         num_blocks = find_head(model).num_blocks
-        for b, (start, end) in enumerate(annealing.annealing_steps(num_blocks, total)):
+        for b, (start, end) in enumerate(annealing.steps(num_blocks, total)):
             scalars[f'mask_prob_{b}'] = [(s, annealed_keep_prob(s, start, end, annealing.power)) for s in steps]
     return scalars
 
