@@ -23,6 +23,7 @@ HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
     'synthetic': ({'fileio', 'annotations'}, {*PICTURES, 'pycocotools', 'tqdm'}),
     'visualization': ({'fileio'}, {*PICTURES, 'matplotlib'}),
     'checkpoints': ({'core', 'fileio', 'annotations'}, {*CORE, 'safetensors', 'huggingface_hub', 'filelock'}),
+    'recipes': (set(), set()),
     'export': ({'core', 'fileio'}, {*CORE, 'onnx', 'onnxruntime'}),
 }
 SHARED = {*HOST_FREE, 'hosts', 'options', 'registry', 'compat', '__init__', '__version__'}

@@ -19,7 +19,7 @@ from doc_pages import DOCS, PAGES, ROOT, TOOLS, accepts, blocks, call_of_a_tool,
 from markdown.extensions.toc import slugify
 
 from eomt_mm import __version__
-from eomt_mm.apis.config_names import find_config
+from eomt_mm.recipes.names import find_config
 
 README = ROOT / 'README.md'
 TOP = [ROOT / name for name in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md', 'SECURITY.md')]

@@ -12,11 +12,10 @@ from eomt_mm.apis.model import init_model  # noqa: E402
 from eomt_mm.public import load, names_of  # noqa: E402
 
 PUBLIC = {
-    'config': ('load_config',),
+    'config': ('find_config', 'load_config'),
     'model': ('import_for', 'init_model', 'local_checkpoint'),
     'inferencer': ('EoMTInferencer', 'Loaded', 'Predicted', 'Request', 'Result', 'init_inferencer'),
     'classes': ('config_meta',),
-    'config_names': ('find_config',),
     'inputs': (
         'IMAGE_SUFFIXES',
         'VIDEO_SUFFIXES',

@@ -4,19 +4,20 @@ import difflib
 import os.path as osp
 import sys
 import warnings
-from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
-from eomt_mm.apis.classes import LOADERS, apply_metainfo, check_classes
-from eomt_mm.apis.config_names import PROJECTS
-from eomt_mm.apis.label_files import LABEL_KEYS, apply_label_files
+from eomt_mm.apis.classes import check_classes, config_meta, label_names
 from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
+from eomt_mm.recipes.classes import LOADERS, apply_metainfo
+from eomt_mm.recipes.label_files import LABEL_KEYS, apply_label_files
+from eomt_mm.recipes.names import PROJECTS, find_config as find_config
+from eomt_mm.recipes.places import move_root, places, stated_root, walk
 
 # Stated once at the top of a config and used in many places: overriding the top-level key changes all of them.
 SHARED_KEYS = ('data_root', 'img_size', 'mask_annealing', 'metainfo', 'runner_type', 'sharding', *LABEL_KEYS)
@@ -39,9 +40,9 @@ def load_config(
     Args:
         path: config file.
         cfg_options: overrides that map dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``,
-            ``metainfo`` (class names, see :func:`~eomt_mm.apis.classes.apply_metainfo`), ``label_ids``, ``img_suffix``
-            and ``seg_map_suffix`` (:func:`~eomt_mm.apis.label_files.apply_label_files`) are applied wherever they are
-            used, even where a config file restates the value of its base configs.
+            ``metainfo`` (class names, see :func:`~eomt_mm.recipes.classes.apply_metainfo`), ``label_ids``,
+            ``img_suffix`` and ``seg_map_suffix`` (:func:`~eomt_mm.recipes.label_files.apply_label_files`) are applied
+            wherever they are used, even where a config file restates the value of its base configs.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.hosts.zip_backend`).
 
@@ -67,11 +68,11 @@ def load_config(
     if data_root is not None:
         options['data_root'] = str(data_root)
     _warn_unread(cfg, options)
-    old_root = _stated_root(cfg)
+    old_root = stated_root(cfg)
     cfg.merge_from_dict(options)
     _settle_root(cfg, old_root)
     if 'img_size' in cfg:
-        for part, key in _places(cfg._cfg_dict, 'img_size'):
+        for part, key in places(cfg._cfg_dict, 'img_size'):
             if key not in options:
                 part['img_size'] = cfg.img_size
     _check_img_size(cfg)
@@ -79,9 +80,9 @@ def load_config(
         loader = cfg.get(name)
         if loader and loader.get('num_workers') == 0:
             loader.persistent_workers = False  # torch refuses it without workers
-    apply_metainfo(cfg, options)
+    apply_metainfo(cfg, options, config_meta)
     check_classes(cfg)
-    apply_label_files(cfg, list(_walk(cfg._cfg_dict)), options)
+    apply_label_files(cfg, list(walk(cfg._cfg_dict)), options, label_names(cfg))
     _let_metrics_follow(cfg, options)
     _drop_hooks(cfg)
     return cfg
@@ -126,42 +127,12 @@ def _test_datasets(cfg: Config) -> list[dict[str, Any]]:
     return found
 
 
-def _walk(node: Any, prefix: str = '') -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield all dicts in ``node``, itself included, with their dotted keys."""
-    if isinstance(node, dict):
-        yield prefix, node
-        items: Any = node.items()
-    elif isinstance(node, list | tuple):
-        items = enumerate(node)
-    else:
-        return
-    for key, value in items:
-        yield from _walk(value, f'{prefix}.{key}' if prefix else str(key))
-
-
-def _places(cfg: ConfigDict, name: str) -> list[tuple[dict[str, Any], str]]:
-    """List the dicts that contain ``name``, with its dotted key in each."""
-    return [(part, f'{key}.{name}' if key else name) for key, part in _walk(cfg) if name in part]
-
-
-def _stated_root(cfg: Config) -> str | None:
-    """Root of the data sets' paths: the config's ``data_root`` or, if no path is below it, a data set's own."""
-    root = cfg.get('data_root')
-    if root is None:
-        return None
-    loaders = [cfg.get(name) for name in reversed(LOADERS)]
-    stated = [value for _, part in _walk(loaders) for value in part.values() if isinstance(value, str)]
-    if any(_is_below(value, root) for value in stated):
-        return root
-    return next((part['data_root'] for _, part in _walk(loaders) if part.get('data_root')), root)
-
-
 def _settle_root(cfg: Config, old: str | None) -> None:
     """Replace the root ``old`` of all paths with the ``data_root`` of the config or the user."""
     root = cfg.get('data_root')
     if root is not None:
         cfg.data_root = zip_root(f'{osp.expanduser(str(root)).rstrip("/")}/')
-        _move_root(cfg._cfg_dict, old, cfg.data_root)
+        move_root(cfg._cfg_dict, old, cfg.data_root)
 
 
 def _import_modules(cfg: Config) -> None:
@@ -190,23 +161,6 @@ def _files(cfg: Config) -> list[Path]:
     return [Path(name).resolve() for name in names if osp.isfile(name)]
 
 
-def _is_below(path: str, root: str) -> bool:
-    return f'{path}/'.startswith(f'{root.rstrip("/")}/')
-
-
-def _move_root(cfg: ConfigDict, old: str | None, new: str) -> None:
-    """Replace the root ``old`` of every path; if ``old`` is None, replace every ``data_root``."""
-    for _, part in _walk(cfg):
-        for key, value in part.items():
-            if not isinstance(value, str):
-                continue
-            if old is None:
-                if key == 'data_root':
-                    part[key] = new
-            elif _is_below(value, old):
-                part[key] = new + value.removeprefix(old.rstrip('/')).removeprefix('/')
-
-
 def _let_metrics_follow(cfg: Config, options: dict[str, Any]) -> None:
     """Point metrics that name annotation files at the files of the data set that they evaluate."""
     for split in ('val', 'test'):
@@ -233,7 +187,7 @@ def _drop_hooks(cfg: Config) -> None:
 
 def _check_img_size(cfg: Config) -> None:
     stated: dict[str, list[str]] = {}
-    for part, key in _places(cfg._cfg_dict, 'img_size'):
+    for part, key in places(cfg._cfg_dict, 'img_size'):
         stated.setdefault(str(part['img_size']), []).append(key)
     # The backbone's img_size is only the size for which its position embeddings are stored.
     differing = {size: [key for key in keys if 'backbone' not in key] for size, keys in stated.items()}

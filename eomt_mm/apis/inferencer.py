@@ -95,7 +95,7 @@ class EoMTInferencer(BaseInferencer):
     subclass, registered under the model's name; it may override any method without a leading underscore.
 
     Args:
-        config: path, name of a shipped config (:func:`~eomt_mm.apis.config_names.find_config`), or a config that
+        config: path, name of a shipped config (:func:`~eomt_mm.recipes.names.find_config`), or a config that
             :func:`~eomt_mm.apis.load_config` returned.
         checkpoint: in any format that :func:`~eomt_mm.apis.init_model` reads. None: random weights, and a warning.
         device: such as 'cuda:1'. None: the GPU if there is one, else the CPU.

@@ -12,8 +12,8 @@ from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from eomt_mm.apis.config import load_config
-from eomt_mm.apis.config_names import find_config
 from eomt_mm.options import AMP_DTYPES, TASKS
+from eomt_mm.recipes.names import find_config
 
 Item = dict[str, Any]
 

@@ -7,7 +7,8 @@ import pytest
 from paths import ROOT
 
 from eomt_mm.apis import load_config
-from eomt_mm.apis.classes import complete_metainfo, config_meta, default_palette
+from eomt_mm.apis.classes import config_meta
+from eomt_mm.recipes.classes import complete_metainfo, default_palette
 
 BASE = ROOT / 'configs' / 'eomt' / '_base_'
 

@@ -9,7 +9,6 @@ import pytest
 from input_files import IMAGE, write, write_video
 from PIL import Image
 
-from eomt_mm.apis.config_names import find_config, shipped_configs
 from eomt_mm.apis.inputs import (
     DEFAULT_FPS,
     IMAGE_SUFFIXES,
@@ -21,6 +20,7 @@ from eomt_mm.apis.inputs import (
     find_sources,
     images_of,
 )
+from eomt_mm.recipes.names import find_config, shipped_configs
 
 
 def names_of(inputs: object, **kwargs: object) -> list[str]:

@@ -5,7 +5,7 @@ import pkgutil
 import sys
 
 from benchmark import peers, subjects
-from eomt_mm.apis.config_names import PROJECTS
+from eomt_mm.recipes.names import PROJECTS
 
 
 def import_adapters() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from eomt_mm.apis.config import load_config
-from eomt_mm.apis.config_names import project_configs, shipped_configs
+from eomt_mm.recipes.names import project_configs, shipped_configs
 
 HOSTS = ('mmdet', 'mmseg')
 FRAME_BY_FRAME = 'TransformBroadcaster'  # mmcv's step that applies inner steps to each frame of a video

@@ -14,9 +14,8 @@ from mmengine.registry import DATASETS, MODELS, DefaultScope
 from paths import ROOT
 from videomt.datasets.generate import write_youtube_vis
 
-from eomt_mm.apis import load_config
+from eomt_mm.apis import find_config, load_config
 from eomt_mm.apis.classes import config_meta
-from eomt_mm.apis.config_names import find_config
 from eomt_mm.core.schedules import two_stage_factor
 
 CONFIGS = ROOT / 'projects' / 'videomt' / 'configs'

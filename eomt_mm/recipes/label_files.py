@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from mmengine.config import Config
-
-from eomt_mm.apis.classes import config_meta, dataset_meta, datasets_of, task_of
+from eomt_mm.recipes.classes import Recipe, datasets_of, task_of
 
 SUFFIXES = ('img_suffix', 'seg_map_suffix')
 LABEL_KEYS = ('label_ids', *SUFFIXES)
@@ -13,7 +11,9 @@ LOADER = 'eomt_mm.LoadSemanticMap'
 METRIC = 'eomt_mm.SemanticIoU'
 
 
-def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], options: dict[str, Any]) -> None:
+def apply_label_files(
+    cfg: Recipe, parts: Sequence[tuple[str, dict[str, Any]]], options: dict[str, Any], names: Sequence[str]
+) -> None:
     """Copy the top-level ``label_ids``, ``img_suffix`` and ``seg_map_suffix`` to all parts that read or write files.
 
     ``label_ids``, the value of each class in the label maps, is set in every ``eomt_mm.LoadSemanticMap``. If the values
@@ -24,6 +24,7 @@ def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], 
         cfg: changed in place.
         parts: all dicts of the config, with their dotted keys.
         options: the user's overrides; a key that they set is not changed, and their top-level keys take precedence.
+        names: class names that ``label_ids`` has values for; empty if they are not known.
 
     Raises:
         ValueError: a value has the wrong type, ``label_ids`` has not one value per class, values conflict, or the task
@@ -45,7 +46,7 @@ def apply_label_files(cfg: Config, parts: Sequence[tuple[str, dict[str, Any]]], 
             _settle(dataset, name, key, stated[key], options)
     if 'label_ids' in stated:
         ids = stated['label_ids']
-        _check_ids(ids, _class_names(cfg))
+        _check_ids(ids, names)
         for name, part in parts:
             free = part.get('label_ids') is None or 'label_ids' in options
             if part.get('type') == LOADER or (part.get('type') == METRIC and free and max(ids) < 256):
@@ -87,11 +88,3 @@ def _check_ids(ids: Any, names: Sequence[str]) -> None:
             f'label_ids={ids!r}: {len(ids)} values for {len(names)} classes ({shown}): give one per class, in their '
             'order; every other value is void'
         )
-
-
-def _class_names(cfg: Config) -> Sequence[str]:
-    """Class names that ``label_ids`` has values for: those of the data set type or, if it has none, the config's."""
-    types = [dict(type=dataset['type']) for dataset in datasets_of(cfg)]
-    known = dataset_meta(types[0], cfg.get('default_scope', 'mmengine')) if types else {}
-    names: Sequence[str] = known.get('classes') or config_meta(cfg).get('classes', ())
-    return names

@@ -3,9 +3,8 @@
 import difflib
 from pathlib import Path
 
-import eomt_mm
-
-PROJECTS = Path(eomt_mm.__file__).parent.parent / 'projects'  # of a checkout; an installed package has none
+PACKAGE = Path(__file__).parents[1]
+PROJECTS = PACKAGE.parent / 'projects'  # of a checkout; an installed package has none
 
 
 def find_config(config: str | Path) -> Path:
@@ -32,8 +31,7 @@ def find_config(config: str | Path) -> Path:
 
 def shipped_configs() -> list[Path]:
     """List the configs that the package ships with, without the ``_base_`` fragments."""
-    package = Path(eomt_mm.__file__).parent
-    for root in (package.parent, package / '.mim'):  # a checkout, an installed package
+    for root in (PACKAGE.parent, PACKAGE / '.mim'):  # a checkout, an installed package
         folder = root / 'configs' / 'eomt'
         if folder.is_dir():
             return sorted(file for file in folder.glob('*/*.py') if file.parent.name != '_base_')

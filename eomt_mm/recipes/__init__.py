@@ -1,0 +1,1 @@
+"""Recipes: the config files, found by name and read without any host, and what follows from their values."""
