@@ -76,13 +76,17 @@ def read_image(path: Path) -> Image.Image:
 
 def bits_of(image: Image.Image, path: Path) -> int:
     """Bits per channel of a file; Pillow's modes do not state them for colour images."""
-    head = path.read_bytes()[:1000]
+    content = path.read_bytes()
     if image.format == 'PNG':
-        return head[24]
+        return content[24]
     if image.format == 'TIFF':
         return int(np.max(image.tag_v2.get(258, 1)))  # type: ignore[attr-defined]
-    found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', head)
-    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow rescales the values of deeper files
+    if image.format == 'AVIF':
+        return 32 if content[content.find(b'av1C') + 6] & 0x60 else 8
+    if image.format == 'JPEG2000':
+        return 8 if content[content.find(b'\xff\x4f\xff\x51') + 42] & 0x7F < 8 else 32
+    found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', content[:1000])
+    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow rescales the values of deeper ones, too
 
 
 def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
@@ -92,7 +96,7 @@ def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
     used, values = int(os.environ.get(BITS_VARIABLE) or 0), np.asarray(image)
     if bits > 16 or not 8 < used <= 16 or values.dtype.kind not in 'iu' or (image.mode == 'RGB' and used < 16):
         raise ValueError(
-            f'it has {bits} bits per channel, and images have 8: convert it, or state how many bits its pixels use '
+            f'it has more than 8 bits per channel: convert it, or state how many bits its pixels use '
             f'in the environment variable {BITS_VARIABLE} (9 to 16; of colours only 16)'
         )
     if image.mode == 'RGB':  # Pillow keeps the upper 8 of 16

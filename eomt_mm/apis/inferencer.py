@@ -224,7 +224,8 @@ class EoMTInferencer(BaseInferencer):
         out = Path(os.path.expanduser(out_dir)) if out_dir else None
         names, self.skipped = Names(self._num_unnamed), []
         collected = self.skipped if on_error == 'skip' else None
-        find = partial(find_sources, inputs, channel_order, names, unreadable=collected)
+        bits = self.load_image.bits
+        find = partial(find_sources, inputs, channel_order, names, unreadable=collected, bits=bits)
         sources = self.find_sources(find, options)
         self._num_unnamed = names.number
         files = self.prediction_files(out / PREDICTIONS, options) if out and not no_save_pred else None

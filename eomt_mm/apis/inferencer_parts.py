@@ -1,9 +1,9 @@
 """Check and build an inferencer's parts: config, device, precision, task, class names, pipeline, thresholds."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from mmengine.config import Config
@@ -12,10 +12,21 @@ from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
 from torch import nn
 
 from eomt_mm.apis.config import load_config
+from eomt_mm.checkpoints.class_names import placeholders
 from eomt_mm.options import AMP_DTYPES, TASKS
 from eomt_mm.recipes.names import find_config
 
 Item = dict[str, Any]
+
+
+class ImageLoader(Protocol):
+    """Step that loads an image, :class:`~eomt_mm.datasets.loading.LoadImage`."""
+
+    bits: int | None
+
+    def __call__(self, results: Item) -> Item:
+        """Load ``results['img_path']``."""
+        ...
 
 
 def config_of(config: str | Path | Config, cfg_options: dict[str, Any] | None = None) -> Config:
@@ -138,7 +149,7 @@ def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
     Raises:
         ValueError: the number of names differs from ``num_classes``.
     """
-    classes = tuple(meta.get('classes') or (f'class {k}' for k in range(num_classes)))
+    classes = tuple(meta.get('classes') or placeholders(num_classes))
     if len(classes) != num_classes:
         raise ValueError(
             f'the checkpoint has names for {len(classes)} classes, the model {num_classes} classes: take the config '
@@ -147,7 +158,7 @@ def class_meta(meta: dict[str, Any], num_classes: int) -> dict[str, Any]:
     return {**meta, 'classes': classes}
 
 
-def test_pipeline(cfg: Config) -> tuple[Callable[[Item], Item], Compose]:
+def test_pipeline(cfg: Config) -> tuple[ImageLoader, Compose]:
     """Split the test pipeline into the step that loads an image, and the rest without any ``type='Load...'`` step.
 
     Raises:

@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
+import torch
+from PIL import Image
 
 from eomt_mm.apis.input_files import VIDEO_SUFFIXES, files_of
-from eomt_mm.fileio.images import IMAGE_SUFFIXES, check_pixels, to_8_bits
+from eomt_mm.fileio.images import IMAGE_SUFFIXES, check_pixels
+from eomt_mm.fileio.pixels import CHANNELS, bgr_pixels, checked_array, pil_pixels
 
-DEEP_MODES = ('F', 'I', 'I;16', 'I;16B', 'I;16L')  # Pillow modes with more than 8 bits; none of them has colour
 CHANNEL_ORDERS = ('bgr', 'rgb')
 DEFAULT_FPS = 25.0  # of files that do not state a frame rate
 # Suffixes of videos that state their number of frames. For others, OpenCV estimates it from duration and frame rate.
@@ -145,17 +146,19 @@ def find_sources(
     names: Names | None = None,
     suffixes: Sequence[str] = IMAGE_SUFFIXES,
     unreadable: list[Path] | None = None,
+    bits: int | None = None,
 ) -> list[Source]:
     """List the images and videos of the inputs, and check them as far as possible without reading images.
 
     Args:
         inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, folder by folder
-            in the order of names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4,
-            alpha is dropped), uint8; PIL image, which is rotated according to its EXIF orientation; or a list of these.
+            in the order of names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4),
+            or tensor, also (C, H, W); PIL image; or a list of these. :mod:`eomt_mm.fileio.pixels` states which pixels.
         channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
         names: names taken so far; None: none.
         suffixes: suffixes of the files to find in folders.
         unreadable: list that collects videos that cannot be read, with a warning; None: raise an error.
+        bits: of arrays, tensors and PIL images with more than 8; see :func:`~eomt_mm.fileio.pixels.to_8_bits`.
 
     Raises:
         FileNotFoundError: there is no such file, or a folder contains no images.
@@ -175,7 +178,7 @@ def find_sources(
             if isinstance(one, str | os.PathLike):
                 sources += _from_path(os.fspath(one), names, suffixes, unreadable)
             else:
-                sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order)))
+                sources.append(ImageInput(names.next_number(), pixels=_reader(one, channel_order, bits)))
         except (OSError, TypeError, ValueError) as error:
             report(error, str(one) if isinstance(one, str | os.PathLike) else f'input {number}', errors)
     return sources
@@ -244,34 +247,35 @@ def _from_path(given: str, names: Names, suffixes: Sequence[str], unreadable: li
             report(error, file, unreadable)
 
 
-def _reader(image: Any, channel_order: str) -> Callable[[], np.ndarray]:
-    """Check an array or PIL image, and return a function that converts it to BGR pixels when called."""
+def _reader(image: Any, channel_order: str, bits: int | None) -> Callable[[], np.ndarray]:
+    """Check an array, tensor or PIL image, and return a function that converts it to BGR pixels when called."""
     if isinstance(image, Image.Image):
         check_pixels(image.width, image.height, 'PIL image')
-        return partial(_pixels_of, image)
+        return partial(pil_pixels, image, bits=bits)
+    name = 'image array'
+    if isinstance(image, torch.Tensor):
+        name, image = 'image tensor', _channels_last(image)
     if not isinstance(image, np.ndarray):
-        raise TypeError(f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3) or PIL images')
-    if image.dtype.kind not in 'iu':
-        raise ValueError(f'image array of type {image.dtype}: give uint8 in [0, 255]')
-    image = to_8_bits(image, 'image array')
-    if image.ndim == 4:
-        raise ValueError(f'image array of shape {image.shape}: give a list of images, list(array)')
-    if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3, 4)) or image.size == 0:
-        raise ValueError(f'image array of shape {image.shape}: give (H, W), (H, W, 3) or (H, W, 4), not empty')
-    if image.ndim == 2 or image.shape[2] == 1:
-        return lambda: np.repeat(image.reshape(*image.shape[:2], 1), 3, axis=2)
-    step = 1 if channel_order == 'bgr' else -1
-    return lambda: np.ascontiguousarray(image[..., :3][..., ::step])
+        raise TypeError(
+            f'input of type {type(image).__name__}: give paths, uint8 arrays (H, W, 3), tensors or PIL images (the '
+            'content of a file as PIL.Image.open(io.BytesIO(content)))'
+        )
+    return partial(bgr_pixels, checked_array(image, name, bits), channel_order)
 
 
-def _pixels_of(image: Image.Image) -> np.ndarray:
-    """Pixels of a PIL image, rotated according to its EXIF orientation: (H, W, 3), uint8, BGR."""
-    try:
-        turned = ImageOps.exif_transpose(image)
-        values = np.asarray(turned if turned.mode in DEEP_MODES else turned.convert('RGB'))
-    # PIL decodes only now, and passes on the errors of its codecs.
-    except (OSError, SyntaxError, ValueError) as error:
-        raise ValueError(f'PIL image {getattr(image, "filename", "")} cannot be decoded ({error})') from error
-    if values.ndim == 2:
-        return np.repeat(to_8_bits(values, f'PIL image of mode {image.mode}')[..., None], 3, axis=2)
-    return values[..., ::-1].copy()
+def _channels_last(image: torch.Tensor) -> np.ndarray:
+    """Array of a tensor (C, H, W) or (H, W, C): the channels are the side of 1, 3 or 4.
+
+    Raises:
+        ValueError: the tensor is not of whole numbers, or both its first and its last side can be the channels.
+    """
+    if image.is_floating_point() or image.is_complex():
+        raise ValueError(f'image tensor of type {image.dtype}: give torch.uint8 in [0, 255]')
+    values: np.ndarray = image.detach().cpu().numpy()
+    if values.ndim != 3 or values.shape[0] not in CHANNELS:
+        return values
+    if values.shape[2] in CHANNELS:
+        raise ValueError(
+            f'image tensor of shape {values.shape}: the first or the last side can be the channels; give an array'
+        )
+    return values.transpose(1, 2, 0)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.addresses import hub_address, scheme_of
-from eomt_mm.checkpoints.class_names import stated_meta
+from eomt_mm.checkpoints.class_names import meta_for_data, stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for
 from eomt_mm.checkpoints.files import local_path, read_names
 from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE, Readable
@@ -136,7 +136,7 @@ def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = Tr
     name = name.strip('/.').replace('/', '--').removesuffix('.pth')
     target = Path(cfg.work_dir) / 'imported' / f'{name}.pth'
     with written_aside(target) as aside:
-        torch.save(dict(state_dict=state, meta=dict(dataset_meta=stated_meta(report, config_meta(cfg)))), aside)
+        torch.save(dict(state_dict=state, meta=dict(dataset_meta=meta_for_data(report, config_meta(cfg)))), aside)
     return str(target)
 
 

@@ -5,54 +5,69 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
-from eomt_mm.checkpoints.importing import ImportReport
+from eomt_mm.checkpoints.describe import PUBLISHED
+from eomt_mm.checkpoints.importing import ImportReport, stored_names
 
 # Fraction of names that must agree. Hosts name the same class with different synonyms ('bed ', 'road, route') or with
 # different words: 9 of ADE20K's 150 classes differ between mmseg and mmdet ('windowpane', 'window').
 SAME_SHARE = 0.9
-# Published weights exist with several spellings of their class names.
+# Published weights exist with several spellings of their class names; they are recognised by their number of classes.
 PUBLISHED_SHARE = 0.5
+PUBLISHED_COUNTS = {count for count, _ in PUBLISHED}
 SHOWN = 4
 
 
-def own_labels(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names of a Hugging Face ``config.json``; none if they are placeholders LABEL_0, LABEL_1, ..."""
-    labels = config.get('id2label') or {}
-    names = tuple(str(labels[key]) for key in sorted(labels, key=int))
-    return () if all(name.startswith('LABEL_') for name in names) else names
+def placeholders(count: int) -> tuple[str, ...]:
+    """Names of classes whose names are not known."""
+    return tuple(f'class {k}' for k in range(count))
 
 
 def stated_meta(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
     """Return the ``dataset_meta`` of imported class rows.
 
     Args:
-        report: report of the import. Class names come from ``meta.dataset_meta`` of our own files, or from ``id2label``
-            of Hugging Face's ``config.json``, reordered like the rows.
-        own: ``dataset_meta`` of the config, returned if the file has no class names, or the same names in another
-            spelling.
+        report: report of the import, whose class names (:func:`~eomt_mm.checkpoints.importing.stored_names`) are
+            reordered like its rows.
+        own: ``dataset_meta`` of the config. It is returned if the file has no class names. If a file of another program
+            has the same classes, only the names that mean something else are replaced by the file's.
 
     Raises:
         ValueError: the file has a different number of class names than of class rows.
     """
-    count = report.description.num_classes
+    count, names = report.description.num_classes, stored_names(report.config, report.meta)
     stated: dict[str, Any] = report.meta.get('dataset_meta') or {}
-    names, is_foreign = stated.get('classes'), False
-    if not names and report.whole:
-        names, is_foreign = own_labels(report.config), True
-    if not names:
+    if not names or not report.whole:
         return dict(own)
     if count is not None and len(names) != count:
-        place = 'id2label of its config.json' if is_foreign else 'dataset_meta of its meta'
+        place = 'dataset_meta of its meta' if stated.get('classes') else 'id2label of its config.json'
         raise ValueError(
             f'checkpoint {report.source} has names for {len(names)} classes and rows for {count}: use the config that '
             f'it was trained with, or correct {place}'
         )
-    if not is_foreign:
-        return stated
     if report.reordered:
         names = [names[row] for row in ADE20K_THINGS_FIRST]
-    same = difference(names, own.get('classes') or (), PUBLISHED_SHARE) is None and own.get('classes')
-    return dict(own) if same else dict(classes=tuple(names))
+    elif stated.get('classes'):
+        return stated
+    ours = own.get('classes') or ()
+    if not ours or difference(names, ours, PUBLISHED_SHARE):
+        return dict(classes=tuple(names))
+    merged = tuple(our if _synonyms(name) & _synonyms(our) else name for name, our in zip(names, ours, strict=True))
+    things = len(own.get('thing_classes') or ())
+    parts = dict(thing_classes=merged[:things], stuff_classes=merged[things:])
+    return {**own, 'classes': merged, **{key: value for key, value in parts.items() if key in own}}
+
+
+def meta_for_data(report: ImportReport, own: Mapping[str, Any]) -> dict[str, Any]:
+    """:func:`stated_meta` for a run on data: the config's own if both name the same classes."""
+    stated = stated_meta(report, own)
+    same = own.get('classes') and not difference(stated.get('classes') or (), own['classes'], _share(report))
+    return dict(own) if same else stated
+
+
+def _share(report: ImportReport) -> float:
+    """Fraction of the names that must agree: published weights of other programs spell them in several ways."""
+    is_published = report.description.num_classes in PUBLISHED_COUNTS and not report.meta.get('dataset_meta')
+    return PUBLISHED_SHARE if is_published else SAME_SHARE
 
 
 def check_names(report: ImportReport, own: Mapping[str, Any], config: object) -> dict[str, Any]:
@@ -62,7 +77,7 @@ def check_names(report: ImportReport, own: Mapping[str, Any], config: object) ->
         ValueError: the classes differ.
     """
     stated = stated_meta(report, own)
-    text = difference(stated.get('classes') or (), own.get('classes') or ())
+    text = difference(stated.get('classes') or (), own.get('classes') or (), _share(report))
     if text:
         raise ValueError(
             f'{report.source} names other classes than {config}: {text}. Give a config with these classes (metainfo), '

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from eomt_mm.checkpoints.addresses import cache_path, download, fetch, hub_address, scheme_of
+from eomt_mm.checkpoints.kinds import foreign_kind
 from eomt_mm.checkpoints.torch_files import check_tensor, file_fault, read_torch
 from eomt_mm.fileio.writing import written_aside
 
@@ -21,9 +23,14 @@ State = dict[str, Tensor]
 
 # In a folder, the first of these that exists is read. safetensors come first: Hugging Face's format is never a delta.
 FOLDER_FILES = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin')
-NESTED = ('state_dict', 'model')
+NESTED = ('state_dict', 'model', 'model_state_dict', 'module')
 # Name parts that torch.compile adds.
 COMPILED = re.compile(r'(^|\.)_orig_mod(?=\.)')
+# Leading parts that other wrappers add: DistributedDataParallel and averaging, and modules of training programs such as
+# Lightning's. The second one is also the name of a part in other models: it is removed before names of an EoMT only,
+# or if all names begin with it.
+WRAPPER, OWNER = 'module.', 'model.'
+WRAPPED = re.compile(r'^(?:(?:module|model)\.)+(?=(?:backbone|network|panoptic_head|decode_head|data_preprocessor)\.)')
 
 
 @dataclass
@@ -31,7 +38,7 @@ class Checkpoint:
     """Content of a checkpoint file.
 
     Attributes:
-        state: flat dict of names to tensors; ``_orig_mod`` and a leading ``module.`` are removed from the names.
+        state: flat dict of names to tensors; names as :func:`plain_names` gives them.
         path: path of the file, for messages.
         config: ``config.json`` of a Hugging Face folder; empty if there is none.
         meta: ``meta`` of files saved by mmengine or by us; empty if there is none.
@@ -75,7 +82,7 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
     else:
         saved = read_torch(path)
     meta = saved.get('meta') if isinstance(saved, Mapping) else None
-    return Checkpoint(_flat(saved, path), str(path), config, _checked_meta(meta, path))
+    return Checkpoint(flat_state(saved, path), str(path), config, checked_meta(meta, path))
 
 
 def read_names(path: Path) -> list[str]:
@@ -84,7 +91,7 @@ def read_names(path: Path) -> list[str]:
     Raises:
         ValueError: the file is damaged, holds no weights, or would execute code.
     """
-    return list(_flat(read_torch(path, mmap=True), path))
+    return list(flat_state(read_torch(path, mmap=True), path))
 
 
 def local_path(source: str | Path) -> Path:
@@ -134,10 +141,16 @@ def _read_config(path: Path) -> dict[str, Any]:
     names = config.get('id2label') or {}
     if not isinstance(names, dict):
         raise ValueError(f'{path}: id2label is a {type(names).__name__}, not an object: download it again')
+    if set(names) != {str(k) for k in range(len(names))} or not all(isinstance(name, str) for name in names.values()):
+        raise ValueError(
+            f'{path}: id2label is {names!r:.80}: it must have a name for each of "0", "1", ..., "{len(names) - 1}"'
+        )
     return config
 
 
 def _read_json(path: Path) -> dict[str, Any]:
+    if fault := foreign_kind(path):
+        raise ValueError(f'{path} {fault}')
     try:
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:  # RecursionError: deeply nested lists
@@ -148,8 +161,8 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> State:
-    if not path.is_file():
-        raise ValueError(f'{path} is not a regular file: give a file of weights')
+    if fault := file_fault(path):
+        raise ValueError(f'{path} {fault}')
     try:
         state = load_file(path)
     except (SafetensorError, OSError, ValueError, KeyError, AttributeError, RuntimeError) as error:  # unknown types
@@ -179,36 +192,62 @@ def _read_shards(index: Path) -> State:
     return state
 
 
-def _flat(saved: Any, path: Path) -> State:
+def flat_state(saved: Any, path: Path) -> State:
     """Extract the weights from the nested dicts in which training programs save them."""
-    while isinstance(saved, Mapping):
-        inner = next((saved[key] for key in NESTED if isinstance(saved.get(key), Mapping)), None)
-        if inner is None:
-            break
-        saved = inner
-    if not isinstance(saved, Mapping):
-        raise ValueError(f'{path} holds a {type(saved).__name__}, not a dict of weights: give its state_dict')
-    state: State = {}
-    for name, value in saved.items():
-        if not isinstance(value, Tensor):
-            continue
-        name = COMPILED.sub('', str(name)).removeprefix('.').removeprefix('module.')
-        if name in state:
-            raise ValueError(f"{path} holds '{name}' twice, with and without a prefix (_orig_mod. or module.)")
-        state[name] = value
-    if not state:
-        raise ValueError(f'{path} holds no weights; its entries are {", ".join(map(str, list(saved)[:12])) or "none"}')
+    weights = _innermost(saved)
+    if not isinstance(weights, Mapping):
+        raise ValueError(f'{path} holds a {type(weights).__name__}, not a dict of weights: give its state_dict')
+    plain = plain_names(weight_names(weights))
+    if not plain:
+        entries = ', '.join(map(str, list(weights)[:12]))
+        raise ValueError(f'{path} holds no weights; its entries are {entries or "none"}')
+    state = {name: weights[old] for old, name in plain.items()}
+    if len(state) < len(plain):
+        name = next(name for name, count in Counter(plain.values()).items() if count > 1)
+        raise ValueError(f"{path} holds '{name}' twice, with and without a prefix (_orig_mod., module. or model.)")
     return state
 
 
-def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
-    """Return ``meta`` of a file, or an empty dict; raise ValueError if class names or colours are malformed."""
+def weight_names(saved: Any) -> list[str]:
+    """Names of the weights in a file's content, as stored; empty if it has none."""
+    weights = _innermost(saved)
+    entries = weights.items() if isinstance(weights, Mapping) else ()
+    return [name for name, value in entries if isinstance(name, str) and isinstance(value, Tensor)]
+
+
+def _innermost(saved: Any) -> Any:
+    inner = saved
+    while isinstance(inner, Mapping):
+        saved, inner = inner, next((inner[key] for key in NESTED if isinstance(inner.get(key), Mapping)), None)
+    return saved
+
+
+def plain_names(names: Sequence[str]) -> dict[str, str]:
+    """Map names of weights to the names without what torch.compile, DistributedDataParallel and Lightning add.
+
+    ``_orig_mod`` is removed wherever it is; ``module.`` and ``model.`` at the beginning, in any order and number.
+    """
+    plain = {name: COMPILED.sub('', name).removeprefix('.') for name in names}
+    while plain:
+        shared = next((part for part in (WRAPPER, OWNER) if all(n.startswith(part) for n in plain.values())), None)
+        if shared is None:
+            break
+        plain = {name: short.removeprefix(shared) for name, short in plain.items()}
+    return {name: WRAPPED.sub('', short).removeprefix(WRAPPER) for name, short in plain.items()}
+
+
+def checked_meta(meta: Any, path: Path) -> dict[str, Any]:
+    """Return ``meta`` of a file, or an empty dict; raise ValueError if class names or colours are malformed.
+
+    ``dataset_meta`` gets lower-case keys; before mmengine, its entries were CLASSES and PALETTE of ``meta``.
+    """
     if not isinstance(meta, Mapping):
         return {}
-    stated = meta.get('dataset_meta') or {}
+    stated = meta.get('dataset_meta') or {key: meta[key] for key in ('CLASSES', 'PALETTE') if meta.get(key)}
     fix = 'give its state_dict alone, and the class names in the config'
     if not isinstance(stated, Mapping):
         raise ValueError(f'{path}: meta.dataset_meta is a {type(stated).__name__}, not a dict: {fix}')
+    stated = {str(key).lower(): value for key, value in stated.items()}
     for key in ('classes', 'thing_classes', 'stuff_classes'):
         names = stated.get(key) or ()
         if not isinstance(names, list | tuple) or not all(isinstance(name, str) for name in names):
@@ -216,7 +255,7 @@ def _checked_meta(meta: Any, path: Path) -> dict[str, Any]:
     palette = stated.get('palette') or ()
     if not isinstance(palette, list | tuple) or not all(_is_colour(colour) for colour in palette):
         raise ValueError(f'{path}: meta.dataset_meta.palette is {palette!r:.80}, not a list of (R, G, B): {fix}')
-    return dict(meta)
+    return {**meta, 'dataset_meta': stated} if stated else dict(meta)
 
 
 def _is_colour(value: Any) -> bool:

@@ -206,9 +206,9 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
     if not class_head:
         report.notes.append('class rows left out')
         return {name: value for name, value in state.items() if not name.startswith(CLASS_HEAD)}
-    first = str((report.config.get('id2label') or {}).get('0', 'LABEL_0'))
+    names = stored_names(report.config, report.meta)
     automatic = not ours and report.head == 'panoptic_head' and report.description.num_classes == ADE20K_NUM_CLASSES
-    automatic = automatic and first.startswith(('LABEL_', 'wall'))  # other names: custom classes
+    automatic = automatic and (not names or names[0].startswith('wall'))  # other names: custom classes
     if class_order == 'ade20k' or (class_order == 'auto' and automatic):
         if report.description.num_classes != ADE20K_NUM_CLASSES:
             raise ValueError(f"class_order='ade20k': the file has {report.description.num_classes} classes, not 150")
@@ -216,6 +216,18 @@ def _own_head(state: State, report: ImportReport, class_head: bool, class_order:
         report.notes.append("ADE20K panoptic: class rows brought into mmdet's order, 100 things first")
         return to_mmdet_order(state)
     return state
+
+
+def stored_names(config: Mapping[str, Any], meta: Mapping[str, Any]) -> list[str]:
+    """Return the class names that a file states, by row; none if it has none, or Hugging Face's LABEL_0, LABEL_1, ...
+
+    Args:
+        config: ``config.json`` of a Hugging Face folder, with ``id2label``.
+        meta: ``meta`` of the file, with ``dataset_meta``, whose names take precedence.
+    """
+    labels = config.get('id2label') or {}
+    names = list((meta.get('dataset_meta') or {}).get('classes') or [labels[str(k)] for k in range(len(labels))])
+    return [] if all(name.startswith('LABEL_') for name in names) else names
 
 
 def _fit_to_model(

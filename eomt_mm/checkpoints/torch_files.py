@@ -14,14 +14,22 @@ from typing import Any, BinaryIO
 import torch
 from torch import Tensor
 
-ZIP_START = b'PK\3\4'
+from eomt_mm.checkpoints.kinds import (
+    PICKLE_START,
+    ZIP_START,
+    archive_kind,
+    first_bytes,
+    foreign_kind,
+    is_safetensors,
+    text_kind,
+)
+
 ENCRYPTED = 0x1  # flag bit 0: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.4.4
 MAX_NAME = 120  # characters of a tensor's name in a message
 MAX_DEPTH = 64  # nesting depth of containers; training checkpoints have about 8
 # Data types of weights, counters and optimiser states.
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 DTYPES = {*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
-HTML = re.compile(rb'\s*<(!doctype|html|head|\?xml)', re.IGNORECASE)
 # The one class allowed by torch whose argument can make it allocate any amount of memory.
 BYTEARRAY = re.compile(rb'(__builtin__|builtins)\nbytearray\n')
 GLOBAL = re.compile(r'(?:GLOBAL|global|function) (\S+)')
@@ -48,7 +56,7 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
     fault = file_fault(path)
     if fault:
         raise ValueError(f'{path} {fault}')
-    is_zip = _start(path, 4) == ZIP_START
+    is_zip = first_bytes(path).startswith(ZIP_START)
     if BYTEARRAY.search(_pickle_of(path, is_zip)):
         raise ValueError(
             f'{path} is no file of weights: it holds a bytearray, which could allocate any amount of memory'
@@ -66,22 +74,19 @@ def file_fault(path: Path) -> str | None:
 
     Nothing is unpickled. safetensors files are accepted if their name ends in ``.safetensors``.
     """
-    if not path.is_file():
-        return 'is not a regular file: give a file of weights'
-    start = _start(path, 512)
-    if not start:
+    if path.is_file() and path.stat().st_size == 0:
         return 'is no file of weights: it is empty. Download or copy it again'
-    if start.startswith(b'version https://git-lfs'):
-        return 'is a pointer of Git LFS, not the file itself: run `git lfs pull`'
-    if HTML.match(start):
-        return 'is a web page: the address leads to a page of the site, use the link to the file itself'
-    if start.startswith(b'\x1f\x8b'):
-        return 'is compressed by gzip: unpack it with gunzip'
+    if fault := foreign_kind(path) or text_kind(path) or archive_kind(path):
+        return fault
+    start = first_bytes(path)
+    is_torch = start.startswith((ZIP_START, PICKLE_START))
     if path.suffix == '.safetensors':
-        return None
-    if start[8:9] == b'{' and int.from_bytes(start[:8], 'little') < path.stat().st_size:
+        return 'is a file of torch, not of safetensors: give it a name that ends in .pth' if is_torch else None
+    if is_safetensors(path):
         return 'is a safetensors file: give it a name that ends in .safetensors'
-    fault = zip_damage(path) if start.startswith(ZIP_START) or zipfile.is_zipfile(path) else None
+    if not start.startswith(ZIP_START) and not zipfile.is_zipfile(path):
+        return None
+    fault = zip_damage(path)
     return f'is no file of weights that torch can read: it {fault}. Download or copy it again' if fault else None
 
 
@@ -129,11 +134,6 @@ def _checksum_fault(archive: zipfile.ZipFile) -> str | None:
     return None if member is None else f'is damaged (bad checksum of {member})'
 
 
-def _start(path: Path, count: int) -> bytes:
-    with path.open('rb') as file:
-        return file.read(count)
-
-
 def _pickle_of(path: Path, is_zip: bool) -> bytes:
     """Return the pickle of a file: the member of an archive, or the whole file in the older format."""
     if not is_zip:
@@ -145,16 +145,20 @@ def _pickle_of(path: Path, is_zip: bool) -> bytes:
 
 def _reason(path: Path, error: Exception) -> str:
     reason = ' '.join(str(error).split())
-    if 'weights_only' in reason or 'Unsupported' in reason:
+    is_pickle = first_bytes(path).startswith((ZIP_START, PICKLE_START)) and 'Unsupported operand' not in reason
+    if is_pickle and ('weights_only' in reason or 'Unsupported' in reason):
         found = GLOBAL.search(reason)
         what = f' (it refers to {found[1]})' if found else ''
         return (
             f'{path} holds more than weights{what}, and reading that could execute code. If you trust it, load '
             f'it yourself and save its state_dict alone with torch.save'
         )
+    detail = (
+        '' if 'weights_only' in reason else f' ({type(error).__name__}: {reason[:200]})'
+    )  # torch's advice is unsafe
     return (
-        f'{path} is no file of weights that torch can read ({type(error).__name__}: {reason[:200]}). '
-        f'Give a .safetensors file, or a complete .pth, .bin or .ckpt file'
+        f'{path} is no file of weights that torch can read{detail}. Give a .safetensors file, or a complete .pth, .bin '
+        f'or .ckpt file'
     )
 
 

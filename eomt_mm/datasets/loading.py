@@ -17,7 +17,8 @@ from eomt_mm.annotations.masks import RLE, Rings, normalise, to_rle
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
 from eomt_mm.datasets.segment_maps import MapSegment, check_size, image_size, store_segments
 from eomt_mm.fileio.image_headers import bits_per_channel
-from eomt_mm.fileio.images import check_bits, decode_image, to_8_bits
+from eomt_mm.fileio.images import decode_image
+from eomt_mm.fileio.pixels import check_bits, file_pixels, to_8_bits
 from eomt_mm.registry import TRANSFORMS
 
 VOID = 255  # mmseg's ignore_index
@@ -75,6 +76,8 @@ class LoadImage(LoadImageFromFile):
         return to_8_bits(pixels, f'image {path}', self.bits)
 
     def _decode(self, content: bytes) -> np.ndarray | None:
+        if self.color_type == 'color' and self.imdecode_backend == 'cv2':
+            return file_pixels(content)
         if bits_per_channel(content) > 8:  # by default, OpenCV drops the lower bits and Pillow clips at 255
             flag = imread_flags[self.color_type]
             return cv2.imdecode(np.frombuffer(content, np.uint8), flag if flag < 0 else flag | cv2.IMREAD_ANYDEPTH)

@@ -19,6 +19,7 @@ from eomt_mm.core.augment import (
     fitting_size,
     resize_image,
 )
+from eomt_mm.fileio.pixels import bgr_pixels, checked_array
 from eomt_mm.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -48,7 +49,8 @@ class ResizeToInput(BaseTransform):
             pixels would be resized to 341,333 x 512, with gigabytes of scores.
 
     Raises:
-        ValueError: an argument is invalid, or an image exceeds ``max_aspect``.
+        ValueError: an argument is invalid, an image exceeds ``max_aspect``, or an array without ``img_path`` is no
+            image; see :mod:`eomt_mm.fileio.pixels`.
     """
 
     def __init__(self, img_size: int | Sequence[int], fit: str, max_aspect: float = 20) -> None:
@@ -62,14 +64,17 @@ class ResizeToInput(BaseTransform):
 
     def transform(self, results: Results) -> Results:
         """Resize ``img``; set ``img_shape``, ``scale_factor`` (w, h) and ``keep_ratio``."""
-        h, w = results['img'].shape[:2]
+        image = results['img']
+        if results.get('img_path') is None:  # an array given to an inferencer of the hosts, which check none
+            image = bgr_pixels(checked_array(image))
+        h, w = image.shape[:2]
         if self.fit == 'cover' and max(h, w) > self.max_aspect * min(h, w):
             raise ValueError(
                 f'image {results.get("img_path")} has {w} x {h} pixels, more than {self.max_aspect:g} to 1, and its '
                 f'short side is resized to {min(self.img_size)}: crop it, or raise max_aspect of ResizeToInput'
             )
         size = fitting_size((h, w), self.img_size, self.fit == 'inside')
-        results['img'] = resize_image(results['img'], size)
+        results['img'] = resize_image(image, size)
         results['img_shape'] = size
         results['scale_factor'] = (size[1] / w, size[0] / h)
         results['keep_ratio'] = True

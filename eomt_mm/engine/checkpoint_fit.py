@@ -10,7 +10,7 @@ from mmengine.optim import BaseOptimWrapper
 from mmengine.runner import BaseLoop
 from torch import Tensor
 
-from eomt_mm.checkpoints.class_names import difference
+from eomt_mm.checkpoints.class_names import difference, placeholders
 from eomt_mm.checkpoints.fit import check_fit, listed_names
 from eomt_mm.checkpoints.importing import ClassHead
 from eomt_mm.engine.checkpointing import VALIDATION_DUE
@@ -129,7 +129,8 @@ def _class_rows(state: Mapping[str, Tensor]) -> list[str]:
 
 def _names(meta: Any) -> Sequence[str]:
     names = meta.get('classes') if isinstance(meta, Mapping) else None
-    return tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    names = tuple(map(str, names)) if isinstance(names, list | tuple) else ()
+    return () if names == placeholders(len(names)) else names
 
 
 def _names_of_data(runner: Any) -> Iterator[Sequence[str]]:

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
-import mmcv
 import numpy as np
 from mmdet.structures import TrackDataSample
 from mmengine.hooks import Hook
 from PIL import Image
 
+from eomt_mm.datasets.loading import LoadImage
 from eomt_mm.fileio.result_names import ResultNames, name_below
 from eomt_mm.models.predictions import Sample, drawn_ground_truth, drawn_prediction, has_void
 from eomt_mm.registry import HOOKS
@@ -88,19 +88,20 @@ class PictureHook(Hook):
 
     def after_val_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Draw the samples of the batch."""
-        self._draw_batch(runner, 'val', runner.val_dataloader.dataset.metainfo, outputs)
+        self._draw_batch(runner, 'val', runner.val_dataloader.dataset, outputs)
 
     def after_test_iter(self, runner: Any, batch_idx: int, data_batch: Any = None, outputs: Any = None) -> None:
         """Draw the samples of the batch."""
-        self._draw_batch(runner, 'test', runner.test_dataloader.dataset.metainfo, outputs)
+        self._draw_batch(runner, 'test', runner.test_dataloader.dataset, outputs)
 
-    def _draw_batch(self, runner: Any, mode: str, meta: Meta, samples: Sequence[Sample] | None) -> None:
+    def _draw_batch(self, runner: Any, mode: str, dataset: Any, samples: Sequence[Sample] | None) -> None:
+        meta, load = with_palette(dataset.metainfo, self.palette), image_loader(dataset)
         for sample in (samples or [])[: max(0, self.limits[mode] - self._drawn)]:
             if isinstance(sample, TrackDataSample):
                 raise TypeError(
                     'PictureHook draws images only; for videos use: python tools/demo.py FRAMES CONFIG CHECKPOINT'
                 )
-            picture = sample_picture(sample, with_palette(meta, self.palette), self.score_thr, self.max_side)
+            picture = sample_picture(sample, meta, self.score_thr, self.max_side, load)
             name = name_below(sample.img_path, self.img_prefix)
             # Back-ends create no folders.
             name = self._names.unique(name.replace('/', '_') if self.out_dir is None else name, sample.img_path)
@@ -112,7 +113,18 @@ class PictureHook(Hook):
             self._drawn += 1
 
 
-def sample_picture(sample: Sample, meta: Meta, score_thr: float = 0.3, max_side: int | None = None) -> Image.Image:
+def image_loader(dataset: Any) -> LoadImage:
+    """A step that reads images with the limits of a data set's pipeline, so that pictures show what the model gets."""
+    while inner := getattr(dataset, 'dataset', None) or next(iter(getattr(dataset, 'datasets', ())), None):  # wrappers
+        dataset = inner
+    steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    first = next((step for step in steps if isinstance(step, LoadImage)), LoadImage())
+    return LoadImage(max_pixels=first.max_pixels, bits=first.bits, backend_args=first.backend_args)
+
+
+def sample_picture(
+    sample: Sample, meta: Meta, score_thr: float = 0.3, max_side: int | None = None, load: LoadImage | None = None
+) -> Image.Image:
     """Draw image, ground truth (if the sample has it) and prediction side by side; void in the ground truth is hatched.
 
     Args:
@@ -120,8 +132,10 @@ def sample_picture(sample: Sample, meta: Meta, score_thr: float = 0.3, max_side:
         meta: classes and palette of the data set.
         score_thr: minimum score of drawn instances, in [0, 1].
         max_side: longest side of a drawn image in pixels; larger images are shrunk.
+        load: step that loads the image; None: `LoadImage` without arguments.
     """
-    image = mmcv.imread(sample.img_path, channel_order='rgb')
+    loaded = (load or LoadImage())(dict(img_path=sample.img_path))
+    image = np.ascontiguousarray(loaded['img'][..., ::-1])
     expected, found = drawn_ground_truth(sample, meta), drawn_prediction(sample, meta, score_thr)
     panels = [('input', draw_segments(image, [], max_side=max_side))]
     if expected is not None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.logging import print_log
 
 from eomt_mm.checkpoints.files import local_path
+from eomt_mm.checkpoints.kinds import foreign_kind
 from eomt_mm.checkpoints.torch_files import zip_damage
 
 POINTER = 'last_checkpoint'  # mmengine's: a file in the work dir that names the newest checkpoint
@@ -77,7 +78,7 @@ def damage(path: str | Path) -> str | None:
             return f'holds {found[0].relative_to(path)}, which {found[1]}'
         return _tensor_damage(path) if path.suffix == '.dcp' else None if files else 'is empty'
     try:
-        return zip_damage(path)
+        return (foreign_kind(path) or zip_damage(path)) if path.exists() else 'does not exist'
     except FileNotFoundError:
         return 'does not exist'
     except OSError as error:  # a disk error, or an offset outside the file

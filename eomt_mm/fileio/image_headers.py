@@ -1,7 +1,7 @@
 """Sizes of image files from their headers, with the checks that the formats allow; nothing is decoded.
 
 PNG: https://www.w3.org/TR/png-3 (chunks 5.3, checksums 5.4). JPEG: ITU-T T.81, Annex B. TIFF: revision 6.0, section 2.
-WebP: RFC 9649.
+WebP: RFC 9649. JPEG 2000: ITU-T T.800. AVIF: AV1 in ISO base media, 2.3.3 (the first flags of av1C).
 """
 
 import io
@@ -15,6 +15,8 @@ from PIL import Image
 Size = tuple[int, int]  # (width, height) in pixels
 
 PNG_SIGNATURE = b'\x89PNG\r\n\x1a\n'
+JPEG_START = b'\xff\xd8'
+TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 # Formats whose headers Pillow reads. Others that it knows run interpreters (EPS) or are no photographs.
 PILLOW_FORMATS = ('BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF')
 # What follows FF is a marker, except a stuffed 00, a restart (D0 to D7) and a fill byte (B.1.1.2, B.1.1.5).
@@ -23,7 +25,9 @@ JPEG_MARKER = re.compile(rb'\xff([^\x00\xd0-\xd7\xff])')
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 JPEG_STANDALONE = frozenset({0x01, 0xD8})  # TEM and SOI have no length
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
-TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS = 256, 257, 258  # tags
+TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_EXTRA = 256, 257, 258, 338  # tags; the last is of channels beyond colours
+# Start of codestream and of its sizes (Annex A.4.1, A.5.1).
+JPEG2000_SIZES = b'\xff\x4f\xff\x51'
 # Magic number, width, height and largest value, with comments in between (netpbm's pgm and ppm).
 PPM_HEADER = re.compile(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s')
 
@@ -43,9 +47,9 @@ def image_size(content: bytes) -> Size:
     try:
         if content.startswith(PNG_SIGNATURE):
             return _png_size(content)
-        if content.startswith(b'\xff\xd8'):
-            return _jpeg_size(content)
-        if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+        if content.startswith(JPEG_START):
+            return jpeg_frame(content)[:2]
+        if content[:4] in TIFF_STARTS:
             return _tiff_size(content)
         if content[:4] == b'RIFF' and content[8:12] == b'WEBP':
             return _webp_size(content)
@@ -55,13 +59,28 @@ def image_size(content: bytes) -> Size:
 
 
 def bits_per_channel(content: bytes) -> int:
-    """Bits per channel of a file that `image_size` accepts; 8 for formats that rarely have more."""
+    """Bits per channel of a file that `image_size` accepts; 8 for formats that have no more."""
     if content.startswith(PNG_SIGNATURE):
         return content[24]
-    if content[:4] in (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+'):
+    if content[:4] in TIFF_STARTS:
         return _tiff_bits(content)
+    is_jpeg2000 = content[4:8] == b'jP  ' or content.startswith(JPEG2000_SIZES)
+    if is_jpeg2000 and (place := content.find(JPEG2000_SIZES)) >= 0:
+        return (content[place + 42] & 0x7F) + 1  # of the first channel; bit 7: signed
+    if content[4:8] == b'ftyp' and (place := content.find(b'av1C')) >= 0:
+        return (8, 10, 12)[(content[place + 6] >> 6 & 1) + (content[place + 6] >> 5 & 1)]
+    return largest_value(content).bit_length()
+
+
+def largest_value(content: bytes) -> int:
+    """Largest value that a PGM or PPM file states; 255 for other formats."""
     found = PPM_HEADER.match(content, 0, 1000)
-    return int(found[1]).bit_length() if found else 8
+    return int(found[1]) if found else 255
+
+
+def has_tiff_alpha(content: bytes) -> bool:
+    """Whether a TIFF has channels beyond its colours."""
+    return any(tag == TIFF_EXTRA for tag, *_ in _tiff_entries(content)[1])
 
 
 def _png_size(content: bytes) -> Size:
@@ -82,7 +101,8 @@ def _png_size(content: bytes) -> Size:
     return width, height
 
 
-def _jpeg_size(content: bytes) -> Size:
+def jpeg_frame(content: bytes) -> tuple[int, int, int]:
+    """Width, height and number of channels of a JPEG, which must be whole; raises ValueError otherwise."""
     place, size = 2, None
     while found := JPEG_MARKER.search(content, place):
         marker, place = found[1][0], found.end()
@@ -91,8 +111,8 @@ def _jpeg_size(content: bytes) -> Size:
         if marker in JPEG_STANDALONE:
             continue
         if marker in JPEG_FRAMES:  # decoders refuse a second one
-            height, width = struct.unpack_from('>HH', content, place + 3)
-            size = size or (width, height)
+            height, width, channels = struct.unpack_from('>HHB', content, place + 3)
+            size = size or (width, height, channels)
         place += struct.unpack_from('>H', content, place)[0]
         # Image data follow the header of a scan. The end marker is usually in the last bytes; if a camera has appended
         # others, the search goes through all data.

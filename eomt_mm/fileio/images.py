@@ -21,7 +21,6 @@ MAX_PIXELS = 120_000_000
 # Ends of the names of files that OpenCV and Pillow both decode; compared in lower case.
 IMAGE_SUFFIXES = ('.bmp', '.jfif', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VARIABLE = 'EOMT_MM_MAX_PIXELS'
-BITS_VARIABLE = 'EOMT_MM_IMAGE_BITS'
 
 
 def pixel_limit() -> int:
@@ -58,50 +57,6 @@ def check_pixels(width: int, height: int, name: str, limit: int | None = None) -
             f'{limit / 1e6:g} million: shrink or cut it, or raise the environment variable {VARIABLE}, or '
             'max_pixels of LoadImage or LoadSemanticMap'
         )
-
-
-def used_bits() -> int | None:
-    """Bits of images with more than 8: the environment variable EOMT_MM_IMAGE_BITS; None: such images are refused.
-
-    Raises:
-        ValueError: the variable is no number from 9 to 16.
-    """
-    stated = os.environ.get(BITS_VARIABLE)
-    return check_bits(int(stated) if stated.isdecimal() else stated, BITS_VARIABLE) if stated else None
-
-
-def check_bits(bits: int | str, whose: str) -> int:
-    """Check and return a number of bits, 9 to 16; ``whose`` is the setting, for the message."""
-    if not isinstance(bits, int) or not 8 < bits <= 16:
-        raise ValueError(f'{whose}={bits}: 9 to 16, the bits that images of more than 8 use')
-    return bits
-
-
-def to_8_bits(pixels: np.ndarray, name: str, bits: int | None = None) -> np.ndarray:
-    """Pixels of more than 8 bits per channel as uint8, where it is stated how many bits they use.
-
-    Args:
-        pixels: any shape; uint8 is returned unchanged.
-        name: of the image, for the message.
-        bits: N that they use: values from 0 to 2 ** N - 1 become 0 to 255; None: `used_bits()`.
-
-    Raises:
-        ValueError: it is not stated, or the pixels are not whole numbers from 0 to 65535.
-    """
-    if pixels.dtype == np.uint8:
-        return pixels
-    low, high = (pixels.min(), pixels.max()) if pixels.size else (0, 0)
-    found = f'{name} has values of type {pixels.dtype} from {low} to {high}, and images have 8 bits'
-    if pixels.dtype.kind not in 'iu' or not 0 <= low <= high < 1 << 16:
-        raise ValueError(f'{found}: convert it')
-    bits = used_bits() if bits is None else bits
-    if bits is None:
-        needed = max(9, int(high).bit_length())
-        raise ValueError(
-            f'{found}: convert it, or state how many bits its pixels use ({needed} hold values up to '
-            f'{(1 << needed) - 1}) in the environment variable {BITS_VARIABLE}, or as bits of LoadImage'
-        )
-    return np.minimum(pixels.astype(np.uint16, copy=False) >> (bits - 8), 255).astype(np.uint8)
 
 
 def check_image(content: bytes, name: str, limit: int | None = None, fix: str = 'replace the file') -> tuple[int, int]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
@@ -9,9 +10,14 @@ import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
+from torch import Tensor
 
-from eomt_mm.checkpoints.files import local_path
+from eomt_mm.checkpoints.class_names import placeholders
+from eomt_mm.checkpoints.files import NESTED, checked_meta, flat_state, local_path, plain_names, weight_names
+from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE
 from eomt_mm.checkpoints.torch_files import read_torch
+
+FOREIGN_QUERIES = ('query.weight', 'network.q.weight')  # in Hugging Face's and official files
 
 
 def allow_checkpoint_globals() -> None:
@@ -76,9 +82,36 @@ def load_from_eomt_mm(filename: str, map_location: Any = None) -> Any:
 
     Raises:
         OSError, ValueError: see :func:`~eomt_mm.checkpoints.files.local_path`,
-            :func:`~eomt_mm.checkpoints.torch_files.read_torch`.
+            :func:`~eomt_mm.checkpoints.torch_files.read_torch`; or the file is an EoMT of another program.
     """
-    return read_torch(local_path(str(filename)).expanduser())
+    path = local_path(str(filename)).expanduser()
+    return as_hosts_read(read_torch(path), path)
+
+
+def as_hosts_read(content: Any, path: Path) -> Any:
+    """Give the content of our models' files the form that mmengine and the hosts expect; return others unchanged.
+
+    Weights are in ``state_dict``, under the model's own names. Where the file states no class names, ``meta`` gets
+    placeholders: the hosts would take those of COCO or Cityscapes.
+
+    Raises:
+        ValueError: the file is an EoMT of another program.
+    """
+    names = set(plain_names(weight_names(content)).values())
+    known = EOMT.find(names)
+    if known is not None and names.intersection(FOREIGN_QUERIES):
+        raise ValueError(
+            f'{path} is of the format {known.title}, which mmengine and the hosts do not read: convert it with '
+            f'tools/convert_checkpoint.py SRC DST --config CONFIG, or build the model with eomt_mm.apis.init_model'
+        )
+    if known not in (OWN, OWN_BACKBONE):
+        return content
+    state, meta = flat_state(content, path), checked_meta(content.get('meta'), path)
+    rows = next((value for name, value in state.items() if name.endswith('.class_predictor.weight')), None)
+    if rows is not None and not meta.get('dataset_meta', {}).get('classes'):
+        meta['dataset_meta'] = dict(classes=placeholders(len(rows) - 1))
+    others = {key: value for key, value in content.items() if key not in NESTED and not isinstance(value, Tensor)}
+    return {**others, 'meta': meta, 'state_dict': state}
 
 
 def _address(filename: str, places: Mapping[str, str]) -> str:

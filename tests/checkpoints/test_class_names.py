@@ -6,13 +6,21 @@ from typing import Any
 
 import pytest
 import torch
+from checkpoint_samples import dinov2, hf_dinov2, hf_dinov3, official_from_hf
+from inferencer_models import saved_model, saved_video_model
+from mmdet.apis import init_detector
+from mmseg.datasets import ADE20KDataset
+from safetensors.torch import save_file
 from tool_runs import CONFIGS
 
 from eomt_mm.apis.config import load_config
 from eomt_mm.apis.model import init_model, local_checkpoint
-from eomt_mm.checkpoints.class_names import difference
+from eomt_mm.checkpoints.class_names import check_names, difference, stated_meta
 from eomt_mm.checkpoints.exporting import export_huggingface
+from eomt_mm.checkpoints.files import read_checkpoint
+from eomt_mm.checkpoints.importing import import_checkpoint
 
+CLASSES = ['cat', 'dog', 'sky', 'sea']
 TEN = [f'class {k}' for k in range(10)]
 
 
@@ -61,7 +69,7 @@ def test_names_of_a_hugging_face_folder_count(cfg: Any, tmp_path: Path) -> None:
     own = folder(cfg, tmp_path / 'own', ['sea', 'sky', 'dog', 'cat'])
     assert init_model(cfg, own).dataset_meta['classes'] == ('sea', 'sky', 'dog', 'cat')
     spelled = folder(cfg, tmp_path / 'spelled', ['Cat', 'dog', 'sky', 'ocean'])
-    assert list(init_model(cfg, spelled).dataset_meta['classes']) == ['cat', 'dog', 'sky', 'sea']
+    assert list(init_model(cfg, spelled).dataset_meta['classes']) == ['cat', 'dog', 'sky', 'ocean']
     imported = torch.load(local_checkpoint(cfg, own), weights_only=True)
     assert imported['meta']['dataset_meta']['classes'] == ('sea', 'sky', 'dog', 'cat')
 
@@ -73,3 +81,89 @@ def test_a_folder_with_names_for_other_rows_is_refused(cfg: Any, tmp_path: Path)
     (own / 'config.json').write_text(json.dumps(config))
     with pytest.raises(ValueError, match='names for 2 classes and rows for 4.*id2label of its config.json'):
         init_model(cfg, own)
+
+
+def test_synonyms_are_spelled_as_in_the_config_and_other_names_stay(cfg: Any, tmp_path: Path) -> None:
+    meta = init_model(cfg, folder(cfg, tmp_path / 'x', ['cat, kitten', 'puppy', 'Sky', 'sea'])).dataset_meta
+    assert meta['classes'] == ('cat', 'puppy', 'sky', 'sea')
+    assert (meta['thing_classes'], meta['stuff_classes']) == (('cat', 'puppy'), ('sky', 'sea'))
+    assert 'palette' in meta
+
+
+def imported(cfg: Any, path: Path) -> Any:
+    """What tools/test.py and load_from read."""
+    return torch.load(local_checkpoint(cfg, path), weights_only=True)['meta']['dataset_meta']['classes']
+
+
+def test_runs_on_data_get_names_that_differ(cfg: Any, tmp_path: Path) -> None:
+    assert imported(cfg, folder(cfg, tmp_path / 'same', ['cat, kitten', 'dog', 'sky', 'sea'])) == tuple(CLASSES)
+    other = imported(cfg, folder(cfg, tmp_path / 'other', ['cat', 'puppy', 'sky', 'sea']))
+    assert difference(other, CLASSES)  # which CheckpointFitHook refuses
+
+
+@pytest.mark.parametrize('converter', ['convert_checkpoint.py', '../projects/videomt/tools/convert_videomt.py'])
+def test_converters_refuse_other_names(converter: str, cfg: Any, tool: Any, tmp_path: Path) -> None:
+    if 'video' in converter:
+        config, source = saved_video_model('panoptic', tmp_path / 'video')
+        content = torch.load(source, weights_only=True)
+        content['meta'] = dict(dataset_meta=dict(classes=['turtle', 'bus', 'shark', 'frog']))
+        torch.save(content, source)
+    else:
+        config, source = tmp_path / 'config.py', folder(cfg, tmp_path / 'x', ['cat', 'bus', 'sky', 'sea'])
+        cfg.dump(config)
+    with pytest.raises(SystemExit, match="names other classes than .*'bus' is '(dog|train)' in the data"):
+        tool(converter, source, tmp_path / 'out.pth', '--config', config)
+    assert not (tmp_path / 'out.pth').exists()
+
+
+@pytest.mark.parametrize('labels', [{'1': 'a', '2': 'b'}, {'a': '0'}, {'0': 'a', '2': 'b'}, {'0': 3}])
+def test_labels_that_no_row_has_are_refused(labels: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / 'config.json').write_text(json.dumps(dict(id2label=labels)))
+    save_file({'a': torch.ones(1)}, tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match=r'config\.json: id2label is .*it must have a name for each of "0"'):
+        read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        dict(dataset_meta=dict(classes=['a', 'b', 'c'])),
+        dict(dataset_meta=dict(CLASSES=('a', 'b', 'c'), PALETTE=[(1, 2, 3)] * 3)),
+        dict(CLASSES=('a', 'b', 'c'), PALETTE=[(1, 2, 3)] * 3),
+    ],
+)
+def test_names_in_files_of_every_program(meta: dict[str, Any], tmp_path: Path) -> None:
+    """Lightning and official files, and those of older versions of the hosts, may have names too."""
+    for state in (official_from_hf(hf_dinov2()), hf_dinov3().state_dict(), dinov2().state_dict()):
+        torch.save(dict(state_dict=state, meta=meta), tmp_path / 'x.ckpt')
+        _, report = import_checkpoint(tmp_path / 'x.ckpt', head='panoptic_head')
+        for own in ({}, dict(classes=('x', 'y', 'z'))):
+            assert list(stated_meta(report, own)['classes']) == ['a', 'b', 'c']
+        with pytest.raises(ValueError, match="names other classes than config.py: 3 of 3 names differ: 'a' is 'x'"):
+            check_names(report, dict(classes=('x', 'y', 'z')), 'config.py')
+
+
+@pytest.mark.parametrize('is_ade20k', [True, False])
+def test_names_and_rows_keep_together_in_ade20k_panoptic(is_ade20k: bool, tmp_path: Path) -> None:
+    names = list(ADE20KDataset.METAINFO['classes']) if is_ade20k else [f'thing {k}' for k in range(150)]
+    state = official_from_hf(hf_dinov2(num_labels=150))
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=names))), tmp_path / 'x.ckpt')
+    found, report = import_checkpoint(tmp_path / 'x.ckpt', head='panoptic_head')
+    meta = stated_meta(report, {})['classes']
+    rows = found['panoptic_head.class_predictor.weight']
+    assert report.reordered == is_ade20k and set(meta) == set(names)
+    for row, name in enumerate(meta):
+        assert torch.equal(rows[row], state['network.class_head.weight'][names.index(name)])
+
+
+def test_the_hosts_take_no_names_of_their_own(tmp_path: Path) -> None:
+    config, checkpoint = saved_model('instance', tmp_path)
+    cfg, state = load_config(config), torch.load(checkpoint, weights_only=True)['state_dict']
+    count = cfg.model.panoptic_head.num_things_classes
+    for content in (state, dict(state_dict=state), dict(state_dict=state, meta=dict(dataset_meta={}))):
+        torch.save(content, checkpoint)
+        model = init_detector(cfg, str(checkpoint), device='cpu')
+        assert model.dataset_meta['classes'] == tuple(f'class {k}' for k in range(count))
+    own = [f'name {k}' for k in range(count)]
+    torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=own))), checkpoint)
+    assert list(init_detector(cfg, str(checkpoint), device='cpu').dataset_meta['classes']) == own

@@ -204,7 +204,7 @@ def test_deep_images_follow_the_rule_of_the_package(kind: str, tmp_path: Path, m
     values = np.linspace(0, 4095, 600).astype(np.uint16).reshape(20, 30)
     path = tmp_path / kind
     cv2.imwrite(str(path), values if kind.startswith('grey') else np.stack([values, 15 * values, 3 * values], 2))
-    with pytest.raises(ValueError, match=r'cannot be read \(it has \d+ bits per channel.*EOMT_MM_IMAGE_BITS'):
+    with pytest.raises(ValueError, match=r'cannot be read \(it has more than 8 bits per channel.*EOMT_MM_IMAGE_BITS'):
         read(path)
     for bits in (12, 16):
         monkeypatch.setenv('EOMT_MM_IMAGE_BITS', str(bits))
