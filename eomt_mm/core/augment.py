@@ -1,11 +1,12 @@
 """Published augmentation: resizing, random crops and colour changes, shared by the transforms of all hosts.
 
-The hosts are MMDetection and MMSegmentation. All random numbers come from numpy's global generator in a fixed order, so
-that the same seed gives the same crop in every host.
+The hosts are MMDetection, MMSegmentation and detectron2. All random numbers come from numpy's global generator in a
+fixed order, so that the same seed gives the same crop in every host.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -15,6 +16,7 @@ from torchvision.transforms.v2 import functional as colour
 from eomt_mm.core.geometry import Size
 
 Array = np.ndarray
+Targets = TypeVar('Targets')
 
 
 def fitting_size(size: Size, img_size: Size, inside: bool) -> Size:
@@ -57,6 +59,38 @@ def draw_crop(source_size: Size, img_size: Size, scale_range: tuple[float, float
         np.random.randint(0, max(size[1] - crop_w, 0) + 1),
     )
     return size, corner
+
+
+def draw_crop_with_targets(
+    source_size: Size,
+    img_size: Size,
+    scale_range: tuple[float, float],
+    max_tries: int,
+    cut: Callable[['NearestCrop'], Targets],
+    has_target: Callable[[Targets], bool],
+) -> tuple[Size, tuple[int, int], Targets]:
+    """Draw crops until one has a target, at most ``max_tries``; the last one is used even if it has none.
+
+    Args:
+        source_size, img_size, scale_range: see :func:`draw_crop`.
+        max_tries: at least 1.
+        cut: crops the targets of the image.
+        has_target: whether cropped targets hold any; always true for images without any.
+
+    Returns:
+        size after scaling, (top, left) of the crop, and the cropped targets.
+    """
+    for _ in range(max_tries):
+        size, corner = draw_crop(source_size, img_size, scale_range)
+        targets = cut(NearestCrop(source_size, size, corner, img_size))
+        if has_target(targets):
+            break
+    return size, corner, targets
+
+
+def draw_flip(prob: float) -> bool:
+    """Draw whether to flip an image, with one random number, as mmcv's RandomFlip does for one direction."""
+    return bool(np.random.random_sample() < prob)
 
 
 def crop_image(image: Array, size: Size, corner: tuple[int, int], crop: Size) -> Array:
@@ -108,6 +142,34 @@ class NearestCrop:
         out = np.full((*maps.shape[:-2], *self.size), fill, maps.dtype)
         out[..., : part.shape[-2], : part.shape[-1]] = part
         return out
+
+
+def check_jitter(brightness: float, contrast: float, saturation: float, hue: float) -> dict[str, float]:
+    """Check the ranges of :func:`draw_colour_changes` and return them by name; raises ValueError."""
+    if not (0 <= brightness <= 1 and 0 <= contrast <= 1 and 0 <= saturation <= 1 and 0 <= hue <= 0.5):
+        raise ValueError(
+            f'brightness={brightness}, contrast={contrast}, saturation={saturation} must be in [0, 1], '
+            f'hue={hue} in [0, 0.5]'
+        )
+    return dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+
+
+def check_crop(scale_range: tuple[float, float], max_tries: int) -> None:
+    """Check the arguments of :func:`draw_crop_with_targets`; raises ValueError."""
+    if not 0 < scale_range[0] <= scale_range[1]:
+        raise ValueError(f'scale_range={tuple(scale_range)}: 0 < low <= high')
+    if max_tries < 1:
+        raise ValueError(f'max_tries={max_tries}: at least 1')
+
+
+def check_aspect(size: Size, img_size: Size, max_aspect: float, path: str | None) -> None:
+    """Check the ratio of the sides of an image that is resized to cover ``img_size``; raises ValueError."""
+    h, w = size
+    if max(h, w) > max_aspect * min(h, w):
+        raise ValueError(
+            f'image {path} has {w} x {h} pixels, more than {max_aspect:g} to 1, and its short side is resized to '
+            f'{min(img_size)}: crop it, or raise max_aspect of ResizeToInput'
+        )
 
 
 def draw_colour_changes(brightness: float, contrast: float, saturation: float, hue: float) -> list[tuple[str, float]]:

@@ -13,9 +13,12 @@ from mmengine.structures import InstanceData, PixelData
 from eomt_mm.core.augment import (
     NearestCrop,
     change_colours,
+    check_aspect,
+    check_crop,
+    check_jitter,
     crop_image,
     draw_colour_changes,
-    draw_crop,
+    draw_crop_with_targets,
     fitting_size,
     resize_image,
 )
@@ -68,11 +71,8 @@ class ResizeToInput(BaseTransform):
         if results.get('img_path') is None:  # an array given to an inferencer of the hosts, which check none
             image = bgr_pixels(checked_array(image))
         h, w = image.shape[:2]
-        if self.fit == 'cover' and max(h, w) > self.max_aspect * min(h, w):
-            raise ValueError(
-                f'image {results.get("img_path")} has {w} x {h} pixels, more than {self.max_aspect:g} to 1, and its '
-                f'short side is resized to {min(self.img_size)}: crop it, or raise max_aspect of ResizeToInput'
-            )
+        if self.fit == 'cover':
+            check_aspect((h, w), self.img_size, self.max_aspect, results.get('img_path'))
         size = fitting_size((h, w), self.img_size, self.fit == 'inside')
         results['img'] = resize_image(image, size)
         results['img_shape'] = size
@@ -97,12 +97,7 @@ class ColorJitter(BaseTransform):
     def __init__(
         self, brightness: float = 32 / 255, contrast: float = 0.5, saturation: float = 0.5, hue: float = 0.05
     ) -> None:
-        if not (0 <= brightness <= 1 and 0 <= contrast <= 1 and 0 <= saturation <= 1 and 0 <= hue <= 0.5):
-            raise ValueError(
-                f'brightness={brightness}, contrast={contrast}, saturation={saturation} must be in [0, 1], '
-                f'hue={hue} in [0, 0.5]'
-            )
-        self.ranges = dict(brightness=brightness, contrast=contrast, saturation=saturation, hue=hue)
+        self.ranges = check_jitter(brightness, contrast, saturation, hue)
 
     def transform(self, results: Results) -> Results:
         """Change ``img``, uint8 BGR (h, w, 3)."""
@@ -131,10 +126,7 @@ class ScaleJitterCrop(BaseTransform):
     def __init__(
         self, img_size: int | Sequence[int], scale_range: tuple[float, float] = (0.1, 2.0), max_tries: int = 20
     ) -> None:
-        if not 0 < scale_range[0] <= scale_range[1]:
-            raise ValueError(f'scale_range={tuple(scale_range)}: 0 < low <= high')
-        if max_tries < 1:
-            raise ValueError(f'max_tries={max_tries}: at least 1')
+        check_crop(scale_range, max_tries)
         self.img_size = _as_size(img_size)
         self.scale_range = scale_range
         self.max_tries = max_tries
@@ -146,12 +138,11 @@ class ScaleJitterCrop(BaseTransform):
         ``gt_bboxes_labels`` and ``gt_ignore_flags``, where present.
         """
         source_size = results['img'].shape[:2]
-        has_targets = _num_targets(results) > 0
-        for _ in range(self.max_tries):
-            size, corner = draw_crop(source_size, self.img_size, self.scale_range)
-            cut = self._cut_targets(results, NearestCrop(source_size, size, corner, self.img_size))
-            if not has_targets or _num_targets(cut) > 0:
-                break
+        has_none = _num_targets(results) == 0
+        size, corner, cut = draw_crop_with_targets(
+            source_size, self.img_size, self.scale_range, self.max_tries,
+            lambda window: self._cut_targets(results, window), lambda cut: has_none or _num_targets(cut) > 0,
+        )  # fmt: skip
         results.update(cut)
         results['img'] = crop_image(results['img'], size, corner, self.img_size)
         results['img_shape'] = self.img_size

@@ -10,8 +10,9 @@ from mmdet.structures.mask import BitmapMasks, PolygonMasks
 from PIL import Image
 from torchvision.transforms.v2 import functional as colour
 
+from eomt_mm.core import augment
 from eomt_mm.core.augment import NearestCrop
-from eomt_mm.datasets import transforms, transforms as transforms_module
+from eomt_mm.datasets import transforms as transforms_module
 from eomt_mm.datasets.transforms import ColorJitter, PackSegments, ResizeToInput, ScaleJitterCrop
 
 
@@ -119,8 +120,8 @@ def test_empty_crop_is_drawn_again_on_the_same_image() -> None:
 
 def test_tries_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     counted: list[int] = []
-    draw = transforms.draw_crop
-    monkeypatch.setattr(transforms, 'draw_crop', lambda *args: counted.append(1) or draw(*args))
+    draw = augment.draw_crop
+    monkeypatch.setattr(augment, 'draw_crop', lambda *args: counted.append(1) or draw(*args))
     id_map = np.zeros((400, 400), np.int32)
     id_map[0, 0] = 1
     results = dict(img=random_image(400, 400), gt_seg_map=id_map, gt_segment_labels=np.array([0]))
@@ -143,7 +144,7 @@ def test_instances_are_cut_and_empty_ones_dropped(kind: str, monkeypatch: pytest
     if kind == 'bitmap':
         masks = BitmapMasks(masks.to_ndarray(), h, w)
     crop = ScaleJitterCrop(30, (2.0, 2.0))
-    monkeypatch.setattr(transforms, 'draw_crop', lambda *_: ((40, 60), (0, 0)))
+    monkeypatch.setattr(augment, 'draw_crop', lambda *_: ((40, 60), (0, 0)))
     results = dict(
         img=random_image(h, w), gt_masks=masks, gt_bboxes_labels=np.array([4, 7]), gt_ignore_flags=np.array([0, 0])
     )
