@@ -5,6 +5,7 @@ from typing import Any
 from eomt_mm.public import load, names_of
 
 PUBLIC = {
+    'categories': ('categories_by_name', 'choose_classes', 'crowds_text', 'images_to_train_on', 'only_crowds'),
     'documents': (
         'Category',
         'DefectiveMasks',
@@ -22,7 +23,9 @@ PUBLIC = {
         'read_panoptic',
         'unknown_id',
     ),
+    'label_values': ('label_table', 'labels_of'),
     'masks': ('RLE', 'areas', 'as_text', 'check_runs', 'decode', 'examine', 'normalise'),
+    'segments': ('MapSegment', 'read_map'),
     'panoptic_png': ('check_present', 'read_panoptic_png', 'run_starts', 'write_panoptic_png'),
 }
 __all__ = names_of(PUBLIC)

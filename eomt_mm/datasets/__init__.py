@@ -8,14 +8,14 @@ PUBLIC = {
     'ade20k': ('ADE20KInstance', 'ADE20KPanoptic'),
     'cityscapes': ('CityscapesInstance', 'CityscapesPanoptic'),
     'coco_instance': ('CocoInstance',),
-    'coco_json': ('categories_by_name', 'only_crowds', 'read_annotation_file', 'read_instances_json', 'report_crowds'),
+    'coco_json': ('read_annotation_file', 'read_instances_json', 'report_crowds'),
     'coco_panoptic': ('CocoPanoptic',),
-    'folders': ('FolderDataset', 'choose_classes'),
+    'folders': ('FolderDataset',),
     'label_maps': ('LabelMaps',),
     'loading': ('LoadImage', 'LoadInstances', 'LoadPanopticSegments', 'LoadSemanticMap'),
     'file_listing': ('check_files', 'picked'),
     'sampling': ('PositionSampler', 'SeededDataset'),
-    'segment_maps': ('check_size', 'read_map'),
+    'segment_maps': ('check_size',),
     'transforms': ('ColorJitter', 'PackSegments', 'ResizeToInput', 'ScaleJitterCrop'),
 }
 __all__ = names_of(PUBLIC)

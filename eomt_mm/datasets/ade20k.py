@@ -1,23 +1,14 @@
-"""ADE20K panoptic and instance, read from the official files of the scene parsing challenges (2016 and 2017).
-
-``annotations/*.png`` (8-bit grey): 0 = void, 1 .. 150 = classes in ADE20K's own order. ``annotations_instance/*.png``
-(RGB): R = rank (1 .. 100) of a thing class among the thing classes in that order, G = instance number, 0 = none.
-Source: sceneparsing.csail.mit.edu; which classes are things: ``eomt_mm.annotations.class_tables``.
-"""
+"""ADE20K panoptic and instance, read from the official files; their format: ``eomt_mm.annotations.ade20k``."""
 
 from typing import Any
 
 import numpy as np
 from mmdet.datasets.ade20k import ADE_PALETTE, ADE20KPanopticDataset
 
-from eomt_mm.annotations.class_tables import (
-    ADE20K_NUM_CLASSES,
-    ADE20K_NUM_THINGS,
-    ADE20K_STUFF,
-    ADE20K_THINGS_FIRST,
-)
+from eomt_mm.annotations.ade20k import FOLDERS, explain_ade20k, read_ade20k_codes
+from eomt_mm.annotations.class_tables import ADE20K_NUM_THINGS, ADE20K_THINGS_FIRST
 from eomt_mm.datasets.folders import FolderDataset
-from eomt_mm.datasets.segment_maps import LoadSegments, check_size, read_map
+from eomt_mm.datasets.segment_maps import LoadSegments, image_size
 from eomt_mm.registry import DATASETS, TRANSFORMS
 
 # mmdet's names, things first. mmdet's panoptic palette is in ADE20K's order; here it is reordered like the classes, as
@@ -27,14 +18,10 @@ PANOPTIC_METAINFO: dict[str, Any] = {
     'palette': [ADE_PALETTE[category] for category in ADE20K_THINGS_FIRST],
     'category_ids': ADE20K_THINGS_FIRST,
 }
-# Codes of the loading transform: semantic labels are at most 150; an instance has the code 2**8 R + G.
-CODE_BITS = 8
 
 
 class _ADE20K(FolderDataset):
-    img_suffix = '.jpg'
-    annotations = {'seg': ('seg_map_path', '.png'), 'instances': ('instance_map_path', '.png')}
-    source = 'images, annotations: ADEChallengeData2016.zip; annotations_instance: annotations_instance.tar'
+    img_suffix, annotations, source = FOLDERS.img_suffix, FOLDERS.annotations, FOLDERS.source
 
 
 @DATASETS.register_module()
@@ -80,35 +67,13 @@ class LoadADE20KSegments(LoadSegments):
         super().__init__(with_crowds=True, backend_args=backend_args)
 
     def _load_codes(self, results: dict[str, Any]) -> np.ndarray:
-        path = results['instance_map_path']
-        instances = read_map(path, ('RGB',), 'R = rank of a thing, G = number of the instance', self.backend_args)
-        check_size(path, instances.shape[:2], results)
-        ranks, numbers = instances[..., 0].astype(np.int32), instances[..., 1]
-        _check_values(path, ranks, ADE20K_NUM_THINGS, 'R (the rank of a thing)')
-        if set(ADE20K_STUFF).isdisjoint(results['category_ids']):
-            labels = np.zeros_like(ranks)
-        else:
-            labels = self._load_labels(results, ranks.shape)
-        return np.where((ranks > 0) & (numbers > 0), (ranks << CODE_BITS) + numbers, labels)
-
-    def _load_labels(self, results: dict[str, Any], shape: tuple[int, ...]) -> np.ndarray:
-        path = results['seg_map_path']
-        labels = read_map(path, ('L', 'P'), 'one channel of labels, 0 .. 150', self.backend_args)
-        check_size(path, labels.shape, {**results, 'ori_shape': shape})  # which is also the instance map's
-        _check_values(path, labels, ADE20K_NUM_CLASSES, 'the label')
-        return labels.astype(np.int32)
+        paths = results['seg_map_path'], results['instance_map_path']
+        return read_ade20k_codes(
+            *paths, results['category_ids'], image_size(results), results.get('img_path'), self._read
+        )
 
     def _explain(self, code: int) -> tuple[int | None, bool]:
-        if code >> CODE_BITS:
-            return ADE20K_THINGS_FIRST[(code >> CODE_BITS) - 1], False
-        return (code - 1 if code - 1 in ADE20K_STUFF else None), False
+        return explain_ade20k(code)
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(backend_args={self.backend_args})'
-
-
-def _check_values(path: str, values: np.ndarray, highest: int, what: str) -> None:
-    if values.size and values.max() > highest:
-        raise ValueError(
-            f'annotation {path}: {what} is {values.max()}, above {highest}: give the official files, unconverted'
-        )

@@ -1,7 +1,6 @@
 """Cityscapes panoptic and instance, read from the official ``gtFine/*_gtFine_instanceIds.png``.
 
-instanceIds (16-bit grey): 1000 labelId + number for a thing instance, the bare labelId for stuff and for groups of
-things that are not separated. The ids and which of them are evaluated: ``eomt_mm.annotations.class_tables``.
+The format of the files: ``eomt_mm.annotations.cityscapes``.
 For semantic segmentation use mmseg's ``CityscapesDataset`` with ``seg_map_suffix='_gtFine_labelIds.png'`` and
 ``LoadSemanticMap(label_ids=(*CITYSCAPES_LABEL_IDS.values(),))``.
 """
@@ -11,19 +10,11 @@ from typing import Any
 import numpy as np
 from mmseg.datasets import CityscapesDataset
 
+from eomt_mm.annotations.cityscapes import FOLDERS, STUFF, explain_cityscapes, read_cityscapes_codes
 from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, CITYSCAPES_THINGS
 from eomt_mm.datasets.folders import FolderDataset
-from eomt_mm.datasets.segment_maps import LoadSegments, check_size, read_map
+from eomt_mm.datasets.segment_maps import LoadSegments, image_size
 from eomt_mm.registry import DATASETS, TRANSFORMS
-
-STUFF = tuple(name for name in CITYSCAPES_LABEL_IDS if name not in CITYSCAPES_THINGS)
-THING_IDS = frozenset(CITYSCAPES_LABEL_IDS[name] for name in CITYSCAPES_THINGS)
-# Values from here on are instances.
-INSTANCE_OFFSET = 1000
-# Code of each 16-bit value: the value itself; for stuff the bare labelId, as stuff is one segment even if numbered.
-_CODES = np.arange(1 << 16, dtype=np.int32)
-for _id in (CITYSCAPES_LABEL_IDS[name] for name in STUFF):
-    _CODES[INSTANCE_OFFSET * _id : INSTANCE_OFFSET * (_id + 1)] = _id
 
 
 def _metainfo(names: tuple[str, ...]) -> dict[str, Any]:
@@ -37,9 +28,7 @@ def _metainfo(names: tuple[str, ...]) -> dict[str, Any]:
 
 
 class _Cityscapes(FolderDataset):
-    img_suffix = '_leftImg8bit.png'
-    annotations = {'seg': ('seg_map_path', '_gtFine_instanceIds.png')}
-    source = 'leftImg8bit_trainvaltest.zip, gtFine_trainvaltest.zip'
+    img_suffix, annotations, source = FOLDERS.img_suffix, FOLDERS.annotations, FOLDERS.source
 
 
 @DATASETS.register_module()
@@ -82,14 +71,7 @@ class LoadCityscapesSegments(LoadSegments):
     """
 
     def _load_codes(self, results: dict[str, Any]) -> np.ndarray:
-        path = results['seg_map_path']
-        # Pillow's name for 16-bit grey depends on its version.
-        codes = read_map(path, ('I;16', 'I;16B', 'I'), '16-bit grey (*_gtFine_instanceIds.png)', self.backend_args)
-        check_size(path, codes.shape, results)
-        coded: np.ndarray = _CODES[codes]
-        return coded
+        return read_cityscapes_codes(results['seg_map_path'], image_size(results), results.get('img_path'), self._read)
 
     def _explain(self, code: int) -> tuple[int | None, bool]:
-        if code >= INSTANCE_OFFSET:
-            return code // INSTANCE_OFFSET, False
-        return code, code in THING_IDS
+        return explain_cityscapes(code)

@@ -5,11 +5,11 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
+from eomt_mm.annotations.categories import categories_by_name
 from eomt_mm.annotations.documents import Instance, check_file_names
 from eomt_mm.datasets.coco_json import (
     InstanceAnnotations,
     JsonDataset,
-    categories_by_name,
     read_instances_json,
     report_crowds,
 )

@@ -5,11 +5,11 @@ from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
 
+from eomt_mm.annotations.categories import categories_by_name
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
 from eomt_mm.datasets.coco_json import (
     JsonDataset,
     PanopticAnnotations,
-    categories_by_name,
     read_annotation_file,
     report_crowds,
 )

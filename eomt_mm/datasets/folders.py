@@ -1,12 +1,13 @@
 """Data sets made of a folder of images and folders of annotation files with the same names."""
 
-import os.path as osp
 from collections.abc import Mapping
 from typing import Any
 
 from mmengine.dataset import BaseDataset
 
-from eomt_mm.datasets.file_listing import by_stem, files_below, warn_of_rest
+from eomt_mm.annotations.categories import choose_classes
+from eomt_mm.annotations.folders import FolderLayout
+from eomt_mm.datasets.file_listing import list_files, warn
 
 
 class FolderDataset(BaseDataset):
@@ -33,10 +34,9 @@ class FolderDataset(BaseDataset):
         ValueError: prefixes are missing, image names repeat, or ``metainfo`` names classes that do not exist.
     """
 
+    # See `FolderLayout`.
     img_suffix: str
-    # Key of data_prefix: (key of the item, end of the file names in place of img_suffix)
-    annotations: dict[str, tuple[str, str]]
-    # Downloads that contain the folders, for messages
+    annotations: Mapping[str, tuple[str, str]]
     source: str
 
     def __init__(
@@ -62,118 +62,13 @@ class FolderDataset(BaseDataset):
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """List the images and find their annotations; see the class."""
-        folders = self._annotation_folders()
-        listed = self._list('img', self.img_suffix)
-        images = by_stem(listed, self.img_suffix, (), 'img_suffix')
-        if not images:
-            raise FileNotFoundError(
-                f'data_prefix["img"]: no file *{self.img_suffix} below {self.data_prefix["img"]}: unpack the images '
-                f'there ({self.source}), check data_root, or give img_suffix'
-            )
-        items = [
-            {'img_path': osp.join(self.data_prefix['img'], name), 'img_id': osp.basename(stem)}
-            for stem, name in images.items()
-        ]
-        _check_unique(items)
-        maps = {key: self._annotation_files(key, images) for key in folders}
-        for key, found in maps.items():
-            for item, stem in zip(items, images, strict=True):
-                item[self.annotations[key][0]] = osp.join(self.data_prefix[key], found[stem])
-        self._warn_of_rest(listed, images, maps)
+        layout = FolderLayout(self.img_suffix, self.annotations, self.source)
+        items, warning = layout.items(
+            self.data_prefix, self.test_mode, type(self).__name__, list_files(self.backend_args)
+        )
+        warn(warning)
         return items
-
-    def _warn_of_rest(
-        self, listed: list[str], images: Mapping[str, str], maps: Mapping[str, Mapping[str, str]]
-    ) -> None:
-        used = set(images.values()).union(*(found.values() for found in maps.values()))
-        rest = [name for name in listed if name not in used]
-        parts = [(self.data_prefix['img'], rest, f"which do not end with img_suffix='{self.img_suffix}'")]
-        for key, found in maps.items():
-            without_image = [name for stem, name in found.items() if stem not in images]
-            parts.append((self.data_prefix[key], without_image, 'annotations without an image'))
-        warn_of_rest(type(self).__name__, len(images), parts)
 
     def get_data_info(self, idx: int) -> dict[str, Any]:
         """Return an item, with the ``category_ids`` that all items share and that are not stored per item."""
         return {**super().get_data_info(idx), 'category_ids': self._metainfo['category_ids']}
-
-    def _annotation_folders(self) -> list[str]:
-        """Keys of data_prefix to pair the images with: all kinds of annotation or, in test mode, possibly none."""
-        given = [key for key in self.annotations if self.data_prefix.get(key)]
-        missing = [key for key in ('img', *self.annotations) if not self.data_prefix.get(key)]
-        if missing and (given or not self.test_mode or 'img' in missing):
-            raise ValueError(
-                f'data_prefix={self.data_prefix} has no {missing}: give folders for {["img", *self.annotations]} '
-                f'({self.source}); in test mode img alone is enough'
-            )
-        return given
-
-    def _list(self, key: str, suffix: str) -> list[str]:
-        folder = self.data_prefix[key]
-        try:
-            return files_below(folder, backend_args=self.backend_args)
-        except (FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(
-                f'data_prefix["{key}"]: folder {folder} of the files *{suffix} does not exist ({self.source}): check '
-                'data_root and data_prefix'
-            ) from error
-
-    def _annotation_files(self, key: str, images: Mapping[str, str]) -> dict[str, str]:
-        """Map image names without suffix to annotation files; every image needs one."""
-        suffix = self.annotations[key][1]
-        found = by_stem(self._list(key, suffix), suffix, (), 'suffix')
-        missing = [stem for stem in images if stem not in found]
-        if missing:
-            raise FileNotFoundError(
-                f'data_prefix["{key}"]: {len(missing)} of {len(images)} images have no annotation below '
-                f'{self.data_prefix[key]}, the first would be {missing[0]}{suffix}: unpack it completely '
-                f'({self.source}), or remove the images without annotation'
-            )
-        return found
-
-
-def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
-    """Derive palette, category ids and things from the class names that a user selects.
-
-    Args:
-        known: METAINFO of the data set: classes, palette, category_ids and, for panoptic data, thing_classes.
-        stated: the same, updated with the user's entries.
-        given: keys that the user gave.
-
-    Returns:
-        classes, palette, category_ids and, for panoptic data, thing_classes and stuff_classes.
-
-    Raises:
-        ValueError: names do not exist, repeat, or are not things followed by stuff.
-    """
-    names, classes = list(known['classes']), tuple(stated['classes'])
-    unknown = [name for name in classes if name not in names]
-    if unknown or len(set(classes)) < len(classes) or not classes:
-        raise ValueError(
-            f'metainfo: classes {unknown or classes} are unknown or repeat; choose among the {len(names)} of the '
-            f'data set: {names}'
-        )
-    index = [names.index(name) for name in classes]
-    chosen: dict[str, Any] = {'classes': classes, 'category_ids': tuple(known['category_ids'][i] for i in index)}
-    chosen['palette'] = stated['palette'] if 'palette' in given else [known['palette'][i] for i in index]
-    if 'thing_classes' in known:
-        split = {key: tuple(n for n in classes if n in known[key]) for key in ('thing_classes', 'stuff_classes')}
-        wrong = [key for key in split if key in given and tuple(stated[key]) != split[key]]
-        if wrong or classes != split['thing_classes'] + split['stuff_classes']:
-            raise ValueError(
-                f'metainfo: classes must be things followed by stuff, and {wrong or "both"} agree with them: things '
-                f'of these classes are {split["thing_classes"]}, stuff {split["stuff_classes"]}'
-            )
-        chosen.update(split)
-    return chosen
-
-
-def _check_unique(items: list[dict[str, Any]]) -> None:
-    paths: dict[str, str] = {}
-    for item in items:
-        first = paths.setdefault(item['img_id'], item['img_path'])
-        if first != item['img_path']:
-            raise ValueError(
-                f'{first} and {item["img_path"]} have the same name, by which metrics and result files identify '
-                'images: rename one, or give a data_prefix that holds one of them'
-            )

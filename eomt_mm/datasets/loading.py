@@ -13,15 +13,15 @@ from mmdet.datasets.transforms import LoadAnnotations as LoadDetectionAnnotation
 from mmengine import fileio
 from mmseg.datasets.transforms import LoadAnnotations as LoadSegmentationAnnotations
 
+from eomt_mm.annotations.label_values import VOID, label_table, labels_of, one_channel
 from eomt_mm.annotations.masks import RLE, Rings, normalise, to_rle
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
-from eomt_mm.datasets.segment_maps import MapSegment, check_size, image_size, store_segments
+from eomt_mm.annotations.segments import MapSegment
+from eomt_mm.datasets.segment_maps import check_size, image_size, store_segments
 from eomt_mm.fileio.image_headers import bits_per_channel
 from eomt_mm.fileio.images import decode_image
 from eomt_mm.fileio.pixels import check_bits, file_pixels, to_8_bits
 from eomt_mm.registry import TRANSFORMS
-
-VOID = 255  # mmseg's ignore_index
 
 
 @TRANSFORMS.register_module()
@@ -110,8 +110,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         super().__init__(**kwargs)
         self.max_pixels = max_pixels
         self.label_ids = None if label_ids is None else tuple(label_ids)
-        if self.label_ids is not None:
-            self._labels = _label_table(self.label_ids)
+        self._table = None if self.label_ids is None else label_table(self.label_ids)
 
     def _load_seg_map(self, results: dict[str, Any]) -> None:
         path = results.get('seg_map_path')
@@ -119,7 +118,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
             return
         values = self._read(path)
         check_size(path, values.shape, results)
-        labels = self._to_labels(values, self._reduces(results), path)
+        labels = labels_of(values, self._table, path, self._reduces(results))
         if results.get('label_map') is not None:
             chosen = np.arange(VOID + 1, dtype=np.uint8)
             for old, new in results['label_map'].items():
@@ -134,14 +133,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path} does not exist: check data_prefix["seg_map_path"]') from error
         values = decode_image(content, f'label map {path}', self._decode, self.max_pixels)
-        if values.ndim == 3 and values.shape[2] == 1:
-            values = values[..., 0]
-        if values.ndim != 2 or values.dtype.kind not in 'biu':
-            raise ValueError(
-                f'label map {path} has shape {values.shape}, type {values.dtype}: one channel of whole numbers is '
-                'needed; where its colours stand for classes, convert it first'
-            )
-        return np.asarray(values)
+        return one_channel(values, path)
 
     def _decode(self, content: bytes) -> np.ndarray | None:
         return mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)
@@ -160,32 +152,8 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
             )
         return reduces
 
-    def _to_labels(self, values: np.ndarray, reduces: bool, path: str) -> np.ndarray:
-        limit = VOID if self.label_ids is None else len(self._labels) - 1
-        if values.size and not 0 <= values.min() <= values.max() <= limit:
-            raise ValueError(
-                f'label map {path} has values from {values.min()} to {values.max()}, not within 0 .. {limit}: '
-                'label_ids=(...) of LoadSemanticMap says which value each class has (up to 65535); a map of instances '
-                'is the wrong file'
-            )
-        if self.label_ids is not None:
-            return self._labels[values.astype(np.uint16, copy=False)]
-        labels = values.astype(np.uint8)
-        # In uint8, 0 - 1 wraps around to 255 (void). Void is unchanged.
-        return np.where(labels == VOID, labels, labels - np.uint8(1)) if reduces else labels
-
     def __repr__(self) -> str:
         return f'{super().__repr__()[:-1]}, label_ids={self.label_ids}, max_pixels={self.max_pixels})'
-
-
-def _label_table(label_ids: Sequence[int]) -> np.ndarray:
-    """Label of each value of a 16-bit map, (65536,), uint8."""
-    is_valid = all(isinstance(value, int) and 0 <= value < 1 << 16 for value in label_ids)
-    if not is_valid or not 0 < len(label_ids) <= VOID or len(set(label_ids)) < len(label_ids):
-        raise ValueError(f'label_ids={label_ids}: 1 to {VOID} different whole numbers in 0 .. 65535, one per class')
-    table = np.full(1 << 16, VOID, dtype=np.uint8)
-    table[list(label_ids)] = np.arange(len(label_ids))
-    return table
 
 
 @TRANSFORMS.register_module()

@@ -10,14 +10,15 @@ import io
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 from pycocotools.cocoeval import COCOeval
 
-from eomt_mm.annotations.masks import RLE, areas
+from eomt_mm.annotations.documents import Instance
+from eomt_mm.annotations.masks import RLE, Rings, areas, to_rle
 from eomt_mm.annotations.panoptic_png import run_starts
 
 
@@ -96,6 +97,36 @@ def encode_segments(id_map: np.ndarray, num_segments: int) -> list[RLE]:
         runs = {'size': [height, width], 'counts': counts.tolist()}
         found.append(mask_api.frPyObjects(runs, height, width))
     return found
+
+
+def listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> TrueInstance:
+    """Convert an annotation of a JSON to an instance labelled with its category id."""
+    mask, area = annotation.get('segmentation'), annotation.get('area')
+    if mask is None:
+        raise ValueError(
+            f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]} has no "segmentation": mask '
+            'AP needs masks, not boxes only'
+        )
+    rle = to_rle(cast(Rings | RLE, mask), size)  # the reader has normalised it
+    return TrueInstance(
+        annotation['category_id'],  # type: ignore[arg-type]  # an id in place of a label
+        rle,
+        float(areas([rle])[0]) if area is None else area,
+        bool(annotation.get('iscrowd')),
+    )
+
+
+def mapped_instances(id_map: np.ndarray, labels: np.ndarray, is_crowd: np.ndarray) -> list[TrueInstance]:
+    """Convert the segments of an id map to instances; areas are pixel counts.
+
+    Args:
+        id_map: (H, W), integers: 0 is void, 1 .. N are segments.
+        labels: (N,), of the segments.
+        is_crowd: (N,), bool.
+    """
+    rles = encode_segments(id_map, len(labels))
+    pixels = np.bincount(id_map.ravel(), minlength=len(labels) + 1)[1:].tolist()
+    return list(map(TrueInstance, labels.tolist(), rles, pixels, is_crowd.tolist()))
 
 
 def match_image(

@@ -4,17 +4,19 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from eomt_mm.annotations.categories import categories_by_name
 from eomt_mm.annotations.documents import Instance
-from eomt_mm.annotations.masks import RLE, Rings, areas, normalise, to_rle
-from eomt_mm.datasets.coco_json import AnnotationFile, categories_by_name
+from eomt_mm.annotations.masks import areas, normalise, to_rle
+from eomt_mm.datasets.coco_json import AnnotationFile
 from eomt_mm.datasets.segment_maps import check_size
-from eomt_mm.evaluation.ap_counting import TrueInstance, encode_segments
+from eomt_mm.evaluation.ap_counting import TrueInstance, listed_instance, mapped_instances
 from eomt_mm.evaluation.image_metric import WarnOnce
-from eomt_mm.evaluation.panoptic_image import ImageSegments, listed_segments
+from eomt_mm.evaluation.panoptic_image import ImageSegments
+from eomt_mm.evaluation.pq_counting import listed_segments
 from eomt_mm.evaluation.samples import Sample, categories_of, name_of, part, path_of, segment_map
 from eomt_mm.fileio.result_names import name_below
 from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
@@ -69,7 +71,7 @@ class InstancesInFile(JsonSource):
         found: dict[Any, list[TrueInstance]] = {id_: [] for id_ in self._sizes}
         for annotation in self._annotations:
             image_id = annotation['image_id']
-            found[image_id].append(_listed_instance(annotation, self._sizes[image_id], self.path))
+            found[image_id].append(listed_instance(annotation, self._sizes[image_id], self.path))
         self._annotations = []
         return found
 
@@ -142,23 +144,6 @@ class InstancesInSamples:
         return found._replace(instances=[one for one in found.instances if one.label < len(ids)])
 
 
-def _listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> TrueInstance:
-    """Convert an annotation of a JSON to an instance labelled with its category id."""
-    mask, area = annotation.get('segmentation'), annotation.get('area')
-    if mask is None:
-        raise ValueError(
-            f'{path}: annotation {annotation.get("id")} of image {annotation["image_id"]} has no "segmentation": mask '
-            'AP needs masks, not boxes only'
-        )
-    rle = to_rle(cast(Rings | RLE, mask), size)  # the reader has normalised it
-    return TrueInstance(
-        annotation['category_id'],  # type: ignore[arg-type]  # an id in place of a label
-        rle,
-        float(areas([rle])[0]) if area is None else area,
-        bool(annotation.get('iscrowd')),
-    )
-
-
 def _mapped_instances(sample: Sample) -> ImageInstances:
     """Convert a map of segments to instances; labels may exceed the number of classes."""
     found = segment_map(sample)
@@ -166,11 +151,8 @@ def _mapped_instances(sample: Sample) -> ImageInstances:
         raise ValueError(
             f'{name_of(sample)} has an id map without gt_instances.labels: pack both with eomt_mm.PackSegments'
         )
-    rles = encode_segments(found.ids, len(found.labels))
-    pixels = np.bincount(found.ids.ravel(), minlength=len(found.labels) + 1)[1:].tolist()
-    columns = (found.labels.tolist(), rles, pixels, found.is_crowd.tolist())
     height, width = found.ids.shape
-    return ImageInstances((height, width), list(map(TrueInstance, *columns)), 'in the sample')
+    return ImageInstances((height, width), mapped_instances(found.ids, found.labels, found.is_crowd), 'in the sample')
 
 
 def _packed_instances(sample: Sample) -> ImageInstances:

@@ -10,8 +10,7 @@ import numpy as np
 
 from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse, read_panoptic
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
-from eomt_mm.evaluation.panoptic_image import listed_segments
-from eomt_mm.evaluation.pq_counting import Averages, average_pq, count_panoptic
+from eomt_mm.evaluation.pq_counting import Averages, average_pq, count_panoptic, listed_segments
 from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
 
 

@@ -1,6 +1,6 @@
 """Evaluate one image for panoptic quality, possibly in a worker process: nothing here imports mmdet."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -99,12 +99,6 @@ def count_image(
         write_panoptic_png(png, np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0))
         found['segments'] = segments + np.array([1, 0])
     return found
-
-
-def listed_segments(segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
-    """Convert the entries of a JSON to segments (G, 3) for `count_panoptic`."""
-    rows = [(segment['id'], segment['category_id'], bool(segment.get('iscrowd'))) for segment in segments_info]
-    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def predicted_segments(panoptic: np.ndarray, category_ids: np.ndarray) -> np.ndarray:

@@ -12,8 +12,8 @@ https://cocodataset.org/#panoptic-eval):
 Areas are pixel counts of the maps; the ``area`` of annotation files is not read.
 """
 
-from collections.abc import Mapping
-from typing import TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -27,6 +27,12 @@ class Averages(TypedDict):
     sq: float
     rq: float
     n: int
+
+
+def listed_segments(segments_info: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """Convert the entries of a JSON to segments (G, 3) for `count_panoptic`: id, category id, is crowd."""
+    rows = [(segment['id'], segment['category_id'], bool(segment.get('iscrowd'))) for segment in segments_info]
+    return np.array(rows, dtype=np.int64).reshape(-1, 3)
 
 
 def count_panoptic(

@@ -11,8 +11,9 @@ from pycocotools import mask as mask_utils
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
 from eomt_mm.annotations.panoptic_png import write_panoptic_png
+from eomt_mm.annotations.segments import MapSegment
 from eomt_mm.datasets.loading import LoadImage, LoadInstances, LoadPanopticSegments, LoadSemanticMap
-from eomt_mm.datasets.segment_maps import MapSegment, store_segments
+from eomt_mm.datasets.segment_maps import store_segments
 from eomt_mm.registry import TRANSFORMS
 
 H, W = 40, 60

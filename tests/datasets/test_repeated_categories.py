@@ -9,9 +9,9 @@ import pytest
 import torch
 
 import eomt_mm  # noqa: F401  first: makes the hosts importable
+from eomt_mm.annotations.categories import categories_by_name
 from eomt_mm.annotations.panoptic_png import write_panoptic_png
 from eomt_mm.datasets.coco_instance import CocoInstance
-from eomt_mm.datasets.coco_json import categories_by_name
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
 from eomt_mm.evaluation.instance_ap import InstanceAP
 from eomt_mm.evaluation.panoptic_quality import PanopticQuality

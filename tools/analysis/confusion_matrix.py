@@ -41,10 +41,10 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 from tqdm import tqdm
 
+from eomt_mm.annotations.segments import read_map
 from eomt_mm.apis.classes import config_meta
 from eomt_mm.checkpoints.pickles import NUMBERS, read_pickle
 from eomt_mm.core import geometry
-from eomt_mm.datasets.segment_maps import read_map
 from eomt_mm.fileio.result_names import name_below
 from eomt_mm.fileio.writing import check_apart, write_whole
 from eomt_mm.visualization.figures import new_figure, save_picture

@@ -11,7 +11,7 @@ import numpy as np
 from mmdet.datasets import BaseVideoDataset
 from mmdet.datasets.transforms import BaseFrameSample
 
-from eomt_mm.datasets.coco_json import only_crowds
+from eomt_mm.annotations.categories import only_crowds
 from eomt_mm.datasets.file_listing import check_files, picked
 from eomt_mm.registry import TRANSFORMS
 

@@ -14,7 +14,8 @@ from mmengine import fileio
 
 from eomt_mm.annotations.masks import decode, normalise
 from eomt_mm.annotations.panoptic_png import check_present, read_panoptic_png
-from eomt_mm.datasets.segment_maps import check_size, read_map
+from eomt_mm.annotations.segments import read_map
+from eomt_mm.datasets.segment_maps import check_size
 from eomt_mm.registry import TRANSFORMS
 
 Results = dict[str, Any]
@@ -141,13 +142,17 @@ class LoadVSPWTracks(BaseTransform):
             store_tracks(results, [], [], [], size)
             return results
         # Mode P as well: a palette does not change the values.
-        values = read_map(path, ('L', 'P'), 'a grey PNG of class numbers is', self.backend_args)
+        values = read_map(path, ('L', 'P'), 'a grey PNG of class numbers is', self._content)
         check_size(path, values.shape, {'ori_shape': size, 'img_path': results['img_path']})
         present = set(np.unique(values).tolist())
         labels = [label for label, category in enumerate(results['category_ids']) if category + 1 in present]
         masks = [values == results['category_ids'][label] + 1 for label in labels]
         store_tracks(results, masks, labels, labels, size)
         return results
+
+    def _content(self, path: str) -> bytes:
+        content: bytes = fileio.get(path, backend_args=self.backend_args)
+        return content
 
     def __repr__(self) -> str:
         return f'{type(self).__name__}(backend_args={self.backend_args})'

@@ -12,9 +12,8 @@ from typing import Any, TypedDict
 
 from mmengine import fileio
 
+from eomt_mm.annotations.categories import categories_by_name, choose_classes
 from eomt_mm.annotations.documents import Category, Id, Number, check_categories, check_size, parse
-from eomt_mm.datasets.coco_json import categories_by_name
-from eomt_mm.datasets.folders import choose_classes
 from eomt_mm.registry import DATASETS
 from videomt.datasets.classes import wild_metainfo
 from videomt.datasets.clips import Item, VideoDataset

@@ -11,7 +11,7 @@ from typing import Any
 
 from mmengine import fileio
 
-from eomt_mm.datasets.folders import choose_classes
+from eomt_mm.annotations.categories import choose_classes
 from eomt_mm.registry import DATASETS
 from videomt.datasets.classes import wild_metainfo
 from videomt.datasets.clips import Item, VideoDataset

@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 
 from mmengine.logging import print_log
 
+from eomt_mm.annotations.categories import categories_by_name
 from eomt_mm.annotations.documents import (
     Category,
     DefectiveMasks,
@@ -26,7 +27,7 @@ from eomt_mm.annotations.documents import (
     unknown_id,
 )
 from eomt_mm.annotations.masks import examine
-from eomt_mm.datasets.coco_json import categories_by_name, read_annotation_file, report_crowds
+from eomt_mm.datasets.coco_json import read_annotation_file, report_crowds
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import INSTANCE_CLASSES
