@@ -1,5 +1,6 @@
 """Classes and images of files in COCO's formats: find classes by name, count crowds, filter training images."""
 
+import os.path as osp
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -122,11 +123,49 @@ def images_to_train_on(
     return kept
 
 
+def check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:
+    """Check that labels 0 .. number of things - 1 are things, both in metainfo and in the file; raises ValueError."""
+    classes = list(metainfo['classes'])
+    things, stuff = list(metainfo['thing_classes']), list(metainfo['stuff_classes'])
+    by_file = [name for name, category in zip(classes, categories, strict=True) if category['isthing']]
+    if classes != things + stuff or by_file != things:
+        raise ValueError(
+            f'metainfo: classes must be thing_classes followed by stuff_classes, things being those that {path} marks '
+            f'with isthing=1. {len(classes)} classes, {len(things)} thing_classes, {len(stuff)} stuff_classes; things '
+            f'by the file: {by_file}. Pass metainfo=dict(classes=..., thing_classes=..., stuff_classes=...) so ordered'
+        )
+
+
+def segments_of_classes(annotation: Mapping[str, Any], label_of: Collection[Any]) -> list[dict[str, Any]]:
+    """Select the segments of a panoptic annotation whose category is in ``label_of`` and that have a pixel."""
+    # An area of 0 means no pixel. A box narrower than 1 does not, so unlike in mmdet, such segments are kept.
+    return [
+        segment
+        for segment in annotation['segments_info']
+        if segment['category_id'] in label_of and segment.get('area') != 0
+    ]
+
+
+def png_name(annotation: Mapping[str, Any], image: Mapping[str, Any], suffix: str = '.png') -> str:
+    """Name of an image's panoptic PNG: as stated, or that of the image."""
+    name: str = annotation.get('file_name') or osp.splitext(image['file_name'])[0] + suffix
+    return name
+
+
+def no_mask_text(annotation: Mapping[str, Any], file_name: str, path: str) -> str:
+    """Error text for an instance without a mask; ``file_name`` is its image, ``path`` the JSON."""
+    return (
+        f'{path}: annotation {annotation.get("id")} of {file_name} has no "segmentation": training needs a mask of '
+        'every instance, a box is not enough; add it or remove the annotation'
+    )
+
+
 def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
     """Derive palette, category ids and things from the class names that a user selects.
 
     Args:
-        known: METAINFO of the data set: classes, palette, category_ids and, for panoptic data, thing_classes.
+        known: METAINFO of the data set: classes, category_ids, palette (optional) and, for panoptic data,
+            thing_classes.
         stated: the same, updated with the user's entries.
         given: keys that the user gave.
 
@@ -145,7 +184,10 @@ def choose_classes(known: Mapping[str, Any], stated: Mapping[str, Any], given: s
         )
     index = [names.index(name) for name in classes]
     chosen: dict[str, Any] = {'classes': classes, 'category_ids': tuple(known['category_ids'][i] for i in index)}
-    chosen['palette'] = stated['palette'] if 'palette' in given else [known['palette'][i] for i in index]
+    if 'palette' in given:
+        chosen['palette'] = stated['palette']
+    elif 'palette' in known:
+        chosen['palette'] = [known['palette'][i] for i in index]
     if 'thing_classes' in known:
         split = {key: tuple(n for n in classes if n in known[key]) for key in ('thing_classes', 'stuff_classes')}
         wrong = [key for key in split if key in given and tuple(stated[key]) != split[key]]

@@ -5,7 +5,7 @@ from typing import Any
 
 from mmdet.datasets import CocoDataset
 
-from eomt_mm.annotations.categories import categories_by_name
+from eomt_mm.annotations.categories import categories_by_name, no_mask_text
 from eomt_mm.annotations.documents import Instance, check_file_names
 from eomt_mm.datasets.coco_json import (
     InstanceAnnotations,
@@ -98,10 +98,7 @@ class CocoInstance(JsonDataset, CocoDataset):
         if mask:
             instance['mask'] = mask
         elif not is_crowd and not self.test_mode:
-            raise ValueError(
-                f'{self.ann_file}: annotation {annotation.get("id")} of {file_name} has no "segmentation": training '
-                'needs a mask of every instance, a box is not enough; add it or remove the annotation'
-            )
+            raise ValueError(no_mask_text(annotation, file_name, self.ann_file))
         return instance
 
     def crowd_flags(self, item: dict[str, Any]) -> list[bool]:

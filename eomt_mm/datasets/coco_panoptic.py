@@ -5,7 +5,7 @@ from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
 
-from eomt_mm.annotations.categories import categories_by_name
+from eomt_mm.annotations.categories import categories_by_name, check_things_first, png_name, segments_of_classes
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
 from eomt_mm.datasets.coco_json import (
     JsonDataset,
@@ -78,7 +78,7 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         metainfo = self.metainfo
         used = {segment['category_id'] for one in data['annotations'] for segment in one['segments_info']}
         categories = categories_by_name(data, metainfo['classes'], self.ann_file, used)
-        _check_things_first(categories, metainfo, self.ann_file)
+        check_things_first(categories, metainfo, self.ann_file)
         self.cat_ids = [category['id'] for category in categories]
         self.cat2label = {category_id: label for label, category_id in enumerate(self.cat_ids)}
         if self.test_mode:
@@ -109,7 +109,7 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
             the item, see the class.
         """
         image, annotation = raw_data_info['raw_img_info'], raw_data_info['raw_ann_info']
-        name = annotation.get('file_name') or osp.splitext(image['file_name'])[0] + self.seg_map_suffix
+        name = png_name(annotation, image, self.seg_map_suffix)
         seg_prefix = self.data_prefix.get('seg')
         item = {
             'img_path': osp.join(self.data_prefix['img'], image['file_name']),
@@ -120,12 +120,7 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         }
         if self.return_classes:
             item.update(self._texts, custom_entities=True)
-        # An area of 0 means no pixel. A box narrower than 1 does not, so unlike the parent, such segments are kept.
-        segments = [
-            segment
-            for segment in annotation['segments_info']
-            if segment['category_id'] in self.cat2label and segment.get('area') != 0
-        ]
+        segments = segments_of_classes(annotation, self.cat2label)
         item['segments_info'] = [self._segment(segment) for segment in segments]
         item['instances'] = [
             self._instance(raw, segment)
@@ -155,16 +150,3 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         annotated = [item for item in picked(items, self._indices) if item['segments_info']]
         check_files(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file, self.backend_args)
         return items
-
-
-def _check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any], path: str) -> None:
-    """Check that labels 0 .. number of things - 1 are things, both in metainfo and in the file."""
-    classes = list(metainfo['classes'])
-    things, stuff = list(metainfo['thing_classes']), list(metainfo['stuff_classes'])
-    by_file = [name for name, category in zip(classes, categories, strict=True) if category['isthing']]
-    if classes != things + stuff or by_file != things:
-        raise ValueError(
-            f'metainfo: classes must be thing_classes followed by stuff_classes, things being those that {path} marks '
-            f'with isthing=1. {len(classes)} classes, {len(things)} thing_classes, {len(stuff)} stuff_classes; things '
-            f'by the file: {by_file}. Pass metainfo=dict(classes=..., thing_classes=..., stuff_classes=...) so ordered'
-        )
