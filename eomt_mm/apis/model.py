@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import timm
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS
@@ -18,6 +17,7 @@ from eomt_mm.checkpoints.files import local_path, read_names
 from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE, Readable
 from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
+from eomt_mm.checkpoints.pretrained import pretrained_address
 from eomt_mm.fileio.writing import written_aside
 from eomt_mm.hosts.install import install
 
@@ -99,8 +99,7 @@ def _base_of(cfg: Config) -> str | None:
     backbone = cfg.model.get('backbone', {})
     if backbone.get('weights') or not backbone.get('pretrained'):
         return backbone.get('weights')
-    known = timm.get_pretrained_cfg(backbone.get('model_name', ''), allow_unregistered=True)
-    return f'hf://{known.hf_hub_id}' if known is not None and known.hf_hub_id else None
+    return pretrained_address(backbone.get('model_name', ''))
 
 
 def local_checkpoint(cfg: Config, source: str | Path, class_head: ClassHead = True) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import timm
 from torch import Tensor
 
 from eomt_mm.checkpoints.addresses import scheme_of
@@ -18,6 +19,12 @@ def check_weights_exist(weights: str) -> None:
             f"backbone weights='{weights}' do not exist; give a file or folder of timm, Meta or Hugging Face, or "
             f'hf://owner/name or http(s)://'
         )
+
+
+def pretrained_address(model_name: str) -> str | None:
+    """Address of timm's pretrained weights of a model on the hub; None if there are none."""
+    known = timm.get_pretrained_cfg(model_name, allow_unregistered=True)
+    return f'hf://{known.hf_hub_id}' if known is not None and known.hf_hub_id else None
 
 
 def load_pretrained(backbone: PlainViT, weights: str | None = None) -> None:

@@ -23,6 +23,7 @@ from eomt_mm.checkpoints.kinds import (
     is_safetensors,
     text_kind,
 )
+from eomt_mm.checkpoints.mmengine_types import mmengine_files_readable
 
 ENCRYPTED = 0x1  # flag bit 0: https://pkware.cachefly.net/webdocs/casestudies/APPNOTE.TXT, 4.4.4
 MAX_NAME = 120  # characters of a tensor's name in a message
@@ -43,7 +44,8 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
         mmap: map weights into memory instead of copying them; has no effect on files of the older format.
 
     Returns:
-        the saved content: tensors, plain values, containers of them, and types that ``add_safe_globals`` allows.
+        the saved content: tensors, plain values, containers of them, and types that mmengine's checkpoints need or that
+        ``add_safe_globals`` allows.
 
     Raises:
         FileNotFoundError: the file does not exist.
@@ -62,7 +64,8 @@ def read_torch(path: str | Path, mmap: bool = False) -> Any:
             f'{path} is no file of weights: it holds a bytearray, which could allocate any amount of memory'
         )
     try:
-        content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
+        with mmengine_files_readable():
+            content = torch.load(path, map_location='cpu', weights_only=True, mmap=mmap and is_zip)
     except Exception as error:  # torch raises UnpicklingError, RuntimeError, EOFError, KeyError, ...
         raise ValueError(_reason(path, error)) from error
     _Walk(path).check(content, '', 0)

@@ -3,10 +3,8 @@
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.logging.history_buffer import HistoryBuffer
 from mmengine.runner import CheckpointLoader, checkpoint
@@ -15,38 +13,15 @@ from torch import Tensor
 from eomt_mm.checkpoints.class_names import placeholders
 from eomt_mm.checkpoints.files import NESTED, checked_meta, flat_state, local_path, plain_names, weight_names
 from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE
+from eomt_mm.checkpoints.mmengine_types import mmengine_globals
 from eomt_mm.checkpoints.torch_files import read_torch
 
 FOREIGN_QUERIES = ('query.weight', 'network.q.weight')  # in Hugging Face's and official files
 
 
 def allow_checkpoint_globals() -> None:
-    """Allow the types that mmengine's checkpoints hold besides tensors, so that ``weights_only`` can read them.
-
-    mmengine saves its message hub: ``HistoryBuffer`` objects, the numpy arrays and scalars in them, and references to
-    the four statistics of ``HistoryBuffer``. The names used by numpy 1 and by numpy 2 are both allowed, regardless of
-    the installed version.
-
-    torch looks up an allowed global by its module and name. The replacement functions below therefore carry the module
-    and name of the functions that they replace.
-    """
-    numbers = [type(np.dtype(name)) for name in ('bool', 'uint8', 'int32', 'int64', 'float32', 'float64')]
-    # numpy has no public names for the two functions that rebuild arrays and scalars; their pickles refer to them.
-    rebuild: dict[str, Any] = {'_reconstruct': np.zeros(0).__reduce__()[0], 'scalar': np.float64(0).__reduce__()[0]}
-    renamed = [
-        _renamed(rebuild[name], f'numpy.{core}.multiarray', name) for name in rebuild for core in ('core', '_core')
-    ]
-    torch.serialization.add_safe_globals(
-        [HistoryBuffer, np.ndarray, np.dtype, *numbers, *renamed, _renamed(_history_statistic, 'builtins', 'getattr')]
-    )
-
-
-def _renamed(function: Callable[..., Any], module: str, name: str) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        return function(*args)
-
-    call.__module__, call.__name__, call.__qualname__ = module, name, name
-    return call
+    """Allow the types of mmengine's checkpoints in this process, so that ``weights_only`` can read them."""
+    torch.serialization.add_safe_globals(GLOBALS)
 
 
 def read_checkpoints_safely() -> None:
@@ -129,11 +104,4 @@ def _openmmlab_models() -> dict[str, str]:
     return {name: place if '://' in place else os.path.join(home, place) for name, place in models.items()}
 
 
-def _history_statistic(owner: Any, name: str) -> Callable[..., Any]:
-    """Replacement of ``getattr`` in mmengine's checkpoints that returns only the statistics of ``HistoryBuffer``.
-
-    The real ``getattr`` would give access from any allowed class to every object in the process.
-    """
-    if owner is not HistoryBuffer or name not in ('min', 'max', 'current', 'mean'):
-        raise UnpicklingError(f'the checkpoint refers to attribute {name!r} of {owner!r}, which is not allowed')
-    return getattr(HistoryBuffer, name)
+GLOBALS = mmengine_globals(HistoryBuffer)
