@@ -1,0 +1,1 @@
+"""EoMT for detectron2: data, evaluation and checkpoints; imports no package of OpenMMLab."""
