@@ -12,7 +12,6 @@ Beside detectron2's standard keys, dicts of our own data sets (`data_sets`) may 
 import io
 from typing import Any, NamedTuple, Protocol
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -33,8 +32,8 @@ from eomt_mm.annotations.segments import (
 )
 from eomt_mm.core.augment import NearestCrop
 from eomt_mm.core.targets import Target, check_labels, segments_target, semantic_target
-from eomt_mm.fileio.image_headers import bits_per_channel
-from eomt_mm.fileio.images import decode_image, to_8_bits
+from eomt_mm.fileio.images import decode_image
+from eomt_mm.fileio.pixels import file_pixels, to_8_bits
 
 Item = dict[str, Any]  # a data set dict
 TASKS = ('panoptic', 'instance', 'semantic')
@@ -143,18 +142,12 @@ def read_image(item: Item) -> np.ndarray:
     except FileNotFoundError as error:
         raise FileNotFoundError(f'image {path} does not exist: check the data set') from error
     name = f'image {path}'
-    image = to_8_bits(decode_image(content, name, _decode_colour), name)
+    image = to_8_bits(decode_image(content, name, file_pixels), name)
     if 'height' in item and 'width' in item:
         stated = item['height'], item['width']
         where = item.get('ann_file', 'the data set')
         check_same_size(f'of {path} in {where}', stated, (image.shape[0], image.shape[1]), path)
     return image
-
-
-def _decode_colour(content: bytes) -> np.ndarray | None:
-    deep = bits_per_channel(content) > 8  # by default, OpenCV drops the lower bits
-    flag = cv2.IMREAD_COLOR | (cv2.IMREAD_ANYDEPTH if deep else 0)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), flag)
 
 
 def read_ground_truth(item: Item, task: str, size: Size) -> GroundTruth:
