@@ -6,6 +6,34 @@ from typing import Any
 
 Item = dict[str, Any]
 HINT = 'check that its annotations belong to its images and to metainfo.classes, or filter less'
+CLASSES_HINT = 'metainfo.classes, and the categories of the annotations'
+LABELS_HINT = (
+    'label_ids, the value of each class in the label maps (label_ids=[0, 255] for masks of 0 and 255, where 255 would '
+    'otherwise be void), and metainfo.classes'
+)
+MAX_NAMES = 10  # of classes, in a warning
+
+
+def absent_classes_text(
+    classes: Sequence[str], num_true: Sequence[int], number: int, unit: str = 'images', hint: str = CLASSES_HINT
+) -> str:
+    """Describe classes that do not occur in the ground truth and so have no score; '' if there are none.
+
+    Args:
+        classes: names.
+        num_true: pixels or segments of ground truth of each class.
+        number: number of evaluated images.
+        unit: what ``number`` counts, in the plural.
+        hint: what to check.
+    """
+    absent = [name for name, count in zip(classes, num_true, strict=True) if not count]
+    if not absent or not number:
+        return ''
+    names = ', '.join(absent[:MAX_NAMES]) + (', ...' if len(absent) > MAX_NAMES else '')
+    return (
+        f'{len(absent)} of {len(classes)} classes do not occur in the ground truth of the {number} evaluated '
+        f'{unit if number != 1 else unit[:-1]} and have no score: {names}. If they should occur, check {hint}'
+    )
 
 
 def crowds_text(flags: Iterable[bool], path: str) -> tuple[str, bool]:

@@ -25,13 +25,13 @@ for _id in (CITYSCAPES_LABEL_IDS[name] for name in STUFF):
     _CODES[INSTANCE_OFFSET * _id : INSTANCE_OFFSET * (_id + 1)] = _id
 
 
-def read_cityscapes_codes(
+def read_instance_ids(
     path: str, size: Size | None = None, image: str | None = None, read: Read = read_local
 ) -> np.ndarray:
-    """Read the segments of an image as a map of codes (H, W), int32.
+    """Read instanceIds (H, W), integers in [0, 65535].
 
     Args:
-        path: of the instanceIds.
+        path: of the file.
         size: (height, width) of the image, if known.
         image: path of the image, for messages.
         read: function that returns the content of a path, for files that are not on a local disk.
@@ -43,7 +43,14 @@ def read_cityscapes_codes(
     # Pillow's name for 16-bit grey depends on its version.
     values = read_map(path, ('I;16', 'I;16B', 'I'), '16-bit grey (*_gtFine_instanceIds.png)', read)
     check_same_size(path, values.shape, size, image)
-    codes: np.ndarray = _CODES[values]
+    return values
+
+
+def read_cityscapes_codes(
+    path: str, size: Size | None = None, image: str | None = None, read: Read = read_local
+) -> np.ndarray:
+    """Read the segments of an image as a map of codes (H, W), int32; see `read_instance_ids`."""
+    codes: np.ndarray = _CODES[read_instance_ids(path, size, image, read)]
     return codes
 
 

@@ -8,6 +8,7 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from terminaltables import AsciiTable
 
+from eomt_mm.annotations.categories import CLASSES_HINT, absent_classes_text
 from eomt_mm.evaluation.result_files import folder_of_results
 from eomt_mm.evaluation.samples import Sample, name_of
 from eomt_mm.evaluation.workers import WorkQueue
@@ -15,7 +16,6 @@ from eomt_mm.fileio.result_names import ResultNames
 
 Record = dict[str, Any]
 Call = tuple[Any, ...]  # a function and its arguments
-MAX_NAMES = 10  # of classes, in a warning
 
 
 class WarnOnce:
@@ -35,25 +35,12 @@ class WarnOnce:
         num_true: Sequence[int],
         number: int,
         unit: str = 'images',
-        hint: str = 'metainfo.classes, and the categories of the annotations',
+        hint: str = CLASSES_HINT,
     ) -> None:
-        """Warn about classes that do not occur in the ground truth and so have no score.
-
-        Args:
-            classes: names.
-            num_true: pixels or segments of ground truth of each class.
-            number: number of evaluated images.
-            unit: what ``number`` counts, in the plural.
-            hint: what to check.
-        """
-        absent = [name for name, count in zip(classes, num_true, strict=True) if not count]
-        if absent and number:
-            names = ', '.join(absent[:MAX_NAMES]) + (', ...' if len(absent) > MAX_NAMES else '')
-            self(
-                'absent classes',
-                f'{len(absent)} of {len(classes)} classes do not occur in the ground truth of the {number} evaluated '
-                f'{unit if number != 1 else unit[:-1]} and have no score: {names}. If they should occur, check {hint}',
-            )
+        """Warn about classes without ground truth; arguments are those of `absent_classes_text`."""
+        text = absent_classes_text(classes, num_true, number, unit, hint)
+        if text:
+            self('absent classes', text)
 
 
 class ImageMetric(BaseMetric):

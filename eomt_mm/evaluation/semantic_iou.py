@@ -9,6 +9,7 @@ from mmengine.dist import all_gather_object
 from mmengine.logging import print_log
 from mmseg.evaluation.metrics import IoUMetric
 
+from eomt_mm.annotations.categories import LABELS_HINT
 from eomt_mm.core.targets import check_labels
 from eomt_mm.evaluation.image_metric import WarnOnce
 from eomt_mm.evaluation.result_files import folder_of_results
@@ -16,11 +17,6 @@ from eomt_mm.fileio.images import encode_png
 from eomt_mm.fileio.result_names import ResultNames, name_below
 from eomt_mm.fileio.writing import write_whole
 from eomt_mm.registry import METRICS
-
-LABELS_HINT = (
-    'label_ids, the value of each class in the label maps (label_ids=[0, 255] for masks of 0 and 255, where 255 would '
-    'otherwise be void), and metainfo.classes'
-)
 
 
 @METRICS.register_module()

@@ -1,5 +1,6 @@
 """Evaluators give the numbers of the mm metrics, and of detectron2's own evaluators where these mean the same."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from copies import forget
 from detectron2.data import DatasetCatalog, MetadataCatalog
 from detectron2.evaluation import COCOPanopticEvaluator, DatasetEvaluators
 from detectron2.structures import Boxes, Instances
 from detectron2_sets import forget_test_sets, leaf_config, registered, shifted
+from paths import ROOT
 from torch import Tensor
 
 from eomt_mm.annotations.masks import decode
@@ -48,8 +51,10 @@ def ours(outputs: list[dict[str, Any]], items: list[dict[str, Any]], **kind: Any
     evaluator.reset()
     for item, output in zip(items, outputs, strict=True):
         evaluator.process([item], [output])
-    (found,) = evaluator.evaluate().values()
-    return dict(found)
+    found = evaluator.evaluate()
+    cityscapes = {f'cityscapes/{key}': value for key, value in found.pop('cityscapes', {}).items()}
+    (rest,) = found.values()
+    return {**rest, **cityscapes}
 
 
 def theirs(metric: Any, samples: list[Sample], dataset: Any) -> dict[str, float]:
@@ -107,7 +112,15 @@ def test_panoptic_quality(data: str, roots: dict[str, Path]) -> None:
     )
 
 
-def test_panoptic_quality_of_panopticapi(roots: dict[str, Path], tmp_path: Path) -> None:
+@pytest.fixture
+def panopticapi(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """panopticapi for one test: mmdet behaves differently where it can be imported."""
+    monkeypatch.syspath_prepend(str(ROOT / 'build' / 'panopticapi'))
+    yield
+    forget('panopticapi')
+
+
+def test_panoptic_quality_of_panopticapi(roots: dict[str, Path], tmp_path: Path, panopticapi: None) -> None:
     _, items, outputs, _ = panoptic_case('coco', roots['coco'])
     for output in outputs:
         for one in output['panoptic_seg'][1]:
@@ -117,6 +130,13 @@ def test_panoptic_quality_of_panopticapi(roots: dict[str, Path], tmp_path: Path)
     evaluators.process(items, outputs)
     found = evaluators.evaluate()
     assert found['panoptic_seg'] == pytest.approx(found['theirs'], abs=1e-6, nan_ok=True)
+
+
+def test_without_panopticapi_ours_is_named(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    sets('coco', 'panoptic', roots['coco'])
+    monkeypatch.setattr('eomt_mm.detectron2.evaluation.find_spec', lambda name: None)
+    with pytest.raises(ValueError, match=r'needs panopticapi: install it, or use ours \(own=True\)'):
+        build_evaluator('test_data', own=False)
 
 
 class Renamed(COCOPanopticEvaluator):
@@ -216,15 +236,31 @@ def test_mean_iou(data: str, roots: dict[str, Path], tmp_path: Path) -> None:
     assert [found[key] for key in means] == pytest.approx([standard[key] for key in means])
 
 
-def test_a_predicted_class_without_ground_truth_lowers_the_mean(roots: dict[str, Path]) -> None:
+def test_a_predicted_class_without_ground_truth_lowers_the_mean(
+    roots: dict[str, Path], caplog: pytest.LogCaptureFixture
+) -> None:
     _, items = sets('ade20k', 'semantic', roots['ade20k'])
     truth = [read_label_map(item) for item in items]
     absent = next(label for label in range(150) if not any((labels == label).any() for labels in truth))
     perfect = [dict(sem_seg=torch.from_numpy(np.where(labels == 255, 0, labels))) for labels in truth]
     assert ours(perfect, items)['mIoU'] == 100
+    assert re.search(r'\d+ of 150 classes do not occur in the ground truth of the 4 evaluated images', caplog.text)
     wrong = [dict(sem_seg=one['sem_seg'].clone()) for one in perfect]
     wrong[0]['sem_seg'][0, 0] = absent
     assert ours(wrong, items)['mIoU'] < 99 or (truth[0] == 255)[0, 0]
+
+
+def test_processes_are_joined(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    _, items, outputs, _ = panoptic_case('coco', roots['coco'])
+    whole = ours(outputs, items)
+    parts = [build_evaluator('test_data') for _ in range(2)]
+    for rank, part in enumerate(parts):
+        part.process(items[rank::2], outputs[rank::2])
+    gathered: list[Any] = []
+    monkeypatch.setattr('detectron2.utils.comm.gather', lambda records: gathered.append(records) or gathered)
+    monkeypatch.setattr('detectron2.utils.comm.is_main_process', lambda: len(gathered) == 2)
+    assert parts[1].evaluate() is None
+    assert parts[0].evaluate() == {'panoptic_seg': pytest.approx(whole, nan_ok=True)}
 
 
 def test_what_does_not_fit_is_named(roots: dict[str, Path]) -> None:
@@ -241,7 +277,9 @@ def test_what_does_not_fit_is_named(roots: dict[str, Path]) -> None:
 
 
 def test_unknown_data_sets_and_tasks() -> None:
-    with pytest.raises(KeyError, match="data set 'nothing' is not registered; there are .*coco_2017_val"):
+    with pytest.raises(ValueError, match="data set 'coco_2017_value' is not registered: did you mean 'coco_2017_val"):
+        build_evaluator('coco_2017_value')
+    with pytest.raises(ValueError, match="'nothing' is not registered: register it with"):
         build_evaluator('nothing')
     DatasetCatalog.register('test_bare', list)
     with pytest.raises(ValueError, match="'test_bare' does not state its task: give task"):

@@ -151,3 +151,5 @@ def test_arguments_are_checked() -> None:
         EoMTMapper('depth', 64, 3)
     with pytest.raises(ValueError, match='flip_prob=2'):
         EoMTMapper('panoptic', 64, 3, flip_prob=2)
+    mapper = EoMTMapper('semantic', 64, 3, jitter=dict(hue=0.1), flip_prob=None)
+    assert vars(EoMTMapper(**vars(mapper))) == vars(mapper), 'attributes are the arguments: configs are made of them'
