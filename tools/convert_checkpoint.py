@@ -55,6 +55,7 @@ from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
+from eomt_mm.core.geometry import Size
 from eomt_mm.fileio.writing import check_apart, check_free, written_aside
 from eomt_mm.hosts.install import install
 
@@ -103,7 +104,8 @@ def suggest_config(report: ImportReport) -> None:
 
 
 def write(
-    args: argparse.Namespace, state: dict[str, Tensor], report: ImportReport, meta: dict[str, Any], size: int | None,
+    args: argparse.Namespace, state: dict[str, Tensor], report: ImportReport, meta: dict[str, Any],
+    size: int | Size | None,
     num_heads: int | None,
 ) -> None:  # fmt: skip
     """Write DST in the requested format."""

@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.utils import import_modules_from_strings
 
 from eomt_mm.apis.classes import check_classes, config_meta, label_names
+from eomt_mm.core.geometry import as_size
 from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
 from eomt_mm.recipes.classes import LOADERS, apply_metainfo
@@ -39,10 +40,11 @@ def load_config(
 
     Args:
         path: config file.
-        cfg_options: overrides that map dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``,
-            ``metainfo`` (class names, see :func:`~eomt_mm.recipes.classes.apply_metainfo`), ``label_ids``,
-            ``img_suffix`` and ``seg_map_suffix`` (:func:`~eomt_mm.recipes.label_files.apply_label_files`) are applied
-            wherever they are used, even where a config file restates the value of its base configs.
+        cfg_options: overrides that map dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``
+            (a side or (height, width)), ``metainfo`` (class names, see
+            :func:`~eomt_mm.recipes.classes.apply_metainfo`), ``label_ids``, ``img_suffix`` and ``seg_map_suffix``
+            (:func:`~eomt_mm.recipes.label_files.apply_label_files`) are applied wherever they are used, even where a
+            config file restates the value of its base configs.
         data_root: shorthand for ``cfg_options['data_root']``. A zip file, or a folder with zip files in it, is read in
             place (:mod:`eomt_mm.hosts.zip_backend`).
 
@@ -72,6 +74,8 @@ def load_config(
     cfg.merge_from_dict(options)
     _settle_root(cfg, old_root)
     if 'img_size' in cfg:
+        height, width = as_size(cfg.img_size)
+        cfg.img_size = height if height == width else (height, width)
         for part, key in places(cfg._cfg_dict, 'img_size'):
             if key not in options:
                 part['img_size'] = cfg.img_size
@@ -188,7 +192,7 @@ def _drop_hooks(cfg: Config) -> None:
 def _check_img_size(cfg: Config) -> None:
     stated: dict[str, list[str]] = {}
     for part, key in places(cfg._cfg_dict, 'img_size'):
-        stated.setdefault(str(part['img_size']), []).append(key)
+        stated.setdefault(str(as_size(part['img_size'])), []).append(key)
     # The backbone's img_size is only the size for which its position embeddings are stored.
     differing = {size: [key for key in keys if 'backbone' not in key] for size, keys in stated.items()}
     differing = {size: keys for size, keys in differing.items() if keys}

@@ -8,13 +8,12 @@ import torch
 from torch import nn
 
 from eomt_mm import __version__
-from eomt_mm.core.geometry import Padding, Size
+from eomt_mm.core.geometry import Padding, Size, as_size
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.export.metadata import FORMAT, INPUT
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.postprocess import Logits, PanopticMap, Postprocess, SemanticLabels, TopInstances
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
-from eomt_mm.models.preprocessors import as_size
 from eomt_mm.models.segmentors import EoMTDetector, EoMTSegmentor
 from eomt_mm.visualization import class_colours
 

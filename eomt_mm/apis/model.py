@@ -1,6 +1,7 @@
 """Build models from configs, and load checkpoints of any known format into them."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from mmengine.config import Config
@@ -41,7 +42,13 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
     """
     install()  # load_config does so, but the config may have been read by mmengine
     cfg = config if isinstance(config, Config) else load_config(config)
-    model = MODELS.build(cfg.model)
+    with torch.inference_mode(False):  # whose tensors could not be trained or loaded into
+        model: nn.Module = _built(cfg, checkpoint).to(device).eval()
+    return model
+
+
+def _built(cfg: Config, checkpoint: str | Path | None) -> Any:
+    model: Any = MODELS.build(cfg.model)
     model.cfg = cfg
     model.dataset_meta = config_meta(cfg)
     if checkpoint is not None:
@@ -54,7 +61,7 @@ def init_model(config: str | Path | Config, checkpoint: str | Path | None = None
             )
         load_state_dict(model, state)
         model.dataset_meta = stated_meta(report, model.dataset_meta)
-    return model.to(device).eval()
+    return model
 
 
 def import_for(

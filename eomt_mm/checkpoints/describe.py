@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from eomt_mm.checkpoints.files import State
+from eomt_mm.core.geometry import Size
 
 VIT = 'backbone.vit.'
+POSITIONS = VIT + 'pos_embed'
+GRID = 'backbone.grid'  # rows and columns of the positions, stored if they are not a square
 # (family, width, depth): letter in config names, name in timm, number of attention heads
 KNOWN = {
     ('dinov2', 384, 12): ('s', 'vit_small_patch14_reg4_dinov2', 6),
@@ -42,7 +45,8 @@ class Description:
         width: width of the tokens.
         depth: number of blocks.
         patch_size: side of a patch in pixels.
-        img_size: side in pixels of the square input that the position embeddings are stored for; DINOv3 stores none.
+        img_size: side of the square input, or (height, width), in pixels, that the position embeddings are stored for;
+            DINOv3 stores none.
         num_classes: number of classes, without "no object".
         num_queries: number of queries of the head.
         num_blocks: number of joint blocks, the length of the stored ``attn_mask_probs``.
@@ -53,7 +57,7 @@ class Description:
     width: int
     depth: int
     patch_size: int
-    img_size: int | None = None
+    img_size: int | Size | None = None
     num_classes: int | None = None
     num_queries: int | None = None
     num_blocks: int | None = None
@@ -78,7 +82,7 @@ class Description:
         if known is None or self.num_classes is None or self.num_queries is None:
             return None
         task = PUBLISHED.get((self.num_classes, self.num_queries))
-        size = self.img_size or '*'
+        size = self.img_size if isinstance(self.img_size, int) else '*'
         return f'{task.split("-")[0]}/eomt_{self.family}-{known[0]}_*_{task}-{size}.py' if task else None
 
     def text(self) -> str:
@@ -108,7 +112,7 @@ def describe(state: Mapping[str, Tensor]) -> Description:
         raise ValueError(f'{VIT}patch_embed.proj.weight (C, 3, p, p) is missing: these are not the weights of a ViT')
     depth = len({name.split('.')[1] for name in vit if name.startswith('blocks.')})
     patch_size = kernel.shape[-1]
-    side = grid_side(vit['pos_embed'])[1] if 'pos_embed' in vit else None
+    rows, columns = (patch_size * side for side in position_grid(state)[1] or (0, 0))
     head = head_of(state)
     classes, queries, probs = (
         head.get(name) for name in ('class_predictor.weight', 'queries.weight', 'attn_mask_probs')
@@ -118,7 +122,7 @@ def describe(state: Mapping[str, Tensor]) -> Description:
         width=kernel.shape[0],
         depth=depth,
         patch_size=patch_size,
-        img_size=side * patch_size if side else None,
+        img_size=(rows or None) if rows == columns else (rows, columns),
         num_classes=len(classes) - 1 if classes is not None else None,
         num_queries=len(queries) if queries is not None else None,
         num_blocks=probs.numel() if probs is not None else None,
@@ -135,16 +139,19 @@ def head_of(state: Mapping[str, Tensor]) -> State:
     }
 
 
-def grid_side(positions: Tensor) -> tuple[int, int | None]:
-    """Return the number P of prefix tokens and the side G of the square grid of position embeddings (1, P + G * G, C).
+def position_grid(state: Mapping[str, Tensor]) -> tuple[int, Size | None]:
+    """Return the number P of prefix tokens and the grid (rows, columns) of position embeddings (1, P + patches, C).
 
-    G is None if no P from 0 to 5 leaves a square grid.
+    Without a stored grid it is square. It is None if there are no position embeddings, or if no P from 0 to 5 leaves
+    such a grid.
     """
-    count = positions.shape[1]
+    count = state[POSITIONS].shape[1] if POSITIONS in state else 0
+    stated = tuple(map(int, state[GRID].tolist())) if GRID in state else None
     for prefix in range(6):
         side = math.isqrt(max(count - prefix, 0))
-        if side and side * side == count - prefix:
-            return prefix, side
+        rows, columns = stated or (side, side)
+        if rows and rows * columns == count - prefix:
+            return prefix, (rows, columns)
     return 0, None
 
 

@@ -12,10 +12,11 @@ from torch import Tensor
 from eomt_mm.annotations.class_tables import ADE20K_THINGS_FIRST
 from eomt_mm.checkpoints import huggingface, official
 from eomt_mm.checkpoints.class_order import to_ade20k_order
-from eomt_mm.checkpoints.describe import NORM_EPS, Description, describe
+from eomt_mm.checkpoints.describe import GRID, NORM_EPS, Description, describe
 from eomt_mm.checkpoints.files import State
 from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.checkpoints.rules import map_to_theirs
+from eomt_mm.core.geometry import Size
 from eomt_mm.fileio.writing import written_aside
 
 REGISTERS = 4
@@ -56,7 +57,7 @@ def export_official(state: Mapping[str, Tensor], path: str | Path, ade20k_order:
 def export_huggingface(
     state: Mapping[str, Tensor],
     folder: str | Path,
-    img_size: int | None = None,
+    img_size: int | Size | None = None,
     num_heads: int | None = None,
     classes: Sequence[str] | None = None,
     semantic: bool = False,
@@ -69,7 +70,8 @@ def export_huggingface(
     Args:
         state: ``state_dict()`` of our model.
         folder: new or empty folder for ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
-        img_size: side in pixels of the square input. None: that of the stored position embeddings (DINOv2).
+        img_size: side in pixels of the input, which must be square. None: that of the stored position embeddings
+            (DINOv2).
         num_heads: number of attention heads. None: that of the published model of this size.
         classes: class names in the order of the model's classes. None: transformers' placeholders LABEL_0, LABEL_1, ...
         semantic: the image processor cuts images into windows; False: it pads whole images.
@@ -87,7 +89,7 @@ def export_huggingface(
 
 def huggingface_model(
     state: Mapping[str, Tensor],
-    img_size: int | None = None,
+    img_size: int | Size | None = None,
     num_heads: int | None = None,
     classes: Sequence[str] | None = None,
     ade20k_order: bool = False,
@@ -105,6 +107,8 @@ def huggingface_model(
     if img_size is None or num_heads is None:
         what = 'img_size' if img_size is None else 'num_heads'
         raise ValueError(f'{what} cannot be read off the weights: give it, or the config with --config')
+    if not isinstance(img_size, int):
+        raise ValueError(f'img_size={img_size}: transformers takes square inputs only')
     names = list(classes or [f'LABEL_{k}' for k in range(found.num_classes or 0)])
     if len(names) != found.num_classes:
         raise ValueError(f'classes: {len(names)} names for a model with {found.num_classes} classes')
@@ -147,6 +151,12 @@ def _weights(state: Mapping[str, Tensor], ade20k_order: bool) -> tuple[State, De
     if found.family == 'other' or registers is None or registers.shape[1] != REGISTERS:
         raise ValueError(
             f'backbone {found.text()}: other formats support only DINOv2 with {REGISTERS} registers and DINOv3'
+        )
+    if GRID in state:
+        rows, columns = map(int, state[GRID].tolist())
+        raise ValueError(
+            f'position embeddings of {rows} x {columns} patches: other formats store those of squares; build the model '
+            f'with a square img_size, for which tools/convert_checkpoint.py resamples them'
         )
     weights = {}
     for name, value in state.items():

@@ -4,6 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from torch import Tensor
 
+from eomt_mm.checkpoints.describe import POSITIONS, position_grid
+
 SHOWN = 8
 BACKBONE = 'backbone.'
 
@@ -38,6 +40,7 @@ def check_fit(
         for name, value in expected.items()
         if name in names and names[name].is_floating_point() != value.is_floating_point()
     ]
+    differing += _other_grid(expected, names)
     missing = [name for name in expected if name not in names]
     refused = [] if allow_missing else missing
     if allow_missing:
@@ -61,6 +64,15 @@ def check_fit(
         f'Use the config it was trained with (same backbone, img_size, classes, queries, blocks); to start a new '
         f'training from it with other classes, set default_hooks.checkpoint_fit.class_head=False{resampled}'
     )
+
+
+def _other_grid(expected: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[str]:
+    """Describe position embeddings of the model's shape for another grid of patches, such as 16 x 16, not 8 x 32."""
+    grids = [position_grid(state)[1] for state in (saved, expected)]
+    if grids[0] == grids[1] or not all(grids) or saved[POSITIONS].shape != expected[POSITIONS].shape:
+        return []
+    there, needed = (f'{rows} x {columns}' for rows, columns in filter(None, grids))
+    return [f'{POSITIONS}: of {there} patches in the file, of {needed} in the model']
 
 
 def _check_share(expected: Mapping[str, Tensor], names: Mapping[str, Tensor], source: str) -> None:

@@ -6,10 +6,9 @@ import torch
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 from torch import Tensor
 
-from eomt_mm.checkpoints.describe import Description, grid_side
+from eomt_mm.checkpoints.describe import GRID, POSITIONS, Description, position_grid
 from eomt_mm.checkpoints.files import State
 
-POSITIONS = 'backbone.vit.pos_embed'
 KERNEL = 'backbone.vit.patch_embed.proj.weight'
 HEAD_PARTS = ('queries.weight', *(f'mask_mlp.{k}.{part}' for k in (0, 2, 4) for part in ('weight', 'bias')))
 SCALE_PARTS = ('up.weight', 'up.bias', 'conv.weight', 'norm.weight', 'norm.bias')
@@ -33,11 +32,14 @@ def resample(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], whol
     """
     weights, notes = dict(weights), []
     positions, wanted = weights.get(POSITIONS), expected.get(POSITIONS)
-    if positions is not None and wanted is not None and positions.shape[1] != wanted.shape[1]:
-        (prefix, old), (wanted_prefix, new) = grid_side(positions), grid_side(wanted)
-        if old and new and prefix == wanted_prefix and positions.shape[2] == wanted.shape[2]:
-            weights[POSITIONS] = resample_abs_pos_embed(positions.float(), [new, new], [old, old], prefix)
-            notes.append(f'position embeddings resampled from {old} x {old} to {new} x {new} patches')
+    (prefix, old), (wanted_prefix, new) = position_grid(weights), position_grid(expected)
+    same_kind = positions is not None and wanted is not None and positions.shape[2] == wanted.shape[2]
+    if same_kind and old and new and old != new and prefix == wanted_prefix:
+        weights[POSITIONS] = resample_abs_pos_embed(weights[POSITIONS].float(), list(new), list(old), prefix)
+        sizes = ' to '.join(f'{rows} x {columns}' for rows, columns in (old, new))
+        notes.append(f'position embeddings resampled from {sizes} patches')
+    weights.pop(GRID, None)
+    weights.update({GRID: expected[GRID]} if GRID in expected else {})
     kernel, wanted = weights.get(KERNEL), expected.get(KERNEL)
     if not whole and kernel is not None and wanted is not None and kernel.shape[2:] != wanted.shape[2:]:
         weights[KERNEL] = resample_patch_embed(kernel.float(), list(wanted.shape[2:]))

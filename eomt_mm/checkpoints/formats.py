@@ -49,6 +49,7 @@ def _starts(names: Names, prefix: str) -> bool:
 def _own_rules(gated: bool) -> tuple[Rule, ...]:
     return (
         copy('backbone.vit.{rest}', 'backbone.vit.{rest}'),
+        copy('backbone.grid', 'backbone.grid'),
         copy('neck.{rest}', 'neck.{rest}'),  # for a host's head on our backbone
         *(copy(f'{head}.{{rest}}', 'head.{rest}') for head in HEADS),
     )

@@ -51,6 +51,6 @@ def load_pretrained(backbone: PlainViT, weights: str | None = None) -> None:
 
 def read_weights(backbone: PlainViT, weights: str) -> dict[str, Tensor]:
     """Read the state dict for ``backbone.vit`` from a file, folder or address."""
-    expected = {PREFIX + name: value for name, value in backbone.vit.state_dict().items()}
+    expected = {f'backbone.{name}': value for name, value in backbone.state_dict().items()}
     state, _ = import_checkpoint(weights, expected)
     return {name.removeprefix(PREFIX): value for name, value in state.items() if name.startswith(PREFIX)}

@@ -13,7 +13,7 @@ PUBLIC = {
     'criterion': ('Criterion', 'StepLosses', 'StepTotals'),
     'point_sampling': ('sample_at_points',),
     'targets': ('check_labels', 'pad_masks', 'segments_target', 'semantic_target'),
-    'geometry': ('Padding', 'Windows', 'pad_bottom_right', 'resize'),
+    'geometry': ('Padding', 'Windows', 'as_size', 'pad_bottom_right', 'resize'),
     'postprocess': (
         'MAPS_AT_ONCE',
         'areas',

@@ -1,5 +1,6 @@
 """A timm ViT that runs block by block, so that queries can be added to its tokens before the last blocks."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from eomt_mm.core.geometry import as_size
 from eomt_mm.core.masked_attention import block_mask
 
 
@@ -37,8 +39,9 @@ class PlainViT(nn.Module):
     Args:
         model_name: name in timm, such as ``vit_large_patch14_reg4_dinov2`` or ``vit_large_patch16_dinov3_qkvb``
             (DINOv3 variants without ``qkvb`` lack the query and value biases that EoMT trains).
-        img_size: side in pixels of the square input that the stored position embeddings belong to, a multiple of
-            ``patch_size``. For other input sizes, each forward pass interpolates them.
+        img_size: side, or (height, width), in pixels of the input that the stored position embeddings belong to,
+            multiples of ``patch_size``. For other input sizes, each forward pass interpolates them. If they belong to
+            a grid of patches that is not square, the state dict states its rows and columns as ``grid``.
         patch_size: side of a patch in pixels; timm resamples pretrained patch kernels to it. None: the model's own.
         drop_path_rate: rate of stochastic depth, 0 as published.
         frozen_stages: the part that is frozen. -1: nothing; 0: the embeddings; n: also the first n blocks; depth:
@@ -56,7 +59,7 @@ class PlainViT(nn.Module):
     def __init__(
         self,
         model_name: str,
-        img_size: int = 640,
+        img_size: int | Sequence[int] = 640,
         patch_size: int | None = 16,
         drop_path_rate: float = 0.0,
         frozen_stages: int = -1,
@@ -71,9 +74,10 @@ class PlainViT(nn.Module):
             )
         if patch_size is not None:
             model_kwargs['patch_size'] = patch_size
+        size = as_size(img_size)
         self.model_name = model_name
         self._model_kwargs = dict(
-            img_size=img_size, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate, **model_kwargs
+            img_size=size, num_classes=0, dynamic_img_size=True, drop_path_rate=drop_path_rate, **model_kwargs
         )
         try:
             vit = self.create()
@@ -88,13 +92,16 @@ class PlainViT(nn.Module):
             )
         self.vit = vit
         self.patch_size: int = vit.patch_embed.patch_size[0]
-        if img_size % self.patch_size:
+        if any(side % self.patch_size for side in size):
             raise ValueError(f'img_size={img_size} is no multiple of patch_size={self.patch_size}')
         if not -1 <= frozen_stages <= self.depth:
             raise ValueError(
                 f'frozen_stages={frozen_stages}: -1 (nothing frozen) to {self.depth}, the number of blocks of '
                 f"'{model_name}' (everything frozen)"
             )
+        rows, columns = vit.patch_embed.grid_size
+        if rows != columns and vit.pos_embed is not None:  # the number of positions does not determine their grid
+            self.register_buffer('grid', torch.tensor([float(rows), columns], device='cpu'))
         self.with_cp = with_cp
         self.frozen_stages = frozen_stages
         for name, parameter in self.named_parameters():
@@ -141,7 +148,8 @@ class PlainViT(nn.Module):
         """Embed the patches, add positions and prefix tokens, and run the first blocks.
 
         Args:
-            images: (B, 3, H, W), normalised; H and W multiples of ``patch_size``.
+            images: (B, 3, H, W), normalised; H and W multiples of ``patch_size``. Floats are cast to the type of the
+                weights, such as bfloat16.
             num_blocks: how many blocks to run; None: all of them.
 
         Returns:
@@ -153,6 +161,8 @@ class PlainViT(nn.Module):
                 f'input of {h} x {w} pixels: both sides must be multiples of patch_size={self.patch_size}; '
                 f'pad or resize it, or set img_size of data_preprocessor'
             )
+        if images.is_floating_point():
+            images = images.to(self.vit.patch_embed.proj.weight.dtype)
         x, rope = self.vit._pos_embed(self.vit.patch_embed(images)), None
         if isinstance(x, tuple):  # timm's Eva family returns its rotary positions as well
             x, rope = x

@@ -1,6 +1,7 @@
 """Padding and windows: from a resized image to the model's input, and from its output back to the image."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,6 +10,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Size = tuple[int, int]  # (height, width) in pixels
+
+
+def as_size(img_size: int | Sequence[int]) -> Size:
+    """Convert a side or (height, width) in pixels to (height, width).
+
+    Raises:
+        ValueError: it is neither, or below 1 pixel.
+    """
+    sides = tuple(img_size) if isinstance(img_size, Sequence) else (img_size, img_size)
+    if len(sides) != 2 or not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise ValueError(f'img_size={img_size!r}: must be an int or (height, width), at least 1 pixel')
+    return sides[0], sides[1]
 
 
 def resize(maps: Tensor, size: Size) -> Tensor:

@@ -22,6 +22,7 @@ from eomt_mm.core.augment import (
     fitting_size,
     resize_image,
 )
+from eomt_mm.core.geometry import as_size
 from eomt_mm.fileio.pixels import bgr_pixels, checked_array
 from eomt_mm.registry import TRANSFORMS
 
@@ -30,11 +31,6 @@ IGNORE_INDEX = 255
 META_KEYS = (
     'img_id', 'img_path', 'seg_map_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction',
 )  # fmt: skip
-
-
-def _as_size(img_size: int | Sequence[int]) -> tuple[int, int]:
-    h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
-    return int(h), int(w)
 
 
 @TRANSFORMS.register_module()
@@ -62,7 +58,7 @@ class ResizeToInput(BaseTransform):
         if not max_aspect >= 1:
             raise ValueError(f'max_aspect={max_aspect}: at least 1, the ratio of a square')
         self.max_aspect = max_aspect
-        self.img_size = _as_size(img_size)
+        self.img_size = as_size(img_size)
         self.fit = fit
 
     def transform(self, results: Results) -> Results:
@@ -127,7 +123,7 @@ class ScaleJitterCrop(BaseTransform):
         self, img_size: int | Sequence[int], scale_range: tuple[float, float] = (0.1, 2.0), max_tries: int = 20
     ) -> None:
         check_crop(scale_range, max_tries)
-        self.img_size = _as_size(img_size)
+        self.img_size = as_size(img_size)
         self.scale_range = scale_range
         self.max_tries = max_tries
 

@@ -1,5 +1,6 @@
 """ViT for configs, whose pretrained weights load when mmengine initialises the model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from eomt_mm.checkpoints.pretrained import check_weights_exist, load_pretrained
@@ -27,7 +28,7 @@ class TimmViT(PlainViT):
     def __init__(
         self,
         model_name: str,
-        img_size: int = 640,
+        img_size: int | Sequence[int] = 640,
         patch_size: int | None = 16,
         pretrained: bool = False,
         weights: str | None = None,

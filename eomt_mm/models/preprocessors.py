@@ -4,7 +4,7 @@ mmdet and mmseg normalise before padding, so their padding is not black.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 from mmdet.models.data_preprocessors import DetDataPreprocessor
@@ -14,19 +14,13 @@ from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
-from eomt_mm.core.geometry import Padding, Size, Windows, pad_bottom_right
+from eomt_mm.core.geometry import Padding, Size, Windows, as_size, pad_bottom_right
 from eomt_mm.registry import MODELS
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-
-
-def as_size(img_size: int | Sequence[int]) -> Size:
-    """Convert an int or (height, width) to (height, width)."""
-    sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-    if len(sides) != 2 or min(sides) < 1:
-        raise ValueError(f'img_size={img_size}: must be an int or (height, width), at least 1 pixel')
-    return int(sides[0]), int(sides[1])
+GeometryClass: TypeAlias = type[Padding] | type[Windows]
+SampleT = TypeVar('SampleT', DetDataSample, SegDataSample)
 
 
 class GeometryMixin(BaseDataPreprocessor):
@@ -41,7 +35,7 @@ class GeometryMixin(BaseDataPreprocessor):
         bgr_to_rgb: swap the channels, because mmcv loads BGR.
     """
 
-    geometry_class: type[Padding] | type[Windows]
+    geometry_class: GeometryClass
     sample_class: type[DetDataSample] | type[SegDataSample]
     mean: Tensor
     std: Tensor
@@ -87,11 +81,48 @@ class GeometryMixin(BaseDataPreprocessor):
         batch = batch.to(torch.promote_types(torch.float32, self.mean.dtype))  # float64 for a model in float64
         return dict(inputs=batch.sub_(self.mean).div_(self.std), data_samples=samples)
 
-    def whole_inputs(self, inputs: Tensor) -> list[DetDataSample] | list[SegDataSample]:
-        """Create samples for inputs (B, 3, H, W) that bypassed this preprocessor; each is a whole image."""
-        size: Size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
-        geometry = self.geometry_class(size, size, size)
-        return [self.sample_class(metainfo=dict(geometry=geometry, batch_input_shape=size)) for _ in inputs]
+
+def state_input_shape(inputs: Tensor, samples: list[SampleT]) -> list[SampleT]:
+    """Add ``batch_input_shape``, the size of inputs (B, 3, H, W), to samples that lack it, and return the samples."""
+    for sample in samples:
+        if 'batch_input_shape' not in sample:
+            sample.set_metainfo(dict(batch_input_shape=(int(inputs.shape[-2]), int(inputs.shape[-1]))))
+    return samples
+
+
+def complete_samples(
+    inputs: Tensor, samples: list[SampleT] | None, sample_class: type[SampleT], geometry_class: GeometryClass
+) -> list[SampleT]:
+    """Add what this module's preprocessors record to samples of inputs that bypassed them.
+
+    Such an input holds one image at its top left, of the size ``img_shape`` (default: the whole input), and results
+    have the size ``ori_shape`` (default: ``img_shape``).
+
+    Args:
+        inputs: (B, 3, H, W), normalised.
+        samples: samples, of which those that have ``batch_input_shape`` or ``geometry`` keep it; None: new ones.
+        sample_class: class of new samples.
+        geometry_class: class of the geometry that is added.
+
+    Raises:
+        ValueError: an image is larger than its input, or the numbers of samples and inputs differ.
+    """
+    size: Size = (int(inputs.shape[-2]), int(inputs.shape[-1]))
+    samples = state_input_shape(inputs, [sample_class() for _ in inputs] if samples is None else samples)
+    for sample in samples:
+        if 'geometry' in sample:
+            continue
+        if len(samples) != len(inputs):
+            raise ValueError(f'{len(samples)} samples without geometry for {len(inputs)} inputs: give one per input')
+        height, width = sample.get('img_shape', size)[:2]
+        if height > size[0] or width > size[1]:
+            raise ValueError(
+                f'img_shape={(height, width)} of a sample is larger than its input of {size[0]} x {size[1]} pixels: '
+                f"correct it, or let the model's data_preprocessor prepare the input"
+            )
+        ori_size = tuple(sample.get('ori_shape', (height, width))[:2])
+        sample.set_metainfo(dict(geometry=geometry_class(ori_size, (height, width), size)))
+    return samples
 
 
 @MODELS.register_module()

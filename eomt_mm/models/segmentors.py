@@ -2,16 +2,20 @@
 
 from typing import Any
 
+import torch
 from mmdet.models.detectors import BaseDetector
 from mmdet.structures import DetDataSample
+from mmengine.model import BaseModel
 from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
 from eomt_mm.core.backbone import PlainViT
+from eomt_mm.core.geometry import Padding, Windows
 from eomt_mm.core.network import Predictions, eomt_forward
 from eomt_mm.core.postprocess import semantic_scores
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
+from eomt_mm.models.preprocessors import complete_samples, state_input_shape
 from eomt_mm.registry import MODELS
 
 Config = dict[str, Any]
@@ -31,8 +35,20 @@ def build_backbone_and_head(backbone: Config, head: Config, data_preprocessor: A
     return vit, MODELS.build(head, default_args=from_backbone)
 
 
+class NormalTensors(BaseModel):
+    """Model whose weights are normal tensors, even if it is built or moved under ``torch.inference_mode``.
+
+    Inference tensors cannot be trained, loaded into, or resampled (positions) outside that mode. Subclasses decorate
+    their ``__init__``.
+    """
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Any:
+        with torch.inference_mode(False):
+            return super()._apply(*args, **kwargs)
+
+
 @MODELS.register_module()
-class EoMTSegmentor(BaseSegmentor):
+class EoMTSegmentor(NormalTensors, BaseSegmentor):
     """EoMT for semantic segmentation in mmseg.
 
     Args:
@@ -41,10 +57,15 @@ class EoMTSegmentor(BaseSegmentor):
         data_preprocessor: config of an :class:`~eomt_mm.models.preprocessors.EoMTSegDataPreprocessor`.
         train_cfg, test_cfg: unused; mmseg's tools pass them.
         init_cfg: config of mmengine's initialisation.
+        pretrained: None; mmseg's ``init_model`` passes it.
+
+    Raises:
+        ValueError: ``pretrained`` is given, or see :func:`build_backbone_and_head`.
     """
 
     decode_head: EoMTSegHead
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         backbone: Config,
@@ -53,7 +74,10 @@ class EoMTSegmentor(BaseSegmentor):
         train_cfg: Config | None = None,
         test_cfg: Config | None = None,
         init_cfg: Config | None = None,
+        pretrained: None = None,
     ) -> None:
+        if pretrained is not None:
+            raise ValueError(f"pretrained='{pretrained}': pretrained backbones belong to model.backbone.weights")
         super().__init__(data_preprocessor, init_cfg)
         self.backbone, self.decode_head = build_backbone_and_head(backbone, decode_head, self.data_preprocessor)
         self.num_classes = self.decode_head.num_classes
@@ -73,17 +97,21 @@ class EoMTSegmentor(BaseSegmentor):
         return semantic_scores(class_logits[-1], mask_logits[-1], (inputs.shape[-2], inputs.shape[-1]))
 
     def loss(self, inputs: Tensor, data_samples: list[SegDataSample]) -> dict[str, Tensor]:
-        return self.decode_head.loss(self.extract_feat(inputs), data_samples)
+        return self.decode_head.loss(self.extract_feat(inputs), state_input_shape(inputs, data_samples))
 
     def predict(self, inputs: Tensor, data_samples: list[SegDataSample] | None = None) -> list[SegDataSample]:
-        """Return samples with ``pred_sem_seg``; inputs and samples are outputs of the preprocessor."""
-        if data_samples is None:
-            data_samples = self.data_preprocessor.whole_inputs(inputs)
-        return self.decode_head.predict_inputs(self.extract_feat, inputs, data_samples)
+        """Return samples with ``pred_sem_seg``.
+
+        Inputs and samples are outputs of the preprocessor, or completed by
+        :func:`~eomt_mm.models.preprocessors.complete_samples`.
+        """
+        samples = complete_samples(inputs, data_samples, SegDataSample, Windows)
+        with torch.no_grad():  # scores are summed in place
+            return self.decode_head.predict_inputs(self.extract_feat, inputs, samples)
 
 
 @MODELS.register_module()
-class EoMTDetector(BaseDetector):
+class EoMTDetector(NormalTensors, BaseDetector):
     """EoMT for panoptic or instance segmentation in mmdet.
 
     Args:
@@ -96,6 +124,7 @@ class EoMTDetector(BaseDetector):
 
     panoptic_head: EoMTDetHead
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         backbone: Config,
@@ -116,16 +145,17 @@ class EoMTDetector(BaseDetector):
         return self.extract_feat(batch_inputs)
 
     def loss(self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample]) -> dict[str, Tensor]:
-        return self.panoptic_head.loss(self.extract_feat(batch_inputs), batch_data_samples)
+        samples = state_input_shape(batch_inputs, batch_data_samples)
+        return self.panoptic_head.loss(self.extract_feat(batch_inputs), samples)
 
     def predict(
         self, batch_inputs: Tensor, batch_data_samples: list[DetDataSample] | None = None, rescale: bool = True
     ) -> list[DetDataSample]:
         """Return samples with ``pred_panoptic_seg`` or ``pred_instances``.
 
-        Inputs and samples are outputs of the preprocessor. Results always have the original image size; ``rescale`` is
-        an argument of mmdet's interface and has no effect.
+        Inputs and samples are outputs of the preprocessor, or completed by
+        :func:`~eomt_mm.models.preprocessors.complete_samples`. Results always have the original image size;
+        ``rescale`` is an argument of mmdet's interface and has no effect.
         """
-        if batch_data_samples is None:
-            batch_data_samples = self.data_preprocessor.whole_inputs(batch_inputs)
-        return self.panoptic_head.predict_inputs(self.extract_feat, batch_inputs, batch_data_samples)
+        samples = complete_samples(batch_inputs, batch_data_samples, DetDataSample, Padding)
+        return self.panoptic_head.predict_inputs(self.extract_feat, batch_inputs, samples)

@@ -26,7 +26,9 @@ from checkpoint_samples import (
 )
 from timm.layers import resample_abs_pos_embed, resample_patch_embed
 
-from eomt_mm.checkpoints.describe import describe, grid_side
+from eomt_mm.checkpoints.describe import GRID, POSITIONS, describe, position_grid
+from eomt_mm.checkpoints.exporting import export_huggingface, export_official
+from eomt_mm.checkpoints.fit import check_fit
 from eomt_mm.checkpoints.importing import STAGES, import_checkpoint
 
 
@@ -330,10 +332,35 @@ def test_published_models_are_recognised() -> None:
 
 
 def test_grids_with_and_without_prefix_tokens() -> None:
-    assert [grid_side(torch.empty(1, count, 8)) for count in (16, 17, 1600, 1370, 2)] == [
-        (0, 4), (1, 4), (0, 40), (1, 37), (1, 1),
-    ]  # fmt: skip
-    assert grid_side(torch.empty(1, 8 * 5, 8)) == (4, 6)
+    sides = {16: (0, 4), 17: (1, 4), 1600: (0, 40), 1370: (1, 37), 2: (1, 1), 8 * 5: (4, 6)}
+    for count, (prefix, side) in sides.items():
+        assert position_grid({POSITIONS: torch.empty(1, count, 8)}) == (prefix, (side, side))
+    positions = {POSITIONS: torch.empty(1, 1 + 8 * 2, 8)}
+    assert position_grid({**positions, GRID: torch.tensor([2.0, 8.0])}) == (1, (2, 8))
+    assert position_grid({**positions, GRID: torch.tensor([3.0, 8.0])}) == position_grid({}) == (0, None)
+
+
+def test_positions_of_grids_that_are_not_square(tmp_path: Path) -> None:
+    """Grids of equally many patches are told apart; files of other formats, which store no grid, are square."""
+    square, wide, high = (dinov2(img_size=size).state_dict() for size in (64, (32, 128), (128, 32)))
+    assert square[POSITIONS].shape == wide[POSITIONS].shape == high[POSITIONS].shape and GRID not in square
+    path = saved(wide, tmp_path / 'wide.pth')
+    for expected, grid in ((square, (4, 4)), (high, (8, 2)), (wide, (2, 8))):
+        state, report = import_checkpoint(path, expected)
+        resampled = resample_abs_pos_embed(wide[POSITIONS], list(grid), [2, 8], 0)
+        assert torch.equal(state[POSITIONS], resampled) and state.keys() == expected.keys()
+        assert any('from 2 x 8 to' in note for note in report.notes) == (grid != (2, 8))
+        assert report.description.img_size == (32, 128)
+    state, _ = import_checkpoint(saved(square, tmp_path / 'square.pth'), wide)
+    assert torch.equal(state[POSITIONS], resample_abs_pos_embed(square[POSITIONS], [2, 8], [4, 4], 0))
+    for file, model in ((wide, square), (square, wide), (wide, high)):
+        for allow_missing in (False, True):
+            with pytest.raises(ValueError, match=r'pos_embed: of . x . patches in the file(.|\n)*convert_checkpoint'):
+                check_fit(model, file, 'a.pth', allow_missing)
+    with pytest.raises(ValueError, match=r'position embeddings of 2 x 8 patches: .* square img_size'):
+        export_official(wide, tmp_path / 'official.bin')
+    with pytest.raises(ValueError, match=r'img_size=\(32, 128\): transformers takes square inputs'):
+        export_huggingface(dinov3().state_dict(), tmp_path / 'hf', (32, 128), num_heads=2)
 
 
 def test_settings_of_transformers_that_differ_are_told(tmp_path: Path) -> None:

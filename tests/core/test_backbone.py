@@ -33,6 +33,7 @@ def test_size_that_is_no_multiple_names_both_numbers(size: tuple[int, int]) -> N
         ('resnet18', {}, ['resnet18', 'plain']),
         ('swin_tiny_patch4_window7_224', dict(depths=(1,), num_heads=(1,), embed_dim=8), ['SwinTransformer', 'plain']),
         (DINOV2, dict(img_size=70, depth=1), ['img_size=70', 'patch_size=16']),
+        (DINOV2, dict(img_size=(64, 70), depth=1), ['img_size=(64, 70)', 'patch_size=16']),
         (DINOV2, dict(dept=2), [DINOV2, 'dept']),
     ],
 )
@@ -52,6 +53,20 @@ def test_tokens_equal_timm_features(name: str, size: tuple[int, int]) -> None:
         expected = vit.vit.forward_features(images)
     assert tokens.grid == (size[0] // 16, size[1] // 16)
     torch.testing.assert_close(tokens.x, expected, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize('name', [DINOV2, 'vit_small_patch16_dinov3_qkvb'])
+def test_positions_of_a_size_that_is_not_square(name: str) -> None:
+    vit, images = tiny_vit(name, (32, 80)), torch.randn(1, 3, 32, 80)
+    same = timm.create_model(name, img_size=(32, 80), patch_size=16, num_classes=0, **TINY).eval()
+    same.load_state_dict(vit.vit.state_dict())
+    with torch.no_grad():
+        tokens = vit.final_norm(vit(images))
+        torch.testing.assert_close(tokens.x, same.forward_features(images), rtol=0, atol=1e-6)
+    assert tokens.grid == (2, 5)
+    assert [value.tolist() for key, value in vit.state_dict().items() if key == 'grid'] == (
+        [[2, 5]] if name == DINOV2 else []
+    )
 
 
 def test_another_size_equals_timm_built_at_that_size() -> None:

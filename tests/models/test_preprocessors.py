@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 import eomt_mm  # noqa: F401  before the hosts
-from eomt_mm.core.geometry import Padding, Windows
-from eomt_mm.models.preprocessors import EoMTDetDataPreprocessor, EoMTSegDataPreprocessor, as_size
+from eomt_mm.core.geometry import Padding, Windows, as_size
+from eomt_mm.models.preprocessors import EoMTDetDataPreprocessor, EoMTSegDataPreprocessor, complete_samples
 from eomt_mm.registry import MODELS
 
 # isort: split
@@ -134,14 +134,14 @@ def test_number_of_samples_must_fit(cls: type[Preprocessor]) -> None:
 
 @pytest.mark.parametrize('cls', BOTH)
 def test_inputs_made_elsewhere_are_images_of_their_own(cls: type[Preprocessor]) -> None:
-    samples = cls(16).whole_inputs(torch.zeros(2, 3, 32, 48))
+    samples = complete_samples(torch.zeros(2, 3, 32, 48), None, cls.sample_class, cls.geometry_class)
     assert [one.geometry.ori_size for one in samples] == [(32, 48)] * 2
     assert all(one.geometry.num_inputs == 1 and one.batch_input_shape == (32, 48) for one in samples)
 
 
 def test_size_of_the_input() -> None:
     assert as_size(640) == (640, 640) and as_size([512, 1024]) == (512, 1024) == as_size((512, 1024))
-    for wrong in (0, (16, 0), (-1, 16)):
+    for wrong in (0, (16, 0), (-1, 16), 16.0, (16.0, 16), '16', None):
         with pytest.raises(ValueError, match='img_size='):
             as_size(wrong)
     for wrong in ((16,), (3, 16, 16)):

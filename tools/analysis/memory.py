@@ -52,6 +52,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from eomt_mm.core.geometry import Size, as_size
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.matcher import HungarianMatcher
 
@@ -153,11 +154,11 @@ def give_memory(model: nn.Module) -> None:
     head.set_attn_mask_probs([1.0] * head.num_blocks)
 
 
-def make_batch(model: Any, size: int, batch: int, num_targets: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Make normalised images (B, 3, ``size``, ``size``) and targets on torch's default device."""
+def make_batch(model: Any, size: Size, batch: int, num_targets: int) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Make normalised images (B, 3, *size) and targets on torch's default device."""
     labels = torch.arange(num_targets) % head_of(model).num_classes
-    masks = torch.zeros(num_targets, size, size, dtype=torch.bool)
-    return torch.randn(batch, 3, size, size), [dict(labels=labels, masks=masks.clone()) for _ in range(batch)]
+    masks = torch.zeros(num_targets, *size, dtype=torch.bool)
+    return torch.randn(batch, 3, *size), [dict(labels=labels, masks=masks.clone()) for _ in range(batch)]
 
 
 def forward_loss(model: Any, images: Tensor, targets: list[dict[str, Tensor]], amp: bool) -> Tensor:
@@ -203,7 +204,7 @@ def sizes_only() -> Iterator[None]:
         yield
 
 
-def estimated_peak(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> int:
+def estimated_peak(cfg: Config, option: Option, size: Size, batch: int, num_targets: int) -> int:
     """Estimate the peak bytes of a step; see the module's docstring."""
     model = build_model(cfg, option, 'meta')
     head_of(model).criterion.matcher = FirstQueries()
@@ -215,7 +216,7 @@ def estimated_peak(cfg: Config, option: Option, size: int, batch: int, num_targe
         return live.peak
 
 
-def measured_peak(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> int | None:
+def measured_peak(cfg: Config, option: Option, size: Size, batch: int, num_targets: int) -> int | None:
     """Measure the CUDA allocator's peak bytes in a step; None if the device runs out of memory."""
     try:
         model = build_model(cfg, option, 'cuda')
@@ -229,7 +230,7 @@ def measured_peak(cfg: Config, option: Option, size: int, batch: int, num_target
         return None
 
 
-def kept_by_part(cfg: Config, option: Option, size: int, batch: int, num_targets: int) -> Counter[str]:
+def kept_by_part(cfg: Config, option: Option, size: Size, batch: int, num_targets: int) -> Counter[str]:
     """Count the bytes that each part of the model keeps for the backward pass, without parameters."""
     model = build_model(cfg, option, 'meta')
     head = head_of(model)
@@ -281,7 +282,7 @@ def peak_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int, est
             if option.one_by_one and batch == 1:
                 row.append('')  # nothing to divide
                 continue
-            peak = peak_of(cfg, option, cfg.img_size, batch, num_targets)
+            peak = peak_of(cfg, option, as_size(cfg.img_size), batch, num_targets)
             row.append('out of memory' if peak is None else f'{peak / GIB:.1f}')
         yield row
 
@@ -289,7 +290,7 @@ def peak_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int, est
 def parts_rows(cfgs: dict[str, Config], batches: list[int], num_targets: int) -> Iterator[list[str]]:
     """Yield a row per config, batch and precision, with a column per part of the model, in GiB."""
     for (name, cfg), batch, precision in itertools.product(cfgs.items(), batches, ('float32', '--amp')):
-        kept = kept_by_part(cfg, OPTIONS[precision], cfg.img_size, batch, num_targets)
+        kept = kept_by_part(cfg, OPTIONS[precision], as_size(cfg.img_size), batch, num_targets)
         yield [f'{name}, batch {batch}, {precision}', *(f'{kept[part] / GIB:.2f}' for part in PARTS)]
 
 

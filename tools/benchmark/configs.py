@@ -79,9 +79,6 @@ def side_config(
         img_size = size[0] if size[0] == size[1] else list(size)
         if cfg.get('img_size', img_size) != img_size:
             options['img_size'] = img_size
-            backbone = cfg.model.get('backbone', {})
-            if size[0] != size[1] and 'img_size' in backbone:
-                options['model.backbone.img_size'] = backbone['img_size']  # positions are stored for squares
             cfg = load_config(path, options, data_root)
         fit_host(cfg, size)
     if num_queries is not None:
