@@ -154,7 +154,7 @@ def find_sources(
         inputs: path of an image, of a video, or of a folder (its images and those of its sub-folders, folder by folder
             in the order of names, 9 before 10); pattern such as 'photos/*.jpg'; array (H, W), (H, W, 3) or (H, W, 4),
             or tensor, also (C, H, W); PIL image; or a list of these. :mod:`eomt_mm.fileio.pixels` states which pixels.
-        channel_order: of arrays with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
+        channel_order: of arrays and tensors with several channels, 'bgr' as everywhere in OpenMMLab, or 'rgb'.
         names: names taken so far; None: none.
         suffixes: suffixes of the files to find in folders.
         unreadable: list that collects videos that cannot be read, with a warning; None: raise an error.

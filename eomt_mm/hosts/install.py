@@ -1,4 +1,4 @@
-"""Install safe reading and writing of files in mmengine and the hosts, with one explicit call."""
+"""Install safe reading and writing of files, and complete results, in mmengine and the hosts, with one call."""
 
 from typing import Any
 
@@ -8,6 +8,7 @@ from mmseg.registry import TRANSFORMS as MMSEG_TRANSFORMS
 
 from eomt_mm.hosts.checkpoint_reading import allow_checkpoint_globals, read_checkpoints_safely
 from eomt_mm.hosts.local_backend import replace_local_backend
+from eomt_mm.hosts.mmdet_results import complete_mmdet_results
 from eomt_mm.hosts.zip_backend import register_zip_backend
 
 
@@ -19,6 +20,8 @@ def install() -> None:
     - ``torch.load`` reads mmengine's own checkpoints with ``weights_only``: exactly their types are allowed.
     - Our reader reads all checkpoints, local or remote, and executes nothing in them.
     - ``LoadImageFromFile`` in pipelines of mmdet and mmseg is our checked :class:`~eomt_mm.datasets.loading.LoadImage`.
+    - mmdet's inferencer returns, writes and draws all results: see
+      :func:`~eomt_mm.hosts.mmdet_results.complete_mmdet_results`.
 
     :mod:`eomt_mm.registry` calls this function, and mmengine imports that module at the first ``type='eomt_mm.NAME'``.
     The changes therefore apply in our tools as well as in the hosts' own tools, inferencers and ``mim train``.
@@ -28,6 +31,7 @@ def install() -> None:
     allow_checkpoint_globals()
     read_checkpoints_safely()
     load_images_checked()
+    complete_mmdet_results()
 
 
 def load_images_checked() -> None:

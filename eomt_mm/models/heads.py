@@ -128,7 +128,7 @@ class EoMTSegHead(HostHead):
     """``decode_head`` of mmseg: semantic segmentation.
 
     Args:
-        num_classes: number of classes.
+        num_classes: number of classes. Required; ``load_config`` derives it from the config's ``metainfo``.
         ignore_index: label of void pixels.
         keep_scores: keep the class scores in the predictions (mmseg's test-time augmentation merges them).
         window_batch: number of windows per forward pass, or the number of images in the batch if that is larger. An
@@ -140,12 +140,13 @@ class EoMTSegHead(HostHead):
 
     def __init__(
         self,
-        num_classes: int,
+        num_classes: int | None = None,
         ignore_index: int = 255,
         keep_scores: bool = True,
         window_batch: int = 8,
         **kwargs: Any,
     ) -> None:
+        num_classes = stated_count('num_classes', num_classes)
         if window_batch < 1:
             raise ValueError(f'window_batch={window_batch}: must be at least 1')
         super().__init__(num_classes=num_classes, **kwargs)
@@ -195,7 +196,8 @@ class EoMTDetHead(HostHead):
 
     Args:
         task: 'panoptic' or 'instance'.
-        num_things_classes: number of thing classes, which come before the stuff classes.
+        num_things_classes: number of thing classes, which come before the stuff classes. Required, see ``num_classes``
+            of :class:`EoMTSegHead`.
         num_stuff_classes: number of stuff classes; 0 for instance segmentation.
         score_thr, overlap_thr: see :func:`~eomt_mm.core.postprocess.panoptic_prediction`.
         max_per_image: number of instances predicted per image.
@@ -205,7 +207,7 @@ class EoMTDetHead(HostHead):
     def __init__(
         self,
         task: str,
-        num_things_classes: int,
+        num_things_classes: int | None = None,
         num_stuff_classes: int = 0,
         score_thr: float = 0.8,
         overlap_thr: float = 0.8,
@@ -218,6 +220,7 @@ class EoMTDetHead(HostHead):
             )
         if task == 'instance' and num_stuff_classes:
             raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
+        num_things_classes = stated_count('num_things_classes', num_things_classes)
         super().__init__(num_classes=num_things_classes + num_stuff_classes, **kwargs)
         if task == 'instance' and self.ignore_void:
             raise ValueError(
@@ -272,6 +275,20 @@ class EoMTDetHead(HostHead):
         return InstanceData(
             labels=found.labels, scores=found.scores, masks=found.masks, bboxes=boxes_of_masks(found.masks)
         )
+
+
+def stated_count(name: str, count: int | None) -> int:
+    """Return a head's number of classes.
+
+    Raises:
+        ValueError: it is not stated, because a host read a config that derives it from ``metainfo``.
+    """
+    if count is None:
+        raise ValueError(
+            f'the head has no {name}: it follows from the metainfo of the config, which load_config reads. Give '
+            f'eomt_mm.apis.load_config(PATH) instead of PATH, or the config that training saved in its work directory'
+        )
+    return count
 
 
 def unflip(maps: Tensor, sample: SegDataSample) -> Tensor:

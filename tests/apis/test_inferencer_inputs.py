@@ -6,6 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 from input_files import IMAGE, write, write_video
 from PIL import Image
 
@@ -173,3 +174,26 @@ def test_configs_are_found_by_name(tmp_path: Path) -> None:
 def test_unknown_configs(name: str, hint: str) -> None:
     with pytest.raises(FileNotFoundError, match=f"config '{name}' is no file, nor the name of a config; {hint}"):
         find_config(name)
+
+
+def test_tensors() -> None:
+    """Channels are the dimension of 1, 3 or 4, first or last; types and channel order are those of arrays."""
+    last = torch.from_numpy(IMAGE)
+    first = last.permute(2, 0, 1)
+    for tensor in (last, first, first.contiguous()):
+        assert np.array_equal(pixels_of(tensor), IMAGE)
+        assert np.array_equal(pixels_of(tensor, 'rgb'), IMAGE[..., ::-1])
+    for grey in (last[..., 0], last[..., :1], first[:1]):
+        assert np.array_equal(pixels_of(grey), np.repeat(IMAGE[..., :1], 3, axis=2))
+    assert np.array_equal(pixels_of(torch.cat([first, first[:1]])), IMAGE)
+    assert names_of([first, IMAGE]) == ['00000000', '00000001']
+    refused = {
+        'tensor of type torch.float32': first.float(),
+        'tensor of type torch.bfloat16': first.bfloat16(),
+        r'shape \(1, 3, .*list': first[None],
+        r'shape \(3, 8, 4\).*give an array': torch.zeros(3, 8, 4, dtype=torch.uint8),
+        'type bool': first > 0,
+    }
+    for message, tensor in refused.items():
+        with pytest.raises(ValueError, match=message):
+            find_sources(tensor)

@@ -70,13 +70,6 @@ def test_seg_inferencer(tmp_path: Path, image: np.ndarray) -> None:
     assert inferencer(image, return_datasamples=True).pred_sem_seg.shape == (50, 70)
 
 
-def test_functional_apis(image: np.ndarray) -> None:
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        assert inference_detector(init_model(small('panoptic')), image).pred_panoptic_seg.sem_seg.shape == (1, 50, 70)
-    with DefaultScope.overwrite_default_scope('mmseg'):
-        assert inference_model(init_model(small('semantic')), image).pred_sem_seg.shape == (50, 70)
-
-
 @pytest.mark.parametrize('task', TASKS)
 def test_truncated_images_are_named(task: str, tmp_path: Path, image: np.ndarray) -> None:
     """By evaluation and by the hosts' inferencers as by training."""

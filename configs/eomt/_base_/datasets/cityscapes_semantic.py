@@ -11,13 +11,13 @@ train_pipeline = [
     dict(type='eomt_mm.ColorJitter'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='eomt_mm.ScaleJitterCrop', img_size=img_size, scale_range=(0.5, 2.0)),
-    dict(type='PackSegInputs'),
+    dict(type='mmseg.PackSegInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),  # the hosts' inferencers look for this name
     dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='cover'),
     dict(type='eomt_mm.LoadSemanticMap', label_ids=label_ids),
-    dict(type='PackSegInputs'),
+    dict(type='mmseg.PackSegInputs'),
 ]
 train_dataloader = dict(
     dataset=dict(

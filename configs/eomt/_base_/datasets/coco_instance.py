@@ -8,13 +8,13 @@ train_pipeline = [
     dict(type='eomt_mm.LoadInstances'),
     dict(type='RandomFlip', prob=0.5),
     dict(type='eomt_mm.ScaleJitterCrop', img_size=img_size, scale_range=(0.1, 2.0)),
-    dict(type='PackDetInputs'),
+    dict(type='mmdet.PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),  # the hosts' inferencers look for this name
     dict(type='eomt_mm.ResizeToInput', img_size=img_size, fit='inside'),
     dict(type='eomt_mm.LoadInstances'),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+    dict(type='mmdet.PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
 ]
 train_dataloader = dict(
     dataset=dict(
