@@ -13,8 +13,15 @@ def in_copies(number: int, work: Callable[..., None], *arguments: Any) -> None:
 
 
 def in_new_processes(number: int, work: Callable[..., None], *arguments: Any) -> None:
-    """Do so in new processes. For work with gradients: autograd may refuse to run in a copy, because of its threads."""
-    torch.multiprocessing.spawn(work, arguments, nprocs=number)
+    """Do so in copies of a new process, which imports once for all of them.
+
+    For work with gradients: autograd may refuse to run in a copy of a process that has computed some.
+    """
+    torch.multiprocessing.spawn(_in_copies_of_this, (number, work, arguments), nprocs=1)
+
+
+def _in_copies_of_this(rank: int, number: int, work: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    in_copies(number, work, *arguments)
 
 
 def forget(*packages: str) -> dict[str, Any]:
