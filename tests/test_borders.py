@@ -32,7 +32,7 @@ ADAPTERS: dict[str, set[str]] = {
     'compat': set(),
     'options': set(),
     'public': set(),
-    'hosts': {'checkpoints', 'fileio', 'datasets'},
+    'hosts': {'checkpoints', 'fileio', 'datasets', 'recipes'},
     'registry': {'compat', 'hosts'},
     'models': SHARED,
     'datasets': SHARED,

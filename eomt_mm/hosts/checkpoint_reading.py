@@ -15,6 +15,7 @@ from eomt_mm.checkpoints.files import NESTED, checked_meta, flat_state, local_pa
 from eomt_mm.checkpoints.formats import EOMT, OWN, OWN_BACKBONE
 from eomt_mm.checkpoints.mmengine_types import mmengine_globals
 from eomt_mm.checkpoints.torch_files import read_torch
+from eomt_mm.recipes.classes import default_palette
 
 FOREIGN_QUERIES = ('query.weight', 'network.q.weight')  # in Hugging Face's and official files
 
@@ -67,7 +68,8 @@ def as_hosts_read(content: Any, path: Path) -> Any:
     """Give the content of our models' files the form that mmengine and the hosts expect; return others unchanged.
 
     Weights are in ``state_dict``, under the model's own names. Where the file states no class names, ``meta`` gets
-    placeholders: the hosts would take those of COCO or Cityscapes.
+    placeholders: the hosts would take those of COCO or Cityscapes. Where it states no palette, it gets a default one:
+    mmseg would take that of Cityscapes.
 
     Raises:
         ValueError: the file is an EoMT of another program.
@@ -83,8 +85,11 @@ def as_hosts_read(content: Any, path: Path) -> Any:
         return content
     state, meta = flat_state(content, path), checked_meta(content.get('meta'), path)
     rows = next((value for name, value in state.items() if name.endswith('.class_predictor.weight')), None)
-    if rows is not None and not meta.get('dataset_meta', {}).get('classes'):
-        meta['dataset_meta'] = dict(classes=placeholders(len(rows) - 1))
+    if rows is not None:
+        stated = meta.get('dataset_meta') or {}
+        classes = stated.get('classes') or placeholders(len(rows) - 1)
+        palette = stated.get('palette') or default_palette(len(classes))
+        meta['dataset_meta'] = {**stated, 'classes': classes, 'palette': palette}
     others = {key: value for key, value in content.items() if key not in NESTED and not isinstance(value, Tensor)}
     return {**others, 'meta': meta, 'state_dict': state}
 

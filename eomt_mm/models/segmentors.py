@@ -10,12 +10,14 @@ from mmseg.models.segmentors import BaseSegmentor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from eomt_mm.checkpoints.class_names import placeholders
 from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.geometry import Padding, Windows
 from eomt_mm.core.network import Predictions, eomt_forward
 from eomt_mm.core.postprocess import semantic_scores
 from eomt_mm.models.heads import EoMTDetHead, EoMTSegHead
 from eomt_mm.models.preprocessors import complete_samples, state_input_shape
+from eomt_mm.recipes.classes import default_palette
 from eomt_mm.registry import MODELS
 
 Config = dict[str, Any]
@@ -83,6 +85,8 @@ class EoMTSegmentor(NormalTensors, BaseSegmentor):
         self.num_classes = self.decode_head.num_classes
         self.out_channels = self.decode_head.out_channels
         self.align_corners = self.decode_head.align_corners
+        names = placeholders(self.num_classes)  # until a checkpoint or config states others
+        self.dataset_meta = dict(classes=names, palette=default_palette(self.num_classes))
 
     def extract_feat(self, inputs: Tensor) -> Predictions:
         """Run the network on (B, 3, H, W); see :func:`~eomt_mm.core.network.eomt_forward`."""

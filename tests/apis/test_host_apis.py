@@ -84,6 +84,9 @@ def test_mmseg(own: bool, files: dict[tuple[str, bool], Files], image: str, tmp_
     drawn = mmseg.apis.show_result_pyplot(model, image, by_path, show=False, out_file=str(tmp_path / 'drawn.png'))
     assert drawn.shape == (50, 70, 3) and (tmp_path / 'drawn.png').is_file()
 
+    without_names = mmseg.apis.init_model(config, device='cpu')
+    assert mmseg.apis.show_result_pyplot(without_names, image, by_path, show=False).shape == (50, 70, 3)
+
     inferencer = mmseg.apis.MMSegInferencer(str(config), str(checkpoint), device='cpu')
     found = inferencer([image, PIXELS], batch_size=2, out_dir=str(tmp_path), return_vis=True)
     assert [picture.shape for picture in found['visualization']] == [(50, 70, 3)] * 2
@@ -154,6 +157,26 @@ def test_config_of_own_data(task: str, tmp_path: Path) -> None:
     head = model.decode_head if task == 'semantic' else model.panoptic_head
     assert head.num_classes == sum(map(len, CLASSES[task].values()))
     assert inferencer(cfg, device='cpu').model.dataset_meta
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_checkpoint_without_names(task: str, files: dict[tuple[str, bool], Files], image: str, tmp_path: Path) -> None:
+    """Results have numbered names and colours of their own, in every function that draws."""
+    config, checkpoint = files[task, True]
+    state = torch.load(checkpoint, weights_only=True)['state_dict']
+    torch.save(state, tmp_path / 'bare.pth')
+    bare = str(tmp_path / 'bare.pth')
+    count = sum(map(len, CLASSES[task].values()))
+    if task == 'semantic':
+        model = mmseg.apis.init_model(config, bare, device='cpu')
+        mmseg.apis.show_result_pyplot(model, image, mmseg.apis.inference_model(model, image), show=False)
+        inferencer: Any = mmseg.apis.MMSegInferencer(str(config), bare, device='cpu')
+    else:
+        model = mmdet.apis.init_detector(config, bare, device='cpu')
+        inferencer = mmdet.apis.DetInferencer(str(config), bare, device='cpu', show_progress=False)
+    assert list(model.dataset_meta['classes']) == [f'class {k}' for k in range(count)]
+    assert len(model.dataset_meta['palette']) == count
+    assert len(inferencer(image, return_vis=True)['visualization']) > 0
 
 
 def test_weights_of_mmsegs_old_argument() -> None:

@@ -42,8 +42,10 @@ def test_every_part_follows_one_override(task: str) -> None:
 
 def test_sizes_in_any_form() -> None:
     path = CONFIGS['semantic']
-    for given, kept in (([64, 128], SIZE), ((64, 64), 64), (64, 64)):
-        assert load_config(path, {'img_size': given}).img_size == kept
+    on_command_line = [read_options([f'img_size={text}']) for text in ('64,128', '(64,128)', '[64,128]')]
+    for given in (*on_command_line, {'img_size': [64, 128]}):
+        assert load_config(path, given).img_size == SIZE
+    assert load_config(path, {'img_size': (64, 64)}).img_size == 64
     with pytest.raises(ValueError, match=r"img_size='64x128': must be an int or \(height, width\)"):
         load_config(path, {'img_size': '64x128'})
     same = {'img_size': SIZE, 'model.data_preprocessor.img_size': [64, 128]}
@@ -56,7 +58,7 @@ def test_sizes_in_any_form() -> None:
 @pytest.mark.parametrize('task', CONFIGS)
 def test_training_and_evaluation(task: str, tool: Callable, coco_root: Path, ade20k_root: Path, tmp_path: Path) -> None:
     root = ade20k_root if task == 'semantic' else coco_root
-    common = ['--data-root', root, '--cfg-options', *small(task), 'img_size=(64,128)']
+    common = ['--data-root', root, '--cfg-options', *small(task), 'img_size=64,128']
     tool('train.py', CONFIGS[task], '--work-dir', tmp_path / 'train', *common)
     tool('test.py', CONFIGS[task], tmp_path / 'train' / 'iter_2.pth', '--work-dir', tmp_path / 'test', *common)
     assert METRIC[task] in metrics(tmp_path / 'test')
