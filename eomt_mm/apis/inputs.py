@@ -192,7 +192,8 @@ def report(error: Exception, path: Path | str, unreadable: list[Path] | None) ->
     if unreadable is None:
         raise error
     if unreadable[-1:] != [Path(path)]:
-        warnings.warn(f'skipped: {error}', stacklevel=3)
+        named = f'{error}' if Path(path).name in str(error) else f'{path}: {error}'
+        warnings.warn(f'skipped: {named}', stacklevel=3)
         unreadable.append(Path(path))
 
 

@@ -233,9 +233,13 @@ def check_results_apart(
     """Refuse results that would replace inputs.
 
     Raises:
+        NotADirectoryError: the folder of results is a file, or below one.
         ValueError: a result has the place of an input.
     """
-    for writer in (files, pictures):
-        if writer is not None and writer.folder.is_dir():  # otherwise there is nothing to replace
+    for writer in (one for one in (files, pictures) if one is not None):
+        for place in (writer.folder, *writer.folder.parents):
+            if place.exists() and not place.is_dir():
+                raise NotADirectoryError(f'results cannot be written to {writer.folder}: {place} is a file')
+        if writer.folder.is_dir():  # otherwise there is nothing to replace
             targets = (target for source in sources for target in writer.targets(source))
             check_apart(targets, (file for source in sources for file in source.files))

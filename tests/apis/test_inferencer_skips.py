@@ -103,6 +103,15 @@ def test_names_that_cannot_be_written(inferencer: EoMTInferencer, tmp_path: Path
         list(inferencer.stream(taken, out_dir=tmp_path / 'out'))
 
 
+def test_a_folder_of_results_that_is_a_file(inferencer: EoMTInferencer, tmp_path: Path) -> None:
+    photo = write(tmp_path / 'photos' / 'a.png')
+    for out in (photo, photo / 'below', photo.parent):
+        (photo.parent / 'vis').touch()
+        with pytest.raises(NotADirectoryError, match='results cannot be written to .* is a file'):
+            inferencer.stream(photo, out_dir=out, on_error='skip')
+    assert names(tmp_path) == ['photos/a.png', 'photos/vis']
+
+
 def test_a_full_disk_ends_the_call(inferencer: EoMTInferencer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, 'No space left on device', 'a.png')

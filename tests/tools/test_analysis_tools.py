@@ -215,8 +215,12 @@ def test_how_masks_form(task: str, tool: Callable, coco_root: Path, tmp_path: Pa
     for wrong in (['--queries', 10], ['--window', 9], ['--num-queries', 0]):
         with pytest.raises(SystemExit):
             tool('analysis/mask_evolution.py', image, *common, *wrong, '--cfg-options', *options)
-    with pytest.raises(FileNotFoundError, match=r'none\.jpg'):
-        tool('analysis/mask_evolution.py', 'none.jpg', *common, '--cfg-options', *options)
+    (tmp_path / 'bad.jpg').write_text('no image')
+    for wrong in ('none.jpg', tmp_path / 'bad.jpg'):
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            tool('analysis/mask_evolution.py', wrong, *common, '--cfg-options', *options)
+        assert str(wrong) in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_last_prediction_is_the_models() -> None:

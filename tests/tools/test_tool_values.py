@@ -1,16 +1,20 @@
 """Values of the command line: a wrong one is one line of text, before anything is loaded or written."""
 
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from inferencer_models import saved_model
 from input_files import write
 from paths import ROOT
+from tool_runs import CONFIGS
 
 EMPTY, NUMBER = r"argument \d+, '.*'(, after \S+)?, is empty", 'a whole number '
 OUT = ('--out', 'x.png')
+ANALYSES = [('mask_evolution', 'ck'), ('confusion_matrix', 'r'), ('plot_classes', ''), ('plot_curves', '')]
 REFUSED = [
     ('demo.py', ['', 'c', 'k', '--out-dir', 'o'], EMPTY),
     ('demo.py', [' ', 'c', 'k', '--out-dir', 'o'], EMPTY),
@@ -45,6 +49,9 @@ REFUSED = [
     ('analysis/plot_classes.py', ['', *OUT], EMPTY),
     ('analysis/plot_curves.py', [''], EMPTY),
     ('benchmark.py', ['c', '--image', ''], EMPTY),
+    ('benchmark.py', ['c', '--size', '0', '640'], NUMBER),
+    ('benchmark.py', ['c', '--kept', '-1'], NUMBER),
+    *((f'analysis/{name}.py', ['.', *more, '--out', '.'], "'.' is a folder: name a file") for name, more in ANALYSES),
     ('../projects/videomt/tools/convert_videomt.py', ['', 'x.pth'], EMPTY),
 ]
 
@@ -115,3 +122,39 @@ def test_results_never_replace_inputs(
     with pytest.raises(SystemExit, match='link.pth would replace the input'):
         tool(ROOT / 'projects' / 'videomt' / 'tools' / 'convert_videomt.py', model[1], tmp_path / 'link.pth')
     assert image.read_bytes() == before
+
+
+def test_mistakes_end_a_tool_in_one_line(
+    tool: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    config, nowhere = CONFIGS['panoptic'], tmp_path / 'nowhere'
+    mistakes: list[tuple[str, list[object]]] = [
+        ('train.py', [nowhere, '--work-dir', tmp_path]),
+        ('train.py', [config, '--work-dir', tmp_path, '--resume', nowhere]),
+        ('test.py', [config, nowhere, '--work-dir', tmp_path]),
+        ('browse_dataset.py', [config, '--out-dir', tmp_path / 'out', '--data-root', nowhere]),
+        ('analysis/plot_classes.py', [nowhere, '--out', tmp_path / 'x.png']),
+        ('analysis/plot_curves.py', [nowhere]),
+    ]
+    for name, arguments in mistakes:
+        with pytest.raises((OSError, ValueError)) as raised:
+            tool(name, *arguments)
+        capsys.readouterr()
+        sys.excepthook(raised.type, raised.value, raised.tb)  # as Python does at its end
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f'{Path(name).stem}: ') and 'nowhere' in line, line
+
+
+def test_other_errors_keep_their_traceback(
+    tool: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, 'excepthook', sys.excepthook)
+    with pytest.raises((OSError, ValueError)):
+        tool('analysis/plot_curves.py', tmp_path / 'nowhere')
+    for broken in (lambda: int('x'), lambda: np.stack([]), lambda: {}['x']):
+        capsys.readouterr()
+        with pytest.raises((KeyError, ValueError)) as raised:
+            broken()
+        sys.excepthook(raised.type, raised.value, raised.tb)
+        assert 'Traceback' in capsys.readouterr().err

@@ -14,7 +14,7 @@ import io
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
+from eomt_mm.options import ToolParser, add_cfg_options, file_to_write, read_options, whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -22,7 +22,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file of the semantic model')
     parser.add_argument('results', type=Path, help='folder of --out, or pickle of --dump')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG); a .npy of the counts goes beside it')
+    parser.add_argument(
+        '--out', type=file_to_write, required=True, help='picture (PNG); a .npy of the counts goes beside it'
+    )
     parser.add_argument(
         '--pairs', type=whole_number(0), default=20, help='how many of the most confused pairs are listed'
     )

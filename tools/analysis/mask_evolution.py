@@ -12,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
+from eomt_mm.options import ToolParser, add_cfg_options, file_to_write, read_options, whole_number
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -20,7 +20,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('image', help='image file')
     parser.add_argument('config', help='config file')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
+    parser.add_argument('--out', type=file_to_write, required=True, help='picture (PNG)')
     parser.add_argument('--queries', nargs='+', type=whole_number(0), help='numbers of queries; default: the best')
     parser.add_argument('--num-queries', type=whole_number(1), default=5, help='how many of the best')
     parser.add_argument('--window', type=whole_number(0), default=0, help='semantic: which window of the image, from 0')
@@ -110,7 +110,7 @@ def draw(
             mask = mask_probs[layer, query].cpu().numpy()
             axes.imshow(grey, cmap='gray', vmin=0, vmax=255)
             shown = axes.imshow(mask, cmap='viridis', vmin=0, vmax=1, alpha=0.75 * mask)
-            if mask.min() < 0.5 <= mask.max():
+            if mask.min() < 0.5 <= mask.max() and min(mask.shape) > 1:  # a strip has no contour
                 axes.contour(mask, levels=[0.5], colors='white', linewidths=1)
             above = f'{titles[layer]}\n' if r == 0 else ''
             axes.set_title(f'{above}{names[label]} {probs[label]:.2f}', fontsize='small')
@@ -122,23 +122,26 @@ def draw(
 
 def main(args: argparse.Namespace) -> None:
     try:
-        device = device_of(args.device)
-        check_apart([args.out], [args.image, args.config, args.checkpoint])
-    except ValueError as error:
+        run(args)
+    except (OSError, ValueError) as error:
         make_parser().error(str(error))
+
+
+def run(args: argparse.Namespace) -> None:
+    """Draw and write the picture; raises ValueError or OSError."""
+    device = device_of(args.device)
+    check_apart([args.out], [args.image, args.config, args.checkpoint])
     cfg = load_config(args.config, read_options(args.cfg_options))
     model: Any = init_model(cfg, args.checkpoint, str(device))
     batch = prepare(cfg, model, args.image)
     inputs, geometry = batch['inputs'], batch['data_samples'][0].geometry
     if not 0 <= args.window < len(inputs):
-        make_parser().error(f'--window {args.window}: {args.image} has {len(inputs)} window(s), counted from 0')
+        raise ValueError(f'--window {args.window}: {args.image} has {len(inputs)} window(s), counted from 0')
     class_probs, mask_probs = evolution(model, inputs[args.window])
     num_queries = class_probs.shape[1]
     queries = args.queries or best_queries(class_probs, mask_probs, args.num_queries)
     if not all(0 <= query < num_queries for query in queries) or not queries:
-        make_parser().error(
-            f'--queries {queries}, --num-queries {args.num_queries}: the model has {num_queries}, from 0'
-        )
+        raise ValueError(f'--queries {queries}, --num-queries {args.num_queries}: the model has {num_queries}, from 0')
     h, w = (min(a, b) for a, b in zip(geometry.resized_size, geometry.input_size, strict=True))  # without padding
     image = denormalised(model, inputs[args.window])[:h, :w]
     figure = draw(image, class_probs, mask_probs[..., :h, :w], queries, model.dataset_meta['classes'])

@@ -13,7 +13,7 @@ import math
 import re
 from pathlib import Path
 
-from eomt_mm.options import ToolParser
+from eomt_mm.options import ToolParser, file_to_write
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -21,7 +21,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('log', type=Path, help='log (.log), or the work dir of a test or a training')
     parser.add_argument('--metric', help='column of the table; default: the first')
     parser.add_argument('--sort', action='store_true', help='best class first, instead of the order of classes')
-    parser.add_argument('--out', type=Path, required=True, help='picture (PNG)')
+    parser.add_argument('--out', type=file_to_write, required=True, help='picture (PNG)')
     return parser
 
 

@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from eomt_mm.options import ToolParser, add_cfg_options, read_options
+from eomt_mm.options import ToolParser, add_cfg_options, file_to_write, read_options
 
 
 def make_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument('work_dirs', nargs='*', type=Path, help='work dirs of training runs')
     parser.add_argument('--plan', help='config whose schedule is drawn')
-    parser.add_argument('--out', type=Path, help='picture (PNG); default: curves.png in the (first) work dir')
+    parser.add_argument('--out', type=file_to_write, help='picture (PNG); default: curves.png in the (first) work dir')
     add_cfg_options(parser, 'overrides of the config of --plan')
     return parser
 
