@@ -9,6 +9,7 @@ import torch
 from checkpoint_samples import dinov2, hf_dinov2, hf_dinov3, official_from_hf
 from inferencer_models import saved_model, saved_video_model
 from mmdet.apis import init_detector
+from mmengine.runner import CheckpointLoader
 from mmseg.datasets import ADE20KDataset
 from safetensors.torch import save_file
 from tool_runs import CONFIGS
@@ -19,6 +20,7 @@ from eomt_mm.checkpoints.class_names import check_names, difference, stated_meta
 from eomt_mm.checkpoints.exporting import export_huggingface
 from eomt_mm.checkpoints.files import read_checkpoint
 from eomt_mm.checkpoints.importing import import_checkpoint
+from eomt_mm.hosts.install import install
 
 CLASSES = ['cat', 'dog', 'sky', 'sea']
 TEN = [f'class {k}' for k in range(10)]
@@ -167,3 +169,11 @@ def test_the_hosts_take_no_names_of_their_own(tmp_path: Path) -> None:
     own = [f'name {k}' for k in range(count)]
     torch.save(dict(state_dict=state, meta=dict(dataset_meta=dict(classes=own))), checkpoint)
     assert list(init_detector(cfg, str(checkpoint), device='cpu').dataset_meta['classes']) == own
+
+
+@pytest.mark.parametrize('meta', [{}, dict(dataset_meta=dict(classes=['a', 'b', 'c']))])
+def test_the_hosts_take_no_colours_of_their_own(meta: dict[str, Any], tmp_path: Path) -> None:
+    install()
+    torch.save(dict(state_dict=dinov2(head='decode_head').state_dict(), meta=meta), tmp_path / 'x.pth')
+    found = CheckpointLoader.load_checkpoint(str(tmp_path / 'x.pth'))['meta']['dataset_meta']
+    assert len(found['classes']) == len(found['palette']) == 3
