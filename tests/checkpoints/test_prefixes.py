@@ -20,6 +20,7 @@ from eomt_mm.apis.model import local_checkpoint
 from eomt_mm.checkpoints.files import plain_names, read_checkpoint
 from eomt_mm.checkpoints.importing import import_checkpoint
 from eomt_mm.hosts.install import install
+from eomt_mm.options import read_options
 
 State = dict[str, Tensor]
 PREFIXES = [
@@ -124,8 +125,8 @@ def test_files_of_other_programs_are_refused_by_the_hosts(tmp_path: Path) -> Non
 def test_tools_load_files_with_prefixes(prefix: str, tool: Any, coco_root: Path, tmp_path: Path) -> None:
     common = ['--data-root', coco_root, '--work-dir', tmp_path]
     options = ['--cfg-options', *small('panoptic')]
-    state = init_model(load_config(CONFIGS['panoptic'], dict(o.split('=') for o in small('panoptic') if 'model' in o)))
-    names = {prefix + name: value for name, value in state.state_dict().items()}
+    model = init_model(load_config(CONFIGS['panoptic'], read_options(options[1:])))
+    names = {prefix + name: value for name, value in model.state_dict().items()}
     torch.save(names, tmp_path / 'x.pth')
     tool('test.py', CONFIGS['panoptic'], tmp_path / 'x.pth', *common, *options)
     tool('train.py', CONFIGS['panoptic'], *common, *options, f'load_from={tmp_path / "x.pth"}')
