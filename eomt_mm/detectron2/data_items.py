@@ -78,7 +78,7 @@ def read_annotation_file(path: str) -> bytes:
     """Read an annotation file; raises FileNotFoundError with a hint."""
     try:
         return read_local(path)
-    except FileNotFoundError as error:
+    except (FileNotFoundError, IsADirectoryError) as error:
         raise FileNotFoundError(f'annotation file {path} does not exist: check data_root and ann_file') from error
 
 
@@ -143,7 +143,7 @@ def load_panoptic(spec: DataSpec) -> Loaded:
     data = read_panoptic_json(path, annotated=bool(folder))
     segments = [segment for one in data['annotations'] for segment in one['segments_info']]
     categories = categories_by_name(data, spec.classes, path, {segment['category_id'] for segment in segments})
-    check_things_first(categories, {key: spec.metainfo[key] for key in SPLIT}, path)
+    check_things_first(categories, dict(spec.metainfo), path)
     labels = {category['id']: label for label, category in enumerate(categories)}
     num_things = len(spec.metainfo['thing_classes'])
     _report_crowds([bool(segment.get('iscrowd')) for segment in segments], path)
@@ -219,7 +219,6 @@ def load_folders(spec: DataSpec) -> Loaded:
     return items, []
 
 
-SPLIT = ('classes', 'thing_classes', 'stuff_classes')
 # Types of the mm configs: task, and function that loads them.
 KINDS: dict[str, tuple[str, Callable[[DataSpec], Loaded]]] = {
     'CocoPanoptic': ('panoptic', load_panoptic),

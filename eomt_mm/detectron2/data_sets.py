@@ -13,17 +13,18 @@ from detectron2.data import DatasetCatalog, MetadataCatalog
 
 from eomt_mm.annotations.categories import choose_classes
 from eomt_mm.annotations.class_tables import CITYSCAPES_LABEL_IDS, COCO_STUFF_LABEL_IDS
-from eomt_mm.annotations.label_values import VOID, label_table
+from eomt_mm.annotations.label_values import VOID
 from eomt_mm.detectron2.class_names import metainfo_of
-from eomt_mm.detectron2.data_items import KINDS, SPLIT, DataSpec
+from eomt_mm.detectron2.data_items import KINDS, DataSpec
 from eomt_mm.detectron2.ground_truth import Item
+from eomt_mm.recipes.classes import complete_metainfo, plain_meta
+from eomt_mm.recipes.label_files import check_ids, check_suffix
 
 # Keys of a config's data set that say nothing here: the mapper takes the pipeline's place.
 UNREAD = ('type', 'pipeline', 'lazy_init', 'serialize_data', 'return_classes')
-READ = (
-    'data_root', 'ann_file', 'data_prefix', 'metainfo', 'filter_cfg', 'test_mode', 'img_suffix', 'seg_map_suffix',
-    'reduce_zero_label',
-)  # fmt: skip
+# Fields of `DataSpec` under the same names.
+FIELDS = ('filter_cfg', 'test_mode', 'img_suffix', 'seg_map_suffix', 'reduce_zero_label')
+READ = ('data_root', 'ann_file', 'data_prefix', 'metainfo', 'label_ids', *FIELDS)
 # What the hosts' own types of semantic data state, and our configs do not.
 SEMANTIC: dict[str, dict[str, Any]] = {
     'ADE20KDataset': dict(img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=True),
@@ -207,21 +208,29 @@ def spec_of(dataset: Mapping[str, Any]) -> DataSpec:
     kind = str(dataset['type']).rpartition('.')[2]
     if kind not in KINDS:
         raise ValueError(f'dataset.type={dataset["type"]}: detectron2 reads {", ".join(KINDS)}; train it with mm')
-    unknown = sorted(set(dataset) - {*UNREAD, *READ, 'label_ids'})
+    unknown = sorted(set(dataset) - {*UNREAD, *READ})
     if unknown:
         raise ValueError(f'dataset: {unknown} of {kind} are read on the mm side only: leave them out for detectron2')
-    root = str(dataset.get('data_root') or '')
-    given = {**SEMANTIC.get(kind, {}), **{key: dataset[key] for key in READ[4:] if key in dataset}}
+    root, metainfo = str(dataset.get('data_root') or ''), _metainfo(kind, dataset.get('metainfo') or {})
+    for key in ('img_suffix', 'seg_map_suffix'):
+        if dataset.get(key) is not None:
+            check_suffix(key, dataset[key])
+    given = {**SEMANTIC.get(kind, {}), **{key: dataset[key] for key in FIELDS if key in dataset}}
     if KINDS[kind][0] != 'semantic':
         given.pop('reduce_zero_label', None)
-    return DataSpec(
+    spec = DataSpec(
         kind=kind,
         data_prefix={key: _below(root, folder) for key, folder in (dataset.get('data_prefix') or {}).items()},
-        metainfo=_metainfo(kind, dataset.get('metainfo') or {}),
+        metainfo=metainfo,
         ann_file=_below(root, dataset['ann_file']) if dataset.get('ann_file') else '',
-        label_ids=_label_ids(dataset),
+        label_ids=_label_ids(dataset, metainfo['classes']),
         **given,
     )
+    if kind.startswith('Coco') and not (spec.ann_file and 'img' in spec.data_prefix):
+        raise ValueError(
+            f'dataset of {kind}: name its json with ann_file, and the folder of images with data_prefix=dict(img=...)'
+        )
+    return spec
 
 
 def _below(root: str, path: str) -> str:
@@ -231,32 +240,28 @@ def _below(root: str, path: str) -> str:
     return joined
 
 
-def _label_ids(dataset: Mapping[str, Any]) -> tuple[int, ...] | None:
+def _label_ids(dataset: Mapping[str, Any], classes: Sequence[str]) -> tuple[int, ...] | None:
     """Value of each class in label maps, from the data set's pipeline."""
     stated = [dataset, *(one for one in dataset.get('pipeline') or () if str(one['type']).endswith('LoadSemanticMap'))]
-    found = [tuple(one['label_ids']) for one in stated if one.get('label_ids') is not None]
-    if found:
-        label_table(found[0])  # checks them
-    return found[0] if found else None
+    found = [one['label_ids'] for one in stated if one.get('label_ids') is not None]
+    if not found:
+        return None
+    check_ids(found[0], classes)
+    return tuple(found[0])
 
 
 def _metainfo(kind: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Complete the classes that a config states by those of the data set's type."""
-    known, stated = metainfo_of(kind), dict(given)
-    if 'classes' not in stated and 'thing_classes' in stated:
-        stated['classes'] = (*stated['thing_classes'], *stated.get('stuff_classes', ()))
-    if 'classes' not in stated and not known:
-        raise ValueError(f'dataset.metainfo={dict(given)} of {kind} has no classes: give their names')
-    if known and KINDS[kind][0] == 'semantic' and tuple(stated.get('classes') or known['classes']) != known['classes']:
+    known, task = metainfo_of(kind), KINDS[kind][0]
+    states_own = 'classes' in given or 'thing_classes' in given
+    if not known or (states_own and kind in ('CocoPanoptic', 'CocoInstance')):
+        return complete_metainfo(dict(given), task)
+    stated = {**known, **{key: tuple(value) for key, value in given.items()}}
+    if 'category_ids' in known and task != 'semantic':
+        return {**stated, **choose_classes(known, stated, set(given))}
+    if stated['classes'] != known['classes']:
         raise ValueError(f'dataset.metainfo: a selection of the classes of {kind} works on the mm side only')
-    if 'category_ids' in known:
-        return {**stated, **choose_classes(known, {**known, **stated}, set(stated))}
-    if 'classes' in stated:
-        known = {}  # the palette and the split of COCO belong to its own classes
-    meta = {**known, **stated, 'classes': tuple({**known, **stated}['classes'])}
-    if KINDS[kind][0] == 'panoptic' and any(key not in meta for key in SPLIT):
-        raise ValueError(f'dataset.metainfo of {kind}: give thing_classes and stuff_classes')
-    return meta
+    return stated
 
 
 def register(name: str, spec: DataSpec) -> None:
@@ -291,7 +296,7 @@ def _load(name: str, spec: DataSpec) -> list[Item]:
 
 def _dataset_meta(spec: DataSpec) -> dict[str, Any]:
     """What checkpoints store of the classes, as on the mm side."""
-    return {key: spec.metainfo[key] for key in (*SPLIT, 'palette') if key in spec.metainfo}
+    return plain_meta(dict(spec.metainfo))
 
 
 def _names(spec: DataSpec) -> dict[str, Any]:

@@ -120,7 +120,7 @@ class PanopticQualityEvaluator(ImageEvaluator):
 
     def count(self, item: Item, output: Output) -> np.ndarray:
         """Return the rows of `count_panoptic`; no row for an image without annotation, which is entirely void."""
-        segment_map, infos = output['panoptic_seg']
+        segment_map, infos = _part(output, 'panoptic_seg', item)
         predicted = segment_map.cpu().numpy()
         labels = [(one['id'], self._id_of(one['category_id'], item)) for one in infos]
         if self._segments is None:
@@ -131,7 +131,10 @@ class PanopticQualityEvaluator(ImageEvaluator):
         else:
             return np.zeros((0, 5))
         _check_size(item, predicted.shape, ids.shape)
-        return count_panoptic(ids, true, predicted, np.array(labels, np.int64).reshape(-1, 2))
+        try:
+            return count_panoptic(ids, true, predicted, np.array(labels, np.int64).reshape(-1, 2))
+        except ValueError as error:
+            raise ValueError(f'prediction of image {item["file_name"]}: {error}') from error
 
     def _id_of(self, label: int, item: Item) -> int:
         if not 0 <= label < len(self._ids):
@@ -202,6 +205,11 @@ class InstanceAPEvaluator(ImageEvaluator):
             true = mapped_instances(found.ids, every, np.arange(len(every)) >= len(found.labels))
             size: tuple[int, ...] = found.ids.shape
         else:
+            if item['image_id'] not in self._instances:
+                raise ValueError(
+                    f'image {item["file_name"]} ({item["image_id"]}) is not among the {len(self._instances)} images of '
+                    f'{self.meta.json_file}: give the data set and its evaluator the same json'
+                )
             true, size = self._instances[item['image_id']], (item['height'], item['width'])
         _check_size(item, masks.shape[1:], size)
         matches: ImageMatches = match_masks(labels, scores, masks, true, MAX_DETS, keep_rles=False)['matches']
@@ -265,7 +273,7 @@ class SemanticIoUEvaluator(ImageEvaluator):
 
     def count(self, item: Item, output: Output) -> np.ndarray:
         """Count the pixels of an image, (3, K)."""
-        predicted = output['sem_seg']
+        predicted = _part(output, 'sem_seg', item)
         if predicted.ndim == 3:
             predicted = predicted.argmax(0)
         labels, true = predicted.cpu().numpy(), read_label_map(item)
@@ -292,14 +300,28 @@ class SemanticIoUEvaluator(ImageEvaluator):
 
 def _predicted(item: Item, output: Output, num_classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels (N,), scores (N,), float64, and masks (N, H, W), bool, of predicted instances; raises ValueError."""
-    found = output['instances']
+    found = _part(output, 'instances', item)
     labels, masks = found.pred_classes.cpu().numpy(), found.pred_masks.cpu().numpy()
+    if masks.ndim != 3 or masks.dtype != bool:
+        raise ValueError(
+            f'pred_masks of image {item["file_name"]} has shape {masks.shape}, type {masks.dtype}: give booleans '
+            '(N, H, W) at the size of the image'
+        )
     if len(labels) and not 0 <= labels.min() <= labels.max() < num_classes:
         raise ValueError(
             f'image {item["file_name"]}: predicted classes are in [{labels.min()}, {labels.max()}], the data set has '
             f'{num_classes}: give model and data set the same classes'
         )
     return labels, found.scores.double().cpu().numpy(), masks  # numpy has no bfloat16
+
+
+def _part(output: Output, key: str, item: Item) -> Any:
+    if key not in output:
+        raise ValueError(
+            f'the output for image {item["file_name"]} has no {key!r}, but {sorted(output)}: the model is of another '
+            'task than the data set'
+        )
+    return output[key]
 
 
 def _check_size(item: Item, predicted: tuple[int, ...], true: tuple[int, ...] | torch.Size) -> None:

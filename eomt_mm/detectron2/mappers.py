@@ -20,7 +20,7 @@ from eomt_mm.core.augment import (
     fitting_size,
     resize_image,
 )
-from eomt_mm.core.geometry import Size
+from eomt_mm.core.geometry import Size, as_size
 from eomt_mm.detectron2.ground_truth import TASKS, GroundTruth, Item, read_ground_truth, read_image
 
 JITTER = dict(brightness=32 / 255, contrast=0.5, saturation=0.5, hue=0.05)
@@ -81,12 +81,13 @@ class EoMTMapper:
     ) -> None:
         if task not in TASKS:
             raise ValueError(f'task={task!r}: one of {TASKS}')
+        if num_classes < 1:
+            raise ValueError(f'num_classes={num_classes}: at least 1')
         check_crop((scale_range[0], scale_range[1]), max_tries)
         if flip_prob is not None and not 0 <= flip_prob <= 1:
             raise ValueError(f'flip_prob={flip_prob}: a probability in [0, 1]')
         self.task = task
-        h, w = (img_size, img_size) if isinstance(img_size, int) else img_size
-        self.img_size: Size = (int(h), int(w))
+        self.img_size: Size = as_size(img_size)
         self.num_classes = num_classes
         self.is_train = is_train
         self.scale_range = (scale_range[0], scale_range[1])

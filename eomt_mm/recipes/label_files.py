@@ -40,13 +40,13 @@ def apply_label_files(
             f'{key}={value!r}: for label maps of semantic segmentation, this config is of {task}: remove it'
         )
     for key in stated.keys() & set(SUFFIXES):
-        _check_suffix(key, stated[key])
+        check_suffix(key, stated[key])
         for dataset in datasets_of(cfg):
             name = next(name for name, part in parts if part is dataset)
             _settle(dataset, name, key, stated[key], options)
     if 'label_ids' in stated:
         ids = stated['label_ids']
-        _check_ids(ids, names)
+        check_ids(ids, names)
         for name, part in parts:
             free = part.get('label_ids') is None or 'label_ids' in options
             if part.get('type') == LOADER or (part.get('type') == METRIC and free and max(ids) < 256):
@@ -69,12 +69,14 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str) else tuple(value)
 
 
-def _check_suffix(key: str, value: Any) -> None:
+def check_suffix(key: str, value: Any) -> None:
+    """Check the end of file names that a config states under ``key``; raises ValueError."""
     if not isinstance(value, str) or not value:
         raise ValueError(f"{key}={value!r}: the end of the files' names, such as '.png' or '_mask.png'")
 
 
-def _check_ids(ids: Any, names: Sequence[str]) -> None:
+def check_ids(ids: Any, names: Sequence[str]) -> None:
+    """Check the values of the classes ``names`` (empty: not known) in label maps; raises ValueError."""
     values = ids if isinstance(ids, list | tuple) else ()
     is_valid = all(type(id_) is int and 0 <= id_ < 1 << 16 for id_ in values)
     if not values or not is_valid or len(set(values)) < len(values):

@@ -180,11 +180,19 @@ def test_broken_label_maps(files: tuple[str, ...], tmp_path: Path) -> None:
     [
         (dict(type='CocoDataset'), 'dataset.type=CocoDataset: detectron2 reads CocoPanoptic'),
         (dict(type='eomt_mm.CocoInstance', indices=5), r"\['indices'\] of CocoInstance are read on the mm side only"),
-        (dict(type='LabelMaps', data_prefix={}), r'LabelMaps has no classes'),
-        (dict(type='CocoPanoptic', metainfo=dict(classes=('a',))), 'give thing_classes and stuff_classes'),
+        (dict(type='LabelMaps', data_prefix={}), r'semantic segmentation needs classes='),
+        (dict(type='CocoPanoptic', metainfo=dict(classes=('a',))), 'needs thing_classes=.* and stuff_classes='),
+        (dict(type='CocoInstance', metainfo=dict(classes='cell')), r"metainfo.classes='cell': a tuple of names"),
+        (dict(type='CocoInstance', metainfo=dict(classes=('a', 'a'))), r"class names repeat: \['a'\]"),
+        (dict(type='CocoInstance', ann_file='x.json'), r'name its json with ann_file, and the folder of images'),
+        (dict(type='LabelMaps', metainfo=dict(classes=CLASSES), img_suffix=''), "img_suffix='': the end of"),
+        (dict(type='LabelMaps', metainfo=dict(classes=CLASSES), label_ids=(1,)), '1 values for 2 classes'),
         (dict(type='ADE20KDataset', metainfo=dict(classes=('wall',))), 'a selection of the classes of ADE20KDataset'),
         (dict(type='CocoInstance', data_root='s3://x', data_prefix=dict(img='i')), 's3://x/i is no local path'),
-        (dict(type='LabelMaps', metainfo=dict(classes=CLASSES), label_ids=(1, 1)), r'label_ids=\(1, 1\)'),
+        (
+            dict(type='LabelMaps', metainfo=dict(classes=CLASSES), label_ids=(1, 1)),
+            'a tuple of different whole numbers',
+        ),
     ],
 )
 def test_what_only_mm_reads_is_refused(dataset: dict[str, Any], text: str) -> None:
@@ -193,8 +201,9 @@ def test_what_only_mm_reads_is_refused(dataset: dict[str, Any], text: str) -> No
 
 
 def test_a_data_set_of_another_task() -> None:
+    files = dict(ann_file='x.json', data_prefix=dict(img='i'))
     with pytest.raises(ValueError, match='for instance segmentation, the model for semantic'):
-        register_config('test_x', dict(type='CocoInstance', data_prefix=dict(img='i')), 'semantic')
+        register_config('test_x', dict(type='CocoInstance', **files), 'semantic')
 
 
 def test_a_selection_of_classes(ade20k_root: Path) -> None:

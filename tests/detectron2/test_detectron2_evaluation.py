@@ -276,6 +276,31 @@ def test_what_does_not_fit_is_named(roots: dict[str, Path]) -> None:
         evaluator.process([item], [other])
 
 
+def test_outputs_of_another_form_are_named(roots: dict[str, Path]) -> None:
+    _, items = sets('coco', 'instance', roots['coco'])
+    evaluator = build_evaluator('test_data')
+    with pytest.raises(ValueError, match=r"has no 'instances', but \['sem_seg'\]: the model is of another task"):
+        evaluator.process(items[:1], [dict(sem_seg=torch.zeros(2, 2))])
+    size = items[0]['height'], items[0]['width']
+    found = Instances(size, pred_masks=torch.zeros(1, *size), pred_classes=torch.zeros(1).long(), scores=torch.ones(1))
+    with pytest.raises(ValueError, match='type float32: give booleans'):
+        evaluator.process(items[:1], [dict(instances=found)])
+    found.pred_masks, found.pred_classes = found.pred_masks.bool(), torch.tensor([4])
+    with pytest.raises(ValueError, match=r'predicted classes are in \[4, 4\], the data set has 4'):
+        evaluator.process(items[:1], [dict(instances=found)])
+    found.pred_classes = torch.tensor([3])
+    with pytest.raises(ValueError, match=r'\(other\) is not among the 4 images of .*json'):
+        evaluator.process([dict(items[0], image_id='other')], [dict(instances=found)])
+
+
+def test_a_segment_without_pixels_is_named(roots: dict[str, Path]) -> None:
+    _, items = sets('coco', 'panoptic', roots['coco'])
+    item = next(item for item in items if item['segments_info'])
+    empty = torch.zeros(item['height'], item['width'], dtype=torch.int32), [dict(id=5, category_id=0, isthing=True)]
+    with pytest.raises(ValueError, match=rf'prediction of image {item["file_name"]}: .*\[5\] have no pixel'):
+        build_evaluator('test_data').process([item], [dict(panoptic_seg=empty)])
+
+
 def test_unknown_data_sets_and_tasks() -> None:
     with pytest.raises(ValueError, match="data set 'coco_2017_value' is not registered: did you mean 'coco_2017_val"):
         build_evaluator('coco_2017_value')

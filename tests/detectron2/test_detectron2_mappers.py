@@ -151,5 +151,10 @@ def test_arguments_are_checked() -> None:
         EoMTMapper('depth', 64, 3)
     with pytest.raises(ValueError, match='flip_prob=2'):
         EoMTMapper('panoptic', 64, 3, flip_prob=2)
+    for size in (0, (64,), (64, 64, 3)):
+        with pytest.raises(ValueError, match=r'must be an int or \(height, width\)'):
+            EoMTMapper('panoptic', size, 3)
+    with pytest.raises(ValueError, match='num_classes=0'):
+        EoMTMapper('panoptic', 64, 0)
     mapper = EoMTMapper('semantic', 64, 3, jitter=dict(hue=0.1), flip_prob=None)
     assert vars(EoMTMapper(**vars(mapper))) == vars(mapper), 'attributes are the arguments: configs are made of them'
