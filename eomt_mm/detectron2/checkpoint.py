@@ -17,13 +17,15 @@ from eomt_mm.checkpoints.fit import listed_names
 from eomt_mm.checkpoints.importing import ClassHead, ImportReport, import_checkpoint
 from eomt_mm.checkpoints.pretrained import pretrained_address
 from eomt_mm.checkpoints.torch_files import read_torch
-from eomt_mm.fileio.writing import written_aside
+from eomt_mm.fileio.leftovers import remove_unfinished
+from eomt_mm.fileio.writing import write_whole, written_aside
 
 logger = logging.getLogger(__name__)
 
 # In detectron2's files the weights are 'model'; mmengine looks for 'state_dict' and 'meta'.
 WEIGHTS = ('model', 'state_dict')
 META = 'meta'
+LAST = 'last_checkpoint'  # fvcore's record of the newest file
 
 
 class EoMTCheckpointer(DetectionCheckpointer):
@@ -131,6 +133,20 @@ class EoMTCheckpointer(DetectionCheckpointer):
         with written_aside(file) as aside:
             torch.save(content, aside)
         self.tag_last_checkpoint(file.name)
+
+    def tag_last_checkpoint(self, last_filename_basename: str) -> None:
+        """Record the newest file, for `resume_or_load`; a process that is killed here leaves the record whole."""
+        write_whole(Path(self.save_dir) / LAST, last_filename_basename.encode())
+
+    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
+        """Remove what killed processes left unfinished, and load the newest checkpoint or, without one, ``path``.
+
+        See :meth:`load`, which starts a training from ``path`` and resumes from a checkpoint of its own.
+        """
+        if self.save_dir and self.save_to_disk:
+            remove_unfinished(self.save_dir)
+        found: dict[str, Any] = super().resume_or_load(path, resume=resume)
+        return found
 
     def _import(self, path: str, class_head: ClassHead) -> tuple[dict[str, Tensor], ImportReport]:
         """Read the weights for the model; leave the class predictor out as ``class_head`` says."""

@@ -30,6 +30,7 @@ from eomt_mm.apis.model import local_checkpoint
 from eomt_mm.checkpoints.torch_files import read_torch
 from eomt_mm.detectron2.checkpoint import EoMTCheckpointer
 from eomt_mm.detectron2.data_sets import register_own_panoptic
+from eomt_mm.fileio.leftovers import part_of
 
 OWN_NAMES = ('circle', 'square', 'triangle')
 
@@ -204,6 +205,16 @@ def test_a_write_that_fails_leaves_the_last_file(tmp_path: Path) -> None:
         checkpointer.save('../model')
     EoMTCheckpointer(dinov2(), str(tmp_path / 'other'), save_to_disk=False).save('model')
     assert not (tmp_path / 'other').exists()
+
+
+def test_what_killed_processes_left_is_removed_at_the_start(tmp_path: Path) -> None:
+    EoMTCheckpointer(dinov2(), str(tmp_path)).save('model_0000001')
+    left = part_of(tmp_path / 'model_0000002.pth')
+    left.write_bytes(b'half')
+    EoMTCheckpointer(dinov2(), str(tmp_path), save_to_disk=False).resume_or_load('', resume=True)
+    assert left.exists(), 'only the process that writes removes'
+    EoMTCheckpointer(dinov2(), str(tmp_path)).resume_or_load('', resume=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['last_checkpoint', 'model_0000001.pth']
 
 
 def test_names_of_standard_metadata(tmp_path: Path) -> None:
