@@ -12,6 +12,10 @@ from torch.utils.checkpoint import checkpoint
 from eomt_mm.core.geometry import as_size
 from eomt_mm.core.masked_attention import block_mask
 
+# Mean and standard deviation per RGB channel, in [0, 255], of the images that pretrained ViTs expect.
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+
 
 @dataclass(frozen=True)
 class Tokens:

@@ -14,11 +14,10 @@ from mmseg.models.data_preprocessor import SegDataPreProcessor
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from eomt_mm.core.backbone import IMAGENET_MEAN, IMAGENET_STD
 from eomt_mm.core.geometry import Padding, Size, Windows, as_size, pad_bottom_right
 from eomt_mm.registry import MODELS
 
-IMAGENET_MEAN = (123.675, 116.28, 103.53)
-IMAGENET_STD = (58.395, 57.12, 57.375)
 GeometryClass: TypeAlias = type[Padding] | type[Windows]
 SampleT = TypeVar('SampleT', DetDataSample, SegDataSample)
 
