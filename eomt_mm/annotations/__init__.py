@@ -26,6 +26,7 @@ PUBLIC = {
     'label_values': ('label_table', 'labels_of'),
     'masks': ('RLE', 'areas', 'as_text', 'check_runs', 'decode', 'examine', 'normalise'),
     'segments': ('MapSegment', 'read_map'),
+    'panoptic_codes': ('check_num_classes',),
     'panoptic_png': ('check_present', 'read_panoptic_png', 'run_starts', 'write_panoptic_png'),
 }
 __all__ = names_of(PUBLIC)

@@ -17,6 +17,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 from pycocotools import mask as mask_api
 
@@ -113,6 +114,19 @@ def decode(mask: Rings | RLE, size: Size) -> np.ndarray:
     """Decode what `normalise` returned to pixels: (H, W), uint8, 0 or 1."""
     pixels: np.ndarray = mask_api.decode(to_rle(mask, size))
     return pixels
+
+
+def encode_masks(masks: np.ndarray) -> list[RLE]:
+    """Encode masks (N, H, W), bool or uint8 0 and 1, as run lengths; masks may overlap."""
+    # pycocotools reads column by column. OpenCV transposes bytes several times faster than numpy and torch do, which
+    # halves the time of this function.
+    return [mask_api.encode(cv2.transpose(mask).T) for mask in masks.view(np.uint8)]
+
+
+def decode_mask(rle: RLE) -> np.ndarray:
+    """Decode compressed run lengths, as `encode_masks` returns them, to a mask (H, W), bool, row by row in memory."""
+    mask: np.ndarray = cv2.transpose(mask_api.decode(rle).T)  # see encode_masks
+    return mask.view(bool)
 
 
 def areas(rles: Sequence[RLE]) -> np.ndarray:

@@ -14,7 +14,8 @@ from eomt_mm.public import load, names_of  # noqa: E402
 PUBLIC = {
     'config': ('find_config', 'load_config'),
     'model': ('import_for', 'init_model', 'local_checkpoint'),
-    'inferencer': ('EoMTInferencer', 'Loaded', 'Predicted', 'Request', 'Result', 'init_inferencer'),
+    'inferencer': ('EoMTInferencer', 'init_inferencer'),
+    'calls': ('ColourOf', 'Loaded', 'Predicted', 'Request', 'Result', 'Results'),
     'classes': ('config_meta',),
     'inputs': (
         'IMAGE_SUFFIXES',

@@ -2,13 +2,13 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import partial
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from mmengine.registry import INFERENCERS
 from torch import nn
 from tqdm import tqdm
 
+from eomt_mm.apis.calls import ColourOf, Item, Loaded, Predicted, Request, Result, Results, write_files
 from eomt_mm.apis.inferencer_parts import (
+    INSTANCE_SCORE_THR,
     amp_dtype_of,
-    changed,
     check_inferencer,
     class_meta,
     config_of,
@@ -33,53 +34,12 @@ from eomt_mm.apis.inferencer_parts import (
 )
 from eomt_mm.apis.inputs import ImageInput, Names, Source, count_images, find_sources, images_of, report
 from eomt_mm.apis.model import init_model
-from eomt_mm.apis.result_files import OF_ONE, PictureFiles, PredictionFiles, check_results_apart
+from eomt_mm.apis.result_files import PictureFiles, PredictionFiles, check_results_apart
 from eomt_mm.apis.results import Prediction, prediction_of, summary
 from eomt_mm.checkpoints.heads import HEADS
 from eomt_mm.models.predictions import Sample, Segment, drawn_segments, predicted_segments
 from eomt_mm.options import PICTURES, PREDICTIONS
 from eomt_mm.visualization import DrawnSegment, draw_segments, with_palette
-
-INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
-Item: TypeAlias = dict[str, Any]
-Loaded: TypeAlias = tuple[ImageInput, np.ndarray]  # pixels (H, W, 3), uint8, BGR
-Predicted: TypeAlias = tuple[list[Loaded], list[Any]]  # images and their samples
-
-
-class Result(NamedTuple):
-    """Result of one image.
-
-    Attributes:
-        name: name of the image, see :class:`~eomt_mm.apis.inputs.ImageInput`.
-        prediction: dictionary, see :func:`~eomt_mm.apis.results.prediction_of`, or with ``return_datasamples`` the
-            host's sample, on the CPU.
-        picture: (H, W, 3) uint8 RGB, with ``return_vis``; else None.
-        video: for video models, name of the video that the frame belongs to; else None.
-    """
-
-    name: str
-    prediction: Any
-    picture: np.ndarray | None
-    video: str | None = None
-
-
-@dataclass(frozen=True)
-class Request:
-    """Checked arguments of one call of :meth:`EoMTInferencer.stream`; ``options`` holds those of a subclass.
-
-    ``skipped`` collects the files that are skipped; None: errors are raised.
-    """
-
-    batch_size: int
-    skipped: list[Path] | None
-    settings: dict[str, Any]
-    score_thr: float
-    files: PredictionFiles | None
-    pictures: PictureFiles | None
-    return_datasamples: bool
-    return_vis: bool
-    print_result: bool
-    options: Mapping[str, Any]
 
 
 @INFERENCERS.register_module(name=['EoMTSegmentor', 'EoMTDetector'])
@@ -94,6 +54,9 @@ class EoMTInferencer(BaseInferencer):
     :func:`init_inferencer` also takes configs of video models. A project adds the inferencer of its model as a
     subclass, registered under the model's name; it may override any method without a leading underscore.
 
+    Several threads may use an inferencer at the same time: what belongs to a call (thresholds, names, files that were
+    skipped) is kept in the call, and the model is not changed.
+
     Args:
         config: path, name of a shipped config (:func:`~eomt_mm.recipes.names.find_config`), or a config that
             :func:`~eomt_mm.apis.load_config` returned.
@@ -107,7 +70,8 @@ class EoMTInferencer(BaseInferencer):
     Attributes:
         kind: unit in which results are counted, 'image' or 'video'.
         extra_options: further arguments of :meth:`stream` that a subclass accepts, with their defaults.
-        skipped: files that the last call could not read.
+        skipped: files that the call that started last could not read. With several threads, use the
+            :attr:`Results.skipped` of the call.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
@@ -140,7 +104,7 @@ class EoMTInferencer(BaseInferencer):
         self.meta = with_palette(class_meta(self.model.dataset_meta, self.head.num_classes))
         self.num_things = getattr(self.head, 'num_things_classes', 0)
         self.skipped: list[Path] = []
-        self._num_unnamed = 0
+        self._numbers = count()  # of images without a file, in all calls
 
     @property
     def head(self) -> Any:
@@ -163,14 +127,16 @@ class EoMTInferencer(BaseInferencer):
             **options: further arguments of :meth:`stream`.
 
         Returns:
-            ``predictions``, one per image in input order, and ``visualization``, the pictures if ``return_vis`` is
-            set, else an empty list.
+            ``predictions``, one per image in input order; ``visualization``, the pictures if ``return_vis`` is set,
+            else an empty list; ``skipped``, the files that could not be read.
         """
-        results = list(
-            self.stream(inputs, batch_size, return_datasamples=return_datasamples, print_result=print_result, **options)
+        stream = self.stream(
+            inputs, batch_size, return_datasamples=return_datasamples, print_result=print_result, **options
         )
+        results = list(stream)
         pictures = [result.picture for result in results if result.picture is not None]
-        return dict(predictions=[result.prediction for result in results], visualization=pictures)
+        predictions = [result.prediction for result in results]
+        return dict(predictions=predictions, visualization=pictures, skipped=stream.skipped)
 
     def stream(
         self,
@@ -187,7 +153,7 @@ class EoMTInferencer(BaseInferencer):
         channel_order: str = 'bgr',
         on_error: str = 'raise',
         **options: Any,
-    ) -> Iterator[Result]:
+    ) -> Results:
         """Segment the inputs batch by batch, videos too, in bounded memory, and yield the results.
 
         Args:
@@ -205,7 +171,7 @@ class EoMTInferencer(BaseInferencer):
             overlap_thr: panoptic only: the head's ``overlap_thr``; None: the config's value.
             channel_order: channel order of arrays, 'bgr' or 'rgb'.
             on_error: 'raise', or 'skip' to skip files that cannot be read, segmented or written; each is reported by a
-                warning and listed in ``skipped``, as are videos that lack frames.
+                warning and listed in ``skipped`` of the results, as are videos that lack frames.
             **options: arguments named in ``extra_options``.
 
         Returns:
@@ -222,12 +188,11 @@ class EoMTInferencer(BaseInferencer):
         settings = head_settings(self.task, pred_score_thr, overlap_thr, return_datasamples)
         options = self._checked_options(options)
         out = Path(os.path.expanduser(out_dir)) if out_dir else None
-        names, self.skipped = Names(self._num_unnamed), []
-        collected = self.skipped if on_error == 'skip' else None
-        bits = self.load_image.bits
-        find = partial(find_sources, inputs, channel_order, names, unreadable=collected, bits=bits)
+        self.skipped = skipped = list[Path]()
+        collected = skipped if on_error == 'skip' else None
+        numbered, bits = Names(self._numbers), self.load_image.bits
+        find = partial(find_sources, inputs, channel_order, numbered, unreadable=collected, bits=bits)
         sources = self.find_sources(find, options)
-        self._num_unnamed = names.number
         files = self.prediction_files(out / PREDICTIONS, options) if out and not no_save_pred else None
         pictures = PictureFiles(out / PICTURES) if out and not no_save_vis else None
         check_results_apart(sources, files, pictures)
@@ -243,7 +208,7 @@ class EoMTInferencer(BaseInferencer):
             print_result=print_result,
             options=options,
         )
-        return self._results(sources, request)
+        return Results(self._results(sources, request), skipped)
 
     def _checked_options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Check the subclass's options and fill in defaults; unknown options must be None or False."""
@@ -253,7 +218,7 @@ class EoMTInferencer(BaseInferencer):
             raise ValueError(f'{stated}: {type(self).__name__} has no such option; is it one of video models?')
         return {name: given.get(name, default) for name, default in self.extra_options.items()}
 
-    def _results(self, sources: Sequence[Source], request: Request) -> Iterator[Result]:
+    def _results(self, sources: Sequence[Source], request: Request) -> Generator[Result, None, None]:
         with ExitStack() as stack:
             if request.files:
                 stack.enter_context(request.files.opened())
@@ -267,13 +232,13 @@ class EoMTInferencer(BaseInferencer):
                     yield image
                     bar.update()
 
-            for loaded, samples in self.predict(sources, request, counted):
+            for loaded, samples, colour_of in self.predict(sources, request, counted):
                 found = self.postprocess(samples, request.score_thr)
                 drawn: Sequence[np.ndarray | None] = [None] * len(samples)
                 if request.pictures or request.return_vis:
-                    drawn = self.visualize([pixels for _, pixels in loaded], samples, request.score_thr)
+                    drawn = self.visualize([pixels for _, pixels in loaded], samples, request.score_thr, colour_of)
                 for (image, _), sample, prediction, picture in zip(loaded, samples, found, drawn, strict=True):
-                    _write(image, prediction, picture, request)
+                    write_files(image, prediction, picture, request)
                     if request.print_result:
                         bar.write(f'{image.name}: {summary(prediction["segments_info"])}')
                     given = sample if request.return_datasamples else prediction
@@ -299,7 +264,7 @@ class EoMTInferencer(BaseInferencer):
         """Yield batches of images with their predicted samples, on the CPU; ``counted`` advances the progress bar."""
         images = images_of(sources, request.skipped)
         for loaded, data in self.preprocess(counted(images), request.batch_size, request.skipped):
-            yield loaded, self.forward(data, **request.settings)
+            yield loaded, self.forward(data, **request.settings), None
 
     def preprocess(
         self, inputs: Iterable[ImageInput], batch_size: int = 1, skipped: list[Path] | None = None
@@ -352,10 +317,10 @@ class EoMTInferencer(BaseInferencer):
 
     @torch.no_grad()
     def forward(self, inputs: Item, **settings: Any) -> list[Sample]:
-        """Predict a batch and return its samples on the CPU; ``settings`` override the head's for this batch only."""
+        """Predict a batch and return its samples on the CPU; ``settings`` replace some of the head's ``rules``."""
         data = self.model.data_preprocessor(inputs, training=False)
-        with changed(self.head, settings):
-            samples = self.head.predict_inputs(self._network, data['inputs'], data['data_samples'])
+        rules = replace(self.head.rules, **settings)
+        samples = self.head.predict_inputs(self._network, data['inputs'], data['data_samples'], rules)
         return [sample.cpu() for sample in samples]
 
     def _network(self, inputs: torch.Tensor) -> Any:
@@ -366,7 +331,7 @@ class EoMTInferencer(BaseInferencer):
         """Segments of an image; instances with scores of at least ``score_thr``, best first."""
         return predicted_segments(sample, len(self.meta['classes']), score_thr)
 
-    def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
+    def drawn(self, segments: Sequence[Segment], colour_of: ColourOf | None = None) -> list[DrawnSegment]:
         """Segments with names and colours, in drawing order: the best instance is drawn last, on top."""
         return drawn_segments(segments[::-1] if self.task == 'instance' else segments, self.meta)
 
@@ -381,11 +346,17 @@ class EoMTInferencer(BaseInferencer):
             for sample in preds
         ]  # fmt: skip
 
-    def visualize(self, inputs: Sequence[np.ndarray], preds: Sequence[Any], score_thr: float) -> list[np.ndarray]:
+    def visualize(
+        self,
+        inputs: Sequence[np.ndarray],
+        preds: Sequence[Any],
+        score_thr: float,
+        colour_of: ColourOf | None = None,
+    ) -> list[np.ndarray]:
         """Draw predictions over their images (BGR) and return the pictures, (H, W, 3) uint8 RGB."""
         pictures = []
         for pixels, sample in zip(inputs, preds, strict=True):
-            drawn = self.drawn(self.segments(sample, score_thr))
+            drawn = self.drawn(self.segments(sample, score_thr), colour_of)
             pictures.append(np.asarray(draw_segments(np.ascontiguousarray(pixels[..., ::-1]), drawn)))
         return pictures
 
@@ -404,20 +375,6 @@ class EoMTInferencer(BaseInferencer):
 
     def _init_visualizer(self, cfg: Config) -> None:
         """Build no visualizer: :mod:`eomt_mm.visualization` draws the pictures."""
-
-
-def _write(image: ImageInput, prediction: Prediction, picture: np.ndarray | None, request: Request) -> None:
-    """Write the files of an image; report a result whose name or size cannot be written."""
-    writers = [partial(request.files.add, image, prediction)] if request.files else []
-    if request.pictures and picture is not None:
-        writers.append(partial(request.pictures.add, image, picture))
-    try:
-        for write in writers:
-            write()
-    except (OSError, ValueError) as error:
-        if isinstance(error, OSError) and error.errno not in OF_ONE:
-            raise
-        report(error, image.origin, request.skipped)
 
 
 def init_inferencer(

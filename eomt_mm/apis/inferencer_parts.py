@@ -1,7 +1,5 @@
 """Check and build an inferencer's parts: config, device, precision, task, class names, pipeline, thresholds."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -9,7 +7,6 @@ import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose
 from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
-from torch import nn
 
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.class_names import placeholders
@@ -17,6 +14,7 @@ from eomt_mm.options import AMP_DTYPES, TASKS
 from eomt_mm.recipes.names import find_config
 
 Item = dict[str, Any]
+INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
 
 
 class ImageLoader(Protocol):
@@ -194,13 +192,13 @@ def _without_loading(steps: list[Item]) -> tuple[list[Item], list[Item]]:
     return others, loading
 
 
-def head_settings(task: str, score_thr: float | None, overlap_thr: float | None, scores: bool) -> dict[str, Any]:
-    """Attributes of the head to override during a call.
+def head_settings(task: str, score_thr: float | None, overlap_thr: float | None, samples: bool) -> dict[str, Any]:
+    """What a call replaces of the head's ``rules``.
 
     Args:
         task: of the head.
-        score_thr, overlap_thr: in [0, 1]; None: the config's value.
-        scores: keep the class scores of every pixel (semantic).
+        score_thr, overlap_thr: in [0, 1]; None: the config's value, and of instances 0.3.
+        samples: the host's samples are returned, with class scores (semantic), and all instances as booleans.
 
     Raises:
         ValueError: a threshold is out of range, or does not apply to the task.
@@ -213,19 +211,9 @@ def head_settings(task: str, score_thr: float | None, overlap_thr: float | None,
     if task != 'panoptic' and overlap_thr is not None:
         raise ValueError(f'overlap_thr={overlap_thr}: panoptic segmentation has it, {task} has none; leave it out')
     if task == 'semantic':
-        return dict(keep_scores=scores)
+        return dict(keep_scores=samples)
+    if task == 'instance':
+        least = INSTANCE_SCORE_THR if score_thr is None else score_thr
+        return {} if samples else dict(min_score=least, rle=True)
     given = dict(score_thr=score_thr, overlap_thr=overlap_thr) if task == 'panoptic' else {}
     return {name: value for name, value in given.items() if value is not None}
-
-
-@contextmanager
-def changed(module: nn.Module, values: dict[str, Any]) -> Iterator[None]:
-    """Set attributes of a module within the context, and restore them afterwards."""
-    before = {name: getattr(module, name) for name in values}
-    try:
-        for name, value in values.items():
-            setattr(module, name, value)
-        yield
-    finally:
-        for name, value in before.items():
-            setattr(module, name, value)

@@ -1,5 +1,6 @@
 """Turn inference inputs (files, folders, arrays, PIL images, videos) into a sequence of images."""
 
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -118,11 +119,11 @@ class Names:
     """Unique names for the images of a call; names that differ only in upper and lower case count as equal.
 
     Args:
-        first: number of the first image without a file.
+        numbers: running numbers of images without a file, which several calls may share; None: from 0 on.
     """
 
-    def __init__(self, first: int = 0) -> None:
-        self.number = first
+    def __init__(self, numbers: Iterator[int] | None = None) -> None:
+        self._numbers = itertools.count() if numbers is None else numbers
         self._taken: set[str] = set()
 
     def unique(self, name: str) -> str:
@@ -136,8 +137,7 @@ class Names:
 
     def next_number(self) -> str:
         """Return the next running number as a name: '00000000', '00000001', ..."""
-        self.number += 1
-        return self.unique(f'{self.number - 1:08d}')
+        return self.unique(f'{next(self._numbers):08d}')
 
 
 def find_sources(

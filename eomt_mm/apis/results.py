@@ -7,7 +7,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from eomt_mm.evaluation.ap_counting import RLE, encode_masks
+from eomt_mm.annotations.masks import as_text
 from eomt_mm.models.predictions import Segment
 
 Prediction = dict[str, Any]
@@ -43,31 +43,24 @@ def prediction_of(
         Instances are sorted by score, best first; other segments by id.
     """
     segmentation = np.zeros(tuple(size), np.int32)
+    info = []
     for segment in reversed(found):
-        segmentation[segment.mask] = segment.id
-    info = [_described(segment, classes) for segment in found]
-    if num_things is not None:
-        for described in info:
-            described['isthing'] = described['label_id'] < num_things
-    if with_masks and found:
-        for described, rle in zip(info, encode_masks(np.stack([segment.mask for segment in found])), strict=True):
-            described['mask'] = _as_text(rle)
-    return dict(segmentation=segmentation, segments_info=info)
-
-
-def _described(segment: Segment, classes: Sequence[str]) -> Prediction:
-    return dict(
-        id=segment.id,
-        label_id=segment.label,
-        label=classes[segment.label],
-        score=segment.score,
-        area=int(np.count_nonzero(segment.mask)),
-        bbox=list(cv2.boundingRect(segment.mask.view(np.uint8))),
-    )
-
-
-def _as_text(rle: RLE) -> RLE:
-    return dict(size=[int(side) for side in rle['size']], counts=rle['counts'].decode())
+        mask = segment.mask  # one at a time: see Segment.source
+        segmentation[mask] = segment.id
+        described = dict(
+            id=segment.id,
+            label_id=segment.label,
+            label=classes[segment.label],
+            score=segment.score,
+            area=int(np.count_nonzero(mask)),
+            bbox=list(cv2.boundingRect(mask.view(np.uint8))),
+        )
+        if num_things is not None:
+            described['isthing'] = segment.label < num_things
+        if with_masks:
+            described['mask'] = as_text(segment.rle)
+        info.append(described)
+    return dict(segmentation=segmentation, segments_info=info[::-1])
 
 
 def summary(segments: Iterable[Mapping[str, Any]], limit: int = 8) -> str:

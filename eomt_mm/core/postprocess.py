@@ -2,7 +2,8 @@
 
 Queries are chosen by their class logits *before* their masks are resized, so that only masks that can appear in the
 result are resized to the image. Large maps are computed in parts, which bounds the memory and keeps each part in the
-CPU's cache. Results differ from those of whole maps only by the rounding of sums.
+CPU's cache. Results differ from those of whole maps only by the rounding of sums. Beside its result, no function needs
+more than 48 bytes per pixel of a large image, the size of 12 masks of logits, whatever the number of queries.
 
 The individual steps accept batches and can be exported: exported graphs (:mod:`eomt_mm.export.postprocess`) and video
 models reuse them.
@@ -22,6 +23,7 @@ ToImage = Callable[[Tensor], Tensor]
 
 # Parts have 8 to 16 MB at usual sizes. Above 32 MB, glibc maps new memory for every tensor, which the kernel clears.
 MAPS_AT_ONCE = 8
+PART_BYTES = 2**25
 STRIP_BYTES = 2**23
 
 
@@ -92,14 +94,62 @@ def instance_prediction(
         to_image: resizes mask logits to the image.
         max_per_image: largest number of instances.
     """
+    number = min(max_per_image, class_logits[:, 1:].numel())
+    labels, scores, masks, found = list[Tensor](), list[Tensor](), torch.empty(0), 0
+    for part in instance_parts(class_logits, mask_logits, to_image, max_per_image):
+        if not labels:  # filled part by part: joining the parts at the end would need twice the memory
+            masks = part.masks.new_empty(number, *part.masks.shape[1:])
+        masks[found : found + len(part.masks)] = part.masks
+        found += len(part.masks)
+        labels.append(part.labels)
+        scores.append(part.scores)
+    return Instances(torch.cat(labels), torch.cat(scores), masks)
+
+
+def instance_parts(
+    class_logits: Tensor,
+    mask_logits: Tensor,
+    to_image: ToImage,
+    max_per_image: int = 100,
+    min_score: float = 0.0,
+) -> Iterator[Instances]:
+    """Yield the instances of :func:`instance_prediction` with scores of at least ``min_score``, a few at a time.
+
+    A score is at most its class probability, so that pairs below ``min_score`` are left out before masks are resized.
+    """
     scores, queries, labels = best_pairs(class_logits, max_per_image)
+    if min_score > 0:
+        chosen = scores >= 0.999 * min_score  # by rounding, the mean mask probability may exceed 1
+        scores, queries, labels = scores[chosen], queries[chosen], labels[chosen]
     queries, counts = queries.unique_consecutive(return_counts=True)  # pairs of one query are adjacent
-    masks, quality = [], []
-    for chosen, repeats in zip(queries.split(MAPS_AT_ONCE), counts.split(MAPS_AT_ONCE), strict=True):
-        inside, inner_mean = masks_and_quality(to_image(mask_logits[chosen].float()))  # once per query
-        quality.append(inner_mean.repeat_interleave(repeats))
-        masks.append(inside.repeat_interleave(repeats, dim=0))
-    return Instances(labels=labels, scores=scores * torch.cat(quality), masks=torch.cat(masks))
+    first = pair = 0
+    for maps in image_maps(mask_logits[queries], to_image):  # once per query
+        masks, quality = masks_and_quality(maps)
+        repeats, first = counts[first : first + len(maps)], first + len(maps)
+        here = slice(pair, pair + int(repeats.sum()))
+        found, pair = scores[here] * quality.repeat_interleave(repeats), here.stop
+        masks, kept = masks.repeat_interleave(repeats, dim=0), found >= min_score
+        del maps
+        yield Instances(labels[here][kept], found[kept], masks if kept.all() else masks[kept])
+
+
+def image_maps(mask_logits: Tensor, to_image: ToImage) -> Iterator[Tensor]:
+    """Yield mask logits (n, H, W) of the image, float32, for all masks (N, h, w) in sequence.
+
+    n is 1 at first, then :func:`maps_at_once`. Without masks, an empty part (0, H, W) is yielded.
+    """
+    first = to_image(mask_logits[:1].float())
+    height, width = first.shape[-2:]
+    yield first
+    del first
+    rest = mask_logits[1:]
+    for part in rest.split(maps_at_once((height, width))) if len(rest) else ():
+        yield to_image(part.float())
+
+
+def maps_at_once(size: Size) -> int:
+    """Return how many float32 maps of a size (H, W) to compute together: at most 32 MB, at least one map."""
+    return max(1, min(MAPS_AT_ONCE, PART_BYTES // (4 * size[0] * size[1])))
 
 
 def best_pairs(class_logits: Tensor, number: int, best_first: bool = False) -> tuple[Tensor, Tensor, Tensor]:
@@ -160,7 +210,7 @@ def panoptic_prediction(
     scores, labels, mask_logits = scores[kept][None], labels[kept][None], mask_logits[kept].float()
     if len(mask_logits) == 0:
         return torch.zeros_like(to_image(mask_logits).sum(0), dtype=torch.int32), []
-    parts = (to_image(logits).sigmoid()[None] for logits in mask_logits.split(MAPS_AT_ONCE))
+    parts = (maps.sigmoid_()[None] for maps in image_maps(mask_logits, to_image))  # mask_logits is a copy
     codes, pixels = assign_pixels(scores, parts)
     opened, ids = assign_segment_ids(labels, pixels, num_things, overlap_thr)
     of_queries = zip(*torch.cat([opened, labels]).tolist(), scores[0].tolist(), strict=True)
@@ -259,7 +309,7 @@ def max_of_parts(parts: Iterable[Tensor], dim: int = 0) -> tuple[Tensor, Tensor]
         if start == 0:
             best, winner = value, index
         else:
-            winner = torch.where(value > best, index + start, winner)
+            winner = torch.where(value > best, index.add_(start), winner)
             best = torch.maximum(value, best)
         start += part.shape[dim]
     return best, winner

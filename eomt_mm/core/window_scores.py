@@ -8,7 +8,7 @@ from torch import Tensor
 
 from eomt_mm.core.geometry import Windows
 from eomt_mm.core.network import Predictions
-from eomt_mm.core.postprocess import MAPS_AT_ONCE, max_of_parts, semantic_scores
+from eomt_mm.core.postprocess import maps_at_once, max_of_parts, semantic_scores
 
 
 class WindowScores:
@@ -52,7 +52,8 @@ class WindowScores:
         if keep_scores:
             scores = self._geometry.average(sums)
             return scores.argmax(0), scores
-        return max_of_parts(self._geometry.average(part) for part in sums.split(MAPS_AT_ONCE))[1], None
+        parts = sums.split(maps_at_once(self._geometry.ori_size))
+        return max_of_parts(self._geometry.average(part) for part in parts)[1], None
 
 
 def semantic_predictions(

@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from eomt_mm.annotations.masks import EXIF_HINT
+from eomt_mm.annotations.panoptic_codes import INSTANCE_OFFSET
 from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
 from eomt_mm.evaluation.pq_counting import count_panoptic
-
-# mmdet encodes a predicted pixel as label + 1000 * instance number (mmdet.evaluation.functional).
-INSTANCE_OFFSET = 1000
 
 
 class ImageSegments(NamedTuple):

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
+from eomt_mm.annotations.panoptic_codes import check_num_classes
 from eomt_mm.datasets.coco_json import PanopticAnnotations
 from eomt_mm.datasets.coco_panoptic import read_panoptic_json
 from eomt_mm.evaluation.ground_truth import SegmentsInFiles, SegmentsInSamples
 from eomt_mm.evaluation.image_metric import Call, ImageMetric, Record, table
-from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap, count_image
+from eomt_mm.evaluation.panoptic_image import RunMap, count_image
 from eomt_mm.evaluation.pq_counting import Averages, average_pq
 from eomt_mm.evaluation.result_files import ResultFolder
 from eomt_mm.evaluation.samples import Sample, as_array
@@ -92,8 +93,7 @@ class PanopticQuality(ImageMetric):
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
         """Read the classes and the data set's files; raises errors if they do not match, or files are missing."""
-        if len(meta['classes']) >= INSTANCE_OFFSET:
-            raise ValueError(f"{len(meta['classes'])} classes: mmdet's encoding of panoptic maps has room for 999")
+        check_num_classes(len(meta['classes']))
         file = meta.get('annotation_file')
         if self.ann_file is None and isinstance(file, PanopticAnnotations):
             self._take_file(file)

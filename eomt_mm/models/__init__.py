@@ -6,7 +6,7 @@ from eomt_mm.public import load, names_of
 
 PUBLIC = {
     'backbone': ('TimmViT',),
-    'heads': ('EoMTDetHead', 'EoMTSegHead', 'boxes_of_masks'),
+    'heads': ('DetRules', 'EoMTDetHead', 'EoMTSegHead', 'boxes_of_masks'),
     'losses': ('build_criterion',),
     'predictions': ('Segment', 'label_map_segments', 'predicted_segments'),
     'preprocessors': ('EoMTDetDataPreprocessor', 'EoMTSegDataPreprocessor', 'IMAGENET_MEAN', 'IMAGENET_STD'),

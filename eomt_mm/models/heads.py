@@ -2,28 +2,23 @@
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
-from mmdet.evaluation.functional import INSTANCE_OFFSET
 from mmdet.structures import DetDataSample
 from mmengine.logging import MessageHub, print_log
 from mmengine.structures import InstanceData, PixelData
 from mmseg.structures import SegDataSample
 from torch import Tensor
 
+from eomt_mm.annotations.masks import encode_masks
+from eomt_mm.annotations.panoptic_codes import INSTANCE_OFFSET, check_num_classes
 from eomt_mm.core.boxes import boxes_of_masks
 from eomt_mm.core.criterion import StepLosses, StepTotals
 from eomt_mm.core.head import EoMTHead
 from eomt_mm.core.network import Predictions
-from eomt_mm.core.postprocess import (
-    Instances,
-    Segment,
-    ToImage,
-    instance_prediction,
-    panoptic_prediction,
-)
+from eomt_mm.core.postprocess import Segment, ToImage, instance_parts, instance_prediction, panoptic_prediction
 from eomt_mm.core.targets import Target, with_valid
 from eomt_mm.core.window_scores import semantic_predictions
 from eomt_mm.models.losses import build_criterion
@@ -31,6 +26,30 @@ from eomt_mm.models.sample_targets import det_sample_target, num_det_targets, nu
 from eomt_mm.registry import MODELS
 
 DET_TASKS = ('panoptic', 'instance')
+
+
+@dataclass(frozen=True)
+class SegRules:
+    """How a call turns logits into semantic results; see :class:`EoMTSegHead`."""
+
+    keep_scores: bool = True
+
+
+@dataclass(frozen=True)
+class DetRules:
+    """How a call turns logits into instances or a panoptic map.
+
+    Attributes:
+        score_thr, overlap_thr, max_per_image: see :class:`EoMTDetHead`.
+        min_score: minimum score of instances, in [0, 1].
+        rle: instance masks as a list of run lengths instead of booleans, in the memory of a few masks.
+    """
+
+    score_thr: float = 0.8
+    overlap_thr: float = 0.8
+    max_per_image: int = 100
+    min_score: float = 0.0
+    rle: bool = False
 
 
 class HostHead(StepLosses, EoMTHead):
@@ -94,19 +113,26 @@ class HostHead(StepLosses, EoMTHead):
             level=logging.WARNING,
         )
 
-    def predict(self, predictions: Predictions, samples: list[Any]) -> list[Any]:
-        """Add the prediction of the final layer to the samples."""
+    @property
+    def rules(self) -> Any:
+        """The config's choices and thresholds for results. A call may replace some; the head never changes for it."""
         raise NotImplementedError
 
-    def predict_inputs(self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[Any]) -> list[Any]:
+    def predict(self, predictions: Predictions, samples: list[Any], rules: Any = None) -> list[Any]:
+        """Add the prediction of the final layer to the samples, by ``rules`` or, if None, the head's."""
+        raise NotImplementedError
+
+    def predict_inputs(
+        self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[Any], rules: Any = None
+    ) -> list[Any]:
         """Run ``network`` on inputs (N, 3, H, W), and add the predictions to the samples; see :meth:`predict`."""
-        return self.predict(network(inputs), samples)
+        return self.predict(network(inputs), samples, rules)
 
-    def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[Any]) -> None:
+    def predict_layer(self, class_logits: Tensor, mask_logits: Tensor, samples: list[Any], rules: Any = None) -> None:
         """Add the prediction of one layer, limited to the fields that metrics read."""
-        self.predict(([class_logits], [mask_logits]), samples)
+        self.predict(([class_logits], [mask_logits]), samples, rules)
 
-    def add_layer_predictions(self, predictions: Predictions, samples: list[Any]) -> None:
+    def add_layer_predictions(self, predictions: Predictions, samples: list[Any], rules: Any = None) -> None:
         """Add ``layer_predictions``: for each layer before the final one, a dict of the fields of :meth:`predict`.
 
         Without ``predict_intermediate`` there are no such layers, and samples are unchanged.
@@ -115,7 +141,7 @@ class HostHead(StepLosses, EoMTHead):
         found: list[list[dict[str, Any]]] = [[] for _ in samples]
         for class_logits, mask_logits in earlier:
             bare = [type(sample)(metainfo=sample.metainfo) for sample in samples]
-            self.predict_layer(class_logits, mask_logits, bare)
+            self.predict_layer(class_logits, mask_logits, bare, rules)
             for fields, predicted in zip(found, bare, strict=True):
                 left_out = predicted.metainfo_keys()
                 fields.append({name: value for name, value in predicted.to_dict().items() if name not in left_out})
@@ -162,24 +188,37 @@ class EoMTSegHead(HostHead):
     def num_targets(self, sample: SegDataSample) -> int:
         return num_seg_targets(sample, self.ignore_index)
 
-    def predict(self, predictions: Predictions, samples: list[SegDataSample]) -> list[SegDataSample]:
+    @property
+    def rules(self) -> SegRules:
+        return SegRules(self.keep_scores)
+
+    def predict(
+        self, predictions: Predictions, samples: list[SegDataSample], rules: SegRules | None = None
+    ) -> list[SegDataSample]:
         """Add ``pred_sem_seg`` (1, H, W) and the scores ``seg_logits`` (K, H, W) at the original image size.
 
         Args:
             predictions: predictions for the windows of all images, in sequence.
             samples: samples with ``geometry``.
+            rules: of this call; None: the head's.
         """
-        return self._add_semantic([predictions], samples)
+        return self._add_semantic([predictions], samples, rules)
 
     def predict_inputs(
-        self, network: Callable[[Tensor], Predictions], inputs: Tensor, samples: list[SegDataSample]
+        self,
+        network: Callable[[Tensor], Predictions],
+        inputs: Tensor,
+        samples: list[SegDataSample],
+        rules: SegRules | None = None,
     ) -> list[SegDataSample]:
         """Predict inputs (N, 3, H, W) in chunks of ``window_batch`` windows, at least one per image; see `predict`."""
-        return self._add_semantic(map(network, inputs.split(max(self.window_batch, len(samples)))), samples)
+        return self._add_semantic(map(network, inputs.split(max(self.window_batch, len(samples)))), samples, rules)
 
-    def _add_semantic(self, chunks: Iterable[Predictions], samples: list[SegDataSample]) -> list[SegDataSample]:
+    def _add_semantic(
+        self, chunks: Iterable[Predictions], samples: list[SegDataSample], rules: SegRules | None
+    ) -> list[SegDataSample]:
         geometries = [sample.geometry for sample in samples]
-        found = semantic_predictions(chunks, geometries, self.keep_scores)
+        found = semantic_predictions(chunks, geometries, (rules or self.rules).keep_scores)
         for sample, layers in zip(samples, found, strict=True):
             *earlier, (labels, scores) = layers
             sample.pred_sem_seg = PixelData(data=unflip(labels, sample)[None])
@@ -222,6 +261,8 @@ class EoMTDetHead(HostHead):
         if task == 'instance' and num_stuff_classes:
             raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
         num_things_classes = stated_count('num_things_classes', num_things_classes)
+        if task == 'panoptic':
+            check_num_classes(num_things_classes + num_stuff_classes)
         super().__init__(num_classes=num_things_classes + num_stuff_classes, **kwargs)
         if task == 'instance' and self.ignore_void:
             raise ValueError(
@@ -240,7 +281,13 @@ class EoMTDetHead(HostHead):
     def num_targets(self, sample: DetDataSample) -> int:
         return num_det_targets(sample, self.num_things_classes, self.num_classes)
 
-    def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
+    @property
+    def rules(self) -> DetRules:
+        return DetRules(self.score_thr, self.overlap_thr, self.max_per_image)
+
+    def predict(
+        self, predictions: Predictions, samples: list[DetDataSample], rules: DetRules | None = None
+    ) -> list[DetDataSample]:
         """Add ``pred_panoptic_seg`` or ``pred_instances`` at the original image size.
 
         A panoptic sample also gets the metadata ``panoptic_segments``: id, label and score of each segment. mmdet's
@@ -249,33 +296,54 @@ class EoMTDetHead(HostHead):
         Args:
             predictions: predictions with one entry per image.
             samples: samples with ``geometry``.
+            rules: of this call; None: the head's.
         """
-        self.add_layer_predictions(predictions, samples)
+        rules = rules or self.rules
+        self.add_layer_predictions(predictions, samples, rules)
         class_logits, mask_logits = predictions[0][-1], predictions[1][-1]
         for sample, classes, masks in zip(samples, class_logits, mask_logits, strict=True):
             if self.task == 'panoptic':
-                self._add_panoptic(classes, masks, sample)
+                self._add_panoptic(classes, masks, sample, rules)
             else:
-                sample.pred_instances = self._instances(classes, masks, sample.geometry.invert)
+                sample.pred_instances = instances_of(classes, masks, sample.geometry.invert, rules)
         return samples
 
-    def _add_panoptic(self, class_logits: Tensor, mask_logits: Tensor, sample: DetDataSample) -> None:
+    def _add_panoptic(self, class_logits: Tensor, mask_logits: Tensor, sample: DetDataSample, rules: DetRules) -> None:
         segment_map, segments = panoptic_prediction(
             class_logits,
             mask_logits,
             sample.geometry.invert,
             self.num_things_classes,
-            self.score_thr,
-            self.overlap_thr,
+            rules.score_thr,
+            rules.overlap_thr,
         )
         sample.pred_panoptic_seg = PixelData(sem_seg=encode_panoptic(segment_map, segments, self.num_classes)[None])
         sample.set_metainfo(dict(panoptic_segments=[asdict(segment) for segment in segments]))
 
-    def _instances(self, class_logits: Tensor, mask_logits: Tensor, to_image: ToImage) -> InstanceData:
-        found: Instances = instance_prediction(class_logits, mask_logits, to_image, self.max_per_image)
+
+def instances_of(class_logits: Tensor, mask_logits: Tensor, to_image: ToImage, rules: DetRules) -> InstanceData:
+    """Predict the instances of one image from logits (Q, K + 1) and (Q, h, w).
+
+    Returns:
+        labels, scores, bboxes in pixels, and masks: (N, H, W) bool, or with ``rules.rle`` a list of N run lengths, of
+        which only a few are booleans at a time.
+    """
+    if not rules.rle and rules.min_score == 0:
+        whole = instance_prediction(class_logits, mask_logits, to_image, rules.max_per_image)
         return InstanceData(
-            labels=found.labels, scores=found.scores, masks=found.masks, bboxes=boxes_of_masks(found.masks)
+            labels=whole.labels, scores=whole.scores, masks=whole.masks, bboxes=boxes_of_masks(whole.masks)
         )
+    columns: list[tuple[Any, ...]] = []
+    for part in instance_parts(class_logits, mask_logits, to_image, rules.max_per_image, rules.min_score):
+        masks: Any = encode_masks(part.masks.cpu().numpy()) if rules.rle else part.masks
+        columns.append((part.labels, part.scores, boxes_of_masks(part.masks), masks))
+    labels, scores, boxes, parts = zip(*columns, strict=True)
+    return InstanceData(
+        labels=torch.cat(labels),
+        scores=torch.cat(scores),
+        masks=[mask for masks in parts for mask in masks] if rules.rle else torch.cat(parts),
+        bboxes=torch.cat(boxes),
+    )
 
 
 def stated_count(name: str, count: int | None) -> int:
@@ -300,6 +368,6 @@ def unflip(maps: Tensor, sample: SegDataSample) -> Tensor:
 
 
 def encode_panoptic(segment_map: Tensor, segments: list[Segment], num_classes: int) -> Tensor:
-    """Convert a map of segment ids (H, W) to mmdet's encoding: label + 1000 * segment id; void is ``num_classes``."""
+    """Convert a map of segment ids (H, W) to mmdet's encoding, see `panoptic_codes`; void is ``num_classes``."""
     codes = [num_classes, *(segment.label + INSTANCE_OFFSET * segment.id for segment in segments)]
     return torch.tensor(codes, dtype=torch.int32, device=segment_map.device)[segment_map.long()]

@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 Box = tuple[float, float, float, float]  # left, top, right, bottom in pixels
-Caption = tuple[str, tuple[int, int, int], np.ndarray, tuple[slice, slice]]  # text, colour, mask in its box, box
+# Text, colour, area of the segment, its thickest_point in its box, and the box.
+Caption = tuple[str, tuple[int, int, int], int, tuple[int, int], tuple[slice, slice]]
 
 MIN_FONT = 12  # pixels
 FONT_SHARE = 36  # short side of the picture, in heights of the largest font
@@ -27,9 +28,8 @@ def write_captions(picture: Image.Image, captions: Sequence[Caption], factor: in
     pen = ImageDraw.Draw(picture)
     largest = max(MIN_FONT, min(picture.size) // FONT_SHARE)
     taken: list[Box] = []
-    for text, colour, mask, (rows, cols) in sorted(captions, key=lambda caption: -np.count_nonzero(caption[2])):
-        limits = OVERHANG * factor * mask.shape[1], OVERHANG * factor * mask.shape[0]
-        row, col = thickest_point(mask)
+    for text, colour, _, (row, col), (rows, cols) in sorted(captions, key=lambda caption: -caption[2]):
+        limits = OVERHANG * factor * (cols.stop - cols.start), OVERHANG * factor * (rows.stop - rows.start)
         centre = factor * (cols.start + col + 0.5), factor * (rows.start + row + 0.5)
         for size in (largest, *(round(share * largest) for share in (0.75, 0.5) if share * largest >= MIN_FONT)):
             box = _place(pen, text, size, centre, limits, taken)

@@ -1,15 +1,15 @@
 """Coloured masks over an image, with outlines and names."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from eomt_mm.visualization.captions import write_captions
+from eomt_mm.visualization.captions import Caption, thickest_point, write_captions
 from eomt_mm.visualization.palettes import Colour, shade
 
 # Pictures with a shorter side are enlarged, so that names stay legible, as long as no side gets longer than MAX_SIDE.
@@ -20,27 +20,46 @@ MANY, OVERLAP = 12, 1.4
 NUM_NAMES = 15  # in a crowded picture
 Box = tuple[slice, slice]  # rows and columns
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
+Mask: TypeAlias = np.ndarray | Callable[[], np.ndarray]  # (H, W) bool, or a function that returns it
 
 
 @dataclass(frozen=True)
 class DrawnSegment:
-    """A mask (H, W) bool with its class name, RGB colour and, for predictions, score in [0, 1]."""
+    """A mask with its class name, RGB colour and, for predictions, score in [0, 1].
 
-    mask: np.ndarray
+    ``source`` may be a function that computes the mask: the masks of many segments of a large image would fill the
+    memory.
+    """
+
+    source: Mask
     name: str
     colour: Colour
     score: float | None = None
+
+    @property
+    def mask(self) -> np.ndarray:
+        """The mask (H, W) bool; computed every time if the segment does not hold it."""
+        return self.source() if callable(self.source) else self.source
 
     @property
     def caption(self) -> str:
         return self.name if self.score is None else f'{self.name} {self.score:.2f}'
 
 
-Shown = tuple[DrawnSegment, Box]
+class Shown(NamedTuple):
+    """A segment with pixels, its box and area. Its mask is read once per step, and not kept."""
+
+    segment: DrawnSegment
+    box: Box
+    area: int
+
+    def crop(self) -> np.ndarray:
+        """The mask within the box."""
+        return self.segment.mask[self.box]
 
 
 def class_segments(
-    masks: Iterable[np.ndarray],
+    masks: Iterable[Mask],
     labels: Sequence[int],
     meta: Mapping[str, Any],
     scores: Sequence[float | None] | None = None,
@@ -48,7 +67,7 @@ def class_segments(
     """Segments in the colours of their classes; further segments of a class get shades of its colour.
 
     Args:
-        masks: N masks (H, W), bool.
+        masks: N masks (H, W), bool, or functions that return them.
         labels: N class indices.
         meta: of a data set: ``classes`` and ``palette``.
         scores: in [0, 1], for predictions.
@@ -89,44 +108,60 @@ def draw_segments(
         ValueError: a mask has another size than the image.
     """
     h, w = image.shape[:2]
-    for wrong in (segment for segment in segments if segment.mask.shape != (h, w)):
-        raise ValueError(f"mask of '{wrong.name}' is {wrong.mask.shape}, the image {(h, w)} (height, width)")
     if max_side is not None and max(h, w) > max_side:
         image, segments = _shrink(image, segments, max_side / max(h, w))
     factor = max(1, min(-(-MIN_SIDE // min(image.shape[:2])), MAX_SIDE // max(image.shape[:2])))
-    shown = [(segment, box_of(segment.mask)) for segment in segments if segment.mask.any()]
+    shown = list(_shown(segments, image.shape[:2]))
     layers = _layers(shown, image.shape[:2])
     crowded = len(shown) > MANY and layers.sum() > OVERLAP * np.count_nonzero(layers)
     if crowded:
-        shown.sort(key=lambda pair: (pair[0].score or 0, np.count_nonzero(pair[0].mask)))
+        shown.sort(key=lambda one: (one.segment.score or 0, one.area))
     canvas = enlarge(np.array(image) if crowded else _coloured(image, shown, opacity), factor)
     if hatch_void:
         _hatch(canvas, enlarge(layers == 0, factor))
     thickness = max(1, round((1 + crowded) * min(canvas.shape[:2]) / OUTLINE_SHARE))
-    for segment, box in shown:
-        edge = outline(enlarge(segment.mask[box], factor), thickness)
-        canvas[_scaled(box, factor)][edge] = segment.colour
+    for one in shown:
+        edge = outline(enlarge(one.crop(), factor), thickness)
+        canvas[_scaled(one.box, factor)][edge] = one.segment.colour
     drawn = Image.fromarray(canvas)
     named = shown[-NUM_NAMES:] if crowded else shown
-    write_captions(drawn, [(s.caption, s.colour, s.mask[box], box) for s, box in named], factor)
+    write_captions(drawn, [_caption(one) for one in named], factor)
     return drawn
+
+
+def _shown(segments: Iterable[DrawnSegment], size: tuple[int, int]) -> Iterator[Shown]:
+    """Segments with pixels; raises ValueError for a mask of another size (height, width)."""
+    for segment in segments:
+        mask = segment.mask
+        _check_size(segment, mask, size)
+        if mask.any():
+            yield Shown(segment, box_of(mask), int(np.count_nonzero(mask)))
+
+
+def _check_size(segment: DrawnSegment, mask: np.ndarray, size: tuple[int, ...]) -> None:
+    if mask.shape != size:
+        raise ValueError(f"mask of '{segment.name}' is {mask.shape}, the image {size} (height, width)")
+
+
+def _caption(one: Shown) -> Caption:
+    return one.segment.caption, one.segment.colour, one.area, thickest_point(one.crop()), one.box
 
 
 def _layers(shown: Iterable[Shown], size: tuple[int, int]) -> np.ndarray:
     """Number of segments (H, W) over each pixel."""
     layers = np.zeros(size, np.uint16)
-    for segment, box in shown:
-        layers[box] += segment.mask[box]
+    for one in shown:
+        layers[one.box] += one.crop()
     return layers
 
 
 def _coloured(image: np.ndarray, shown: Iterable[Shown], opacity: float) -> np.ndarray:
     """The image with the colours of the segments."""
     picture = np.array(image)
-    for segment, box in shown:
-        part = picture[box]
-        blended = cv2.addWeighted(part, 1 - opacity, np.full_like(part, segment.colour), opacity, 0)
-        np.copyto(part, blended, where=segment.mask[box][..., None])
+    for one in shown:
+        part = picture[one.box]
+        blended = cv2.addWeighted(part, 1 - opacity, np.full_like(part, one.segment.colour), opacity, 0)
+        np.copyto(part, blended, where=one.crop()[..., None])
     return picture
 
 
@@ -157,11 +192,12 @@ def _scaled(box: Box, factor: int) -> Box:
 
 def _shrink(image: np.ndarray, segments: Sequence[DrawnSegment], scale: float) -> tuple[np.ndarray, list[DrawnSegment]]:
     h, w = (max(1, round(scale * side)) for side in image.shape[:2])
-    masks = [
-        cv2.resize(np.ascontiguousarray(segment.mask).view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST) > 0
-        for segment in segments
-    ]
-    shrunk = [replace(segment, mask=mask) for segment, mask in zip(segments, masks, strict=True)]
+    shrunk = []
+    for segment in segments:
+        mask = segment.mask
+        _check_size(segment, mask, image.shape[:2])
+        small = cv2.resize(np.ascontiguousarray(mask).view(np.uint8), (w, h), interpolation=cv2.INTER_NEAREST)
+        shrunk.append(replace(segment, source=small > 0))
     return cv2.resize(image, (w, h), interpolation=cv2.INTER_AREA), shrunk
 
 

@@ -150,7 +150,7 @@ def build_page(
                         opacity = gr.Slider(0, 1, value=OPACITY, step=0.05, label='Opacity', buttons=[])
                 segments = gr.HTML(elem_id='segments', max_height=420)
         shown = [found, result, status, segments]
-        # one at a time: thresholds are the model's while it runs
+        # one at a time: images in parallel would not be faster, but share the memory and the time limit
         alone: dict[str, Any] = dict(concurrency_id='models', concurrency_limit=1, api_visibility='private')
         plain: dict[str, Any] = dict(show_progress='hidden', api_visibility='private')
         button.click(page.segment, [image, model, score, overlap, opacity], shown, show_progress_on=result, **alone)

@@ -3,7 +3,7 @@
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -12,11 +12,12 @@ from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
-from torch import nn
+from torch.overrides import TorchFunctionMode
 
-from eomt_mm.apis.inferencer import INSTANCE_SCORE_THR, EoMTInferencer
-from eomt_mm.apis.inferencer_parts import head_settings
+from eomt_mm.apis.inferencer import EoMTInferencer
+from eomt_mm.apis.inferencer_parts import INSTANCE_SCORE_THR, head_settings
 from eomt_mm.apis.inputs import ImageInput, Names
 from eomt_mm.fileio.images import check_image
 from eomt_mm.visualization import DrawnSegment, draw_segments
@@ -75,15 +76,14 @@ def find_segments(
     max_pixels: int = MAX_PIXELS,
     time_limit: float = TIME_LIMIT,
 ) -> Found:
-    """Segment an image file.
+    """Segment an image file; several threads may do so at the same time.
 
     Args:
         inferencer: model.
         path: of the image; grey images, transparency and rotation by EXIF are supported.
         score_thr, overlap_thr: see :meth:`EoMTInferencer.stream`; ignored if the task has none.
         max_pixels: of the image; more are refused before decoding.
-        time_limit: seconds; checked before every module of the model and after every step. A step that has begun, such
-            as post-processing, is finished.
+        time_limit: seconds; checked before every operation on tensors and after every step.
 
     Raises:
         TimeoutError: it took longer.
@@ -93,17 +93,17 @@ def find_segments(
         None if default is None else (default if given is None else given)
         for default, given in zip(thresholds(inferencer), (score_thr, overlap_thr), strict=True)
     ]
-    settings = head_settings(inferencer.task, offered[0], offered[1], scores=False)
+    settings = head_settings(inferencer.task, offered[0], offered[1], samples=False)
     path = Path(path)
     seconds: dict[str, float] = {}
-    with _deadline(inferencer.model, time_limit) as check:
+    with Deadline(time_limit) as deadline:
         with _timed(seconds, 'preprocessing'):
             pixels, size = _load(inferencer, path, max_pixels)
             _, data = next(inferencer.preprocess([ImageInput(path.stem, pixels=lambda: pixels)]))
-        check()
+        deadline.check()
         with _timed(seconds, 'model and post-processing'):
             (sample,) = inferencer.forward(data, **settings)
-        check()
+        deadline.check()
     segments = inferencer.drawn(inferencer.segments(sample, offered[0] or 0.0))
     image = np.ascontiguousarray(pixels[..., ::-1])
     return Found(image, size, [segment for segment in segments if segment.mask.any()], seconds)
@@ -183,21 +183,29 @@ def _load(inferencer: EoMTInferencer, path: Path, max_pixels: int) -> tuple[np.n
     return pixels, (height, width)
 
 
-@contextmanager
-def _deadline(model: nn.Module, seconds: float) -> Iterator[Callable[..., None]]:
-    """Abort the model's forward pass after ``seconds``; yields a function that raises TimeoutError after that time."""
-    end = time.monotonic() + seconds
+class Deadline(TorchFunctionMode):
+    """Within this context, operations of this thread on tensors raise TimeoutError after ``seconds``."""
 
-    def check(*_: object) -> None:
-        if time.monotonic() > end:
+    def __init__(self, seconds: float) -> None:
+        super().__init__()
+        self.seconds = seconds
+        self._end = time.monotonic() + seconds
+
+    def check(self) -> None:
+        """Raise TimeoutError if the time is over."""
+        if time.monotonic() > self._end:
             raise TimeoutError(
-                f'the image took longer than {seconds:g} seconds: give a smaller one, or start the page with a larger '
-                '--time-limit'
+                f'the image took longer than {self.seconds:g} seconds: give a smaller one, or start the page with a '
+                'larger --time-limit'
             )
 
-    handles = [module.register_forward_pre_hook(check) for module in model.modules()]
-    try:
-        yield check
-    finally:
-        for handle in handles:
-            handle.remove()
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if any(isinstance(arg, torch.Tensor) for arg in args):  # not what leaves no_grad, which has to be done
+            self.check()
+        return func(*args, **(kwargs or {}))

@@ -218,14 +218,14 @@ def test_mixed_precision_reaches_the_network_only(tmp_path: Path) -> None:
     types = set()
     predict = inferencer.head.predict_inputs
 
-    def watched(network, inputs, samples):  # type: ignore[no-untyped-def]
+    def watched(network, inputs, samples, rules):  # type: ignore[no-untyped-def]
         def watched_network(windows):  # type: ignore[no-untyped-def]
             predictions = network(windows)
             types.update(logits.dtype for part in predictions for logits in part)
             assert not torch.is_autocast_enabled('cpu')
             return predictions
 
-        return predict(watched_network, inputs, samples)
+        return predict(watched_network, inputs, samples, rules)
 
     inferencer.head.predict_inputs = watched  # type: ignore[method-assign]
     (found,) = inferencer(noise(50, 70), return_datasamples=True)['predictions']

@@ -181,12 +181,13 @@ def test_whole_call_on_folder_and_array(inferencer: EoMTInferencer, tmp_path: Pa
         (photos / name).parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(photos / name), rng.integers(0, 256, (40, 60, 3), dtype=np.uint8))
     out = photos / 'out'
-    found = inferencer([photos, np.zeros((30, 30, 3), np.uint8)], out_dir=out, batch_size=2)['predictions']
-    names = {'a', 'sub/a', f'{inferencer._num_unnamed - 1:08d}'}
+    results = list(inferencer.stream([photos, np.zeros((30, 30, 3), np.uint8)], out_dir=out, batch_size=2))
+    names = {result.name for result in results}
+    assert {'a', 'sub/a'} < names and len(names) == 3
     written = files_in(out)
     assert {f'vis/{name}.png' for name in names} | {f'preds/panoptic_results/{name}.png' for name in names} <= written
     stored = read_panoptic_png(out / 'preds' / 'panoptic_results' / 'sub' / 'a.png')
-    assert np.array_equal(stored, found[1]['segmentation'])
+    assert np.array_equal(stored, results[1].prediction['segmentation'])
     inferencer(photos, out_dir=out, no_save_pred=True)  # results of the first call are no images of the second
     assert files_in(out) == written
     inferencer(photos / 'a.jpg', out_dir=tmp_path / 'bare', no_save_vis=True, no_save_pred=True)

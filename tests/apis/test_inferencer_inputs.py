@@ -1,6 +1,7 @@
 """What users give for inference: files, folders, patterns, arrays, PIL images, videos; and names of the results."""
 
 import io
+from itertools import count
 from pathlib import Path
 
 import cv2
@@ -54,9 +55,10 @@ def test_equal_names_are_told_apart(tmp_path: Path) -> None:
 
 
 def test_arrays_are_numbered_on(tmp_path: Path) -> None:
-    names = Names(first=3)
+    numbers = count(3)
+    names = Names(numbers)
     assert names_of([IMAGE, write(tmp_path / 'a.jpg'), IMAGE], names=names) == ['00000003', 'a', '00000004']
-    assert names.number == 5
+    assert next(numbers) == 5
 
 
 def test_patterns(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from paths import ROOT
 from torch import Tensor
 
 from eomt_mm.apis import init_model, load_config
-from eomt_mm.core import window_scores
+from eomt_mm.core import postprocess, window_scores
 from eomt_mm.core.geometry import Windows
 from eomt_mm.core.postprocess import semantic_scores
 from eomt_mm.core.window_scores import semantic_predictions
@@ -110,7 +110,7 @@ def logits() -> tuple[Tensor, Tensor]:
 def test_labels_and_scores_are_those_of_all_windows_at_once(
     chunk: int, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(window_scores, 'MAPS_AT_ONCE', at_once)
+    monkeypatch.setattr(postprocess, 'MAPS_AT_ONCE', at_once)
     classes, masks = logits()
     for keep_scores in (True, False):
         chunks = (([c], [m]) for c, m in zip(classes.split(chunk), masks.split(chunk), strict=True))

@@ -223,8 +223,8 @@ def test_a_track_keeps_its_colour(make: Make, monkeypatch: pytest.MonkeyPatch) -
     drawn: list[dict[str, Any]] = []
     one = VideoInferencer._drawn
 
-    def watched(self, segment):  # type: ignore[no-untyped-def]
-        result = one(self, segment)
+    def watched(self, segment, colour_of):  # type: ignore[no-untyped-def]
+        result = one(self, segment, colour_of)
         drawn.append(dict(id=segment.id, name=result.name, colour=result.colour))
         return result
 

@@ -6,6 +6,7 @@ from typing import Any
 from mmdet.structures import TrackDataSample
 from torch import Tensor
 
+from eomt_mm.annotations.panoptic_codes import check_num_classes
 from eomt_mm.core.criterion import StepLosses, StepTotals
 from eomt_mm.models.losses import build_criterion
 from eomt_mm.registry import MODELS
@@ -50,6 +51,8 @@ class VidEoMTHostHead(StepLosses, VidEoMTHead):
             raise ValueError(f"task='{task}': VidEoMTHostHead knows {', '.join(map(repr, TASKS))}")
         if task == 'instance' and num_stuff_classes:
             raise ValueError(f"num_stuff_classes={num_stuff_classes} with task='instance': instances are things only")
+        if task == 'panoptic':
+            check_num_classes(num_things_classes + num_stuff_classes)
         super().__init__(num_classes=num_things_classes + num_stuff_classes, **head_kwargs)
         self.task = task
         self.num_things_classes = num_things_classes

@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ from mmdet.structures import DetDataSample
 from mmengine.registry import INFERENCERS
 from torch import Tensor
 
-from eomt_mm.apis.inferencer import EoMTInferencer, Loaded, Predicted, Request
+from eomt_mm.apis.calls import ColourOf, Loaded, Predicted, Request
+from eomt_mm.apis.inferencer import EoMTInferencer
 from eomt_mm.apis.inputs import IMAGE_SUFFIXES, VIDEO_SUFFIXES, ImageInput, Source, Video, images_of, report
 from eomt_mm.apis.results import Prediction
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET
@@ -57,10 +60,6 @@ class VideoInferencer(EoMTInferencer):
     kind = 'video'
     extra_options: Mapping[str, Any] = dict(whole_video=False, fps=None)
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.colours = self.new_colours()
-
     def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> list[Video]:
         return as_videos(find(suffixes=(*IMAGE_SUFFIXES, *VIDEO_SUFFIXES)), options['fps'])
 
@@ -77,17 +76,20 @@ class VideoInferencer(EoMTInferencer):
         rules = self._rules(request.settings)
         for video in sources:
             assert isinstance(video, Video)  # of find_sources
-            self.colours = self.new_colours()
+            colour_of = self.new_colours().of
             images = images_of([video], request.skipped)
             frames = self.preprocess(counted(images), request.batch_size, request.skipped)
             if request.options['whole_video']:
-                yield from self._whole(video, rules, frames)
+                yield from self._whole(video, rules, frames, colour_of)
             else:
                 online = OnlineVideo(self.model, rules, self.amp_dtype)
                 for loaded, data in frames:
-                    yield loaded, [sample.cpu() for sample in online.segment_window(*self._prepared(data))]
+                    samples = [sample.cpu() for sample in online.segment_window(*self._prepared(data))]
+                    yield loaded, samples, colour_of
 
-    def _whole(self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]]) -> Iterator[Predicted]:
+    def _whole(
+        self, video: Video, rules: Rules, frames: Iterator[tuple[list[Loaded], Item]], colour_of: ColourOf
+    ) -> Iterator[Predicted]:
         """Run all frames of a video through the network, then read them again to yield them with their results."""
         stored, samples, names = StoredVideo(self.model, self.amp_dtype), [], set[str]()
         for loaded, data in frames:
@@ -99,7 +101,7 @@ class VideoInferencer(EoMTInferencer):
             return
         again = self.readable((frame for frame in video.frames() if frame.name in names), None)
         for (read, _), sample in zip(again, stored.results(samples, rules), strict=True):
-            yield [read], [sample.cpu()]
+            yield [read], [sample.cpu()], colour_of
 
     def forward(self, inputs: Item, **settings: Any) -> list[DetDataSample]:
         """Predict a clip from :meth:`preprocess` that starts with the first frame of a video; return its samples."""
@@ -108,7 +110,7 @@ class VideoInferencer(EoMTInferencer):
 
     def _rules(self, settings: Item) -> Rules:
         """Return the head's rules, with a call's thresholds."""
-        thresholds = {key: value for key, value in settings.items() if key in ('score_thr', 'overlap_thr')}
+        thresholds = {key: value for key, value in settings.items() if key in ('score_thr', 'overlap_thr', 'min_score')}
         return replace(self.head.rules, rle=False, **thresholds)
 
     def _prepared(self, data: Item) -> tuple[Tensor, list[DetDataSample]]:
@@ -150,16 +152,21 @@ class VideoInferencer(EoMTInferencer):
         found = super().postprocess(preds, score_thr)
         return [{**one, 'class_scores': sample.class_scores} for one, sample in zip(found, preds, strict=True)]
 
-    def drawn(self, segments: Sequence[Segment]) -> list[DrawnSegment]:
-        """Segments with names and colours, the best on top; a track keeps its colour throughout a video."""
-        return [self._drawn(segment) for segment in reversed(segments)]
+    def drawn(self, segments: Sequence[Segment], colour_of: ColourOf | None = None) -> list[DrawnSegment]:
+        """Segments with names and colours, the best on top.
 
-    def _drawn(self, segment: Segment) -> DrawnSegment:
+        A track keeps its colour in all calls with the same ``colour_of``; None: the segments are of a video's first
+        frame.
+        """
+        colour_of = colour_of or self.new_colours().of
+        return [self._drawn(segment, colour_of) for segment in reversed(segments)]
+
+    def _drawn(self, segment: Segment, colour_of: ColourOf) -> DrawnSegment:
         name, colour = self.meta['classes'][segment.label], self.meta['palette'][segment.label]
         if self.task == 'semantic' or segment.label >= self.num_things:
-            return DrawnSegment(segment.mask, name, colour, segment.score)
-        colour = self.colours.of(segment.id, segment.label)
-        return DrawnSegment(segment.mask, f'{name} #{segment.id}', colour, segment.score)
+            return DrawnSegment(segment.read, name, colour, segment.score)
+        colour = colour_of(segment.id, segment.label)
+        return DrawnSegment(segment.read, f'{name} #{segment.id}', colour, segment.score)
 
     def new_colours(self) -> 'TrackColours':
         """Choose colours for the tracks of a video: distinct, or with stuff, shades of the class colours."""
@@ -174,7 +181,7 @@ class VideoInferencer(EoMTInferencer):
             return [
                 Segment(
                     s['id'] or self.head.num_queries + 1 + s['label'], s['label'], s['score'],
-                    codes == s['label'] + INSTANCE_OFFSET * s['id'],
+                    partial(eq, codes, s['label'] + INSTANCE_OFFSET * s['id']),
                 )
                 for s in sample.panoptic_segments
             ]  # fmt: skip

@@ -17,12 +17,13 @@ from torch import Tensor
 
 from eomt_mm.core.geometry import Padding, resize
 from eomt_mm.core.postprocess import (
-    MAPS_AT_ONCE,
     assign_pixels,
     assign_segment_ids,
     best_pairs,
     choose_queries,
     class_probs,
+    image_maps,
+    maps_at_once,
 )
 from eomt_mm.evaluation.ap_counting import encode_masks
 from eomt_mm.evaluation.panoptic_image import INSTANCE_OFFSET, RunMap
@@ -50,6 +51,7 @@ class Rules:
         task: 'instance' (VIS), 'panoptic' (VPS) or 'semantic' (VSS).
         num_things: panoptic; classes below this index are things.
         max_per_video: instance; number of tracks, 10 as published and 20 on OVIS.
+        min_score: instance; minimum score of tracks, in [0, 1].
         score_thr: panoptic; in [0, 1], a query's class probability must exceed it.
         overlap_thr: panoptic; in [0, 1]; see :func:`panoptic_frames`.
         rle: instance; masks as run lengths instead of booleans, for long videos.
@@ -61,6 +63,7 @@ class Rules:
     score_thr: float = 0.8
     overlap_thr: float = 0.8
     rle: bool = False
+    min_score: float = 0.0
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
@@ -79,14 +82,16 @@ class Tracks(NamedTuple):
     scores: Tensor
 
 
-def choose_tracks(class_logits: Tensor, max_per_video: int = 10) -> Tracks:
-    """Choose the pairs of query and class with the highest class probability, without a threshold.
+def choose_tracks(class_logits: Tensor, max_per_video: int = 10, min_score: float = 0.0) -> Tracks:
+    """Choose the pairs of query and class with the highest class probability.
 
     Args:
         class_logits: (Q, K + 1), averaged over frames.
         max_per_video: number of tracks.
+        min_score: least probability.
     """
-    scores, queries, labels = best_pairs(class_logits, max_per_video, best_first=True)
+    found = best_pairs(class_logits, max_per_video, best_first=True)
+    scores, queries, labels = (values[found[0] >= min_score] for values in found)
     return Tracks(queries * (class_logits.shape[-1] - 1) + labels, queries, labels, scores)
 
 
@@ -94,7 +99,7 @@ def instance_frames(tracks: Tracks, masks: Masks, geometry: Padding) -> Iterator
     """Yield the masks (N, H, W), bool, of the tracks in each frame: pixels whose logit is above 0."""
     queries, place = tracks.queries.unique(return_inverse=True)  # each query once
     for frame in range(len(masks)):
-        yield (geometry.invert(masks[frame, queries].float()) > 0)[place]
+        yield torch.cat([maps > 0 for maps in image_maps(masks[frame, queries], geometry.invert)])[place]
 
 
 def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules: Rules) -> Iterator[Tensor]:
@@ -139,7 +144,7 @@ def panoptic_frames(class_logits: Tensor, masks: Masks, geometry: Padding, rules
 def _mask_probs(masks: Masks, frame: int, queries: Tensor, geometry: Padding) -> Iterator[Tensor]:
     """Yield p(mask) (1, n, H, W) of the queries in a frame, in parts, resized to the frame's own size."""
     to_input = replace(geometry, ori_size=geometry.resized_size)
-    for chosen in queries.split(MAPS_AT_ONCE):
+    for chosen in queries.split(maps_at_once(geometry.ori_size)):
         yield resize(to_input.invert(masks[frame, chosen].float()).sigmoid(), geometry.ori_size)[None]
 
 
@@ -153,10 +158,11 @@ def semantic_frames(class_logits: Tensor, masks: Masks, geometry: Padding) -> It
     """
     probs = class_probs(class_logits)  # (Q, K)
     queries = torch.arange(len(probs))
+    at_once = maps_at_once(geometry.ori_size)
     scores = probs.new_empty(probs.shape[1], geometry.ori_size[0] * geometry.ori_size[1])
     for frame in range(len(masks)):
         scores.zero_()
-        for weights, chosen in zip(probs.split(MAPS_AT_ONCE), queries.split(MAPS_AT_ONCE), strict=True):
+        for weights, chosen in zip(probs.split(at_once), queries.split(at_once), strict=True):
             inside = geometry.invert(masks[frame, chosen].float()).sigmoid()
             # added in place: a second map of all classes takes hundreds of megabytes
             scores.addmm_(weights.mT, inside.flatten(1))
@@ -205,7 +211,7 @@ def add_predictions(
     for sample in samples:
         sample.set_metainfo(dict(class_scores=class_scores))
     if rules.task == 'instance':
-        tracks = choose_tracks(class_logits, rules.max_per_video)
+        tracks = choose_tracks(class_logits, rules.max_per_video, rules.min_score)
         for sample, inside in zip(samples, instance_frames(tracks, masks, geometry), strict=True):
             sample.pred_track_instances = _as_instances(tracks, inside, rules.rle)
     elif rules.task == 'panoptic':

@@ -6,7 +6,7 @@ from mmdet.registry import MODELS
 from mmdet.structures import DetDataSample
 
 from eomt_mm.core.network import Predictions
-from eomt_mm.models.heads import EoMTDetHead
+from eomt_mm.models.heads import DetRules, EoMTDetHead
 
 
 @MODELS.register_module()
@@ -20,8 +20,10 @@ class MaskedEoMTHead(EoMTDetHead):
         """Stay in training mode, whatever ``mode`` is."""
         return super().train(True)
 
-    def predict(self, predictions: Predictions, samples: list[DetDataSample]) -> list[DetDataSample]:
+    def predict(
+        self, predictions: Predictions, samples: list[DetDataSample], rules: DetRules | None = None
+    ) -> list[DetDataSample]:
         """Add the prediction of the final layer; earlier ones only served as attention masks."""
         class_logits, mask_logits = predictions
-        found: Any = super().predict((class_logits[-1:], mask_logits[-1:]), samples)
+        found: Any = super().predict((class_logits[-1:], mask_logits[-1:]), samples, rules)
         return found
