@@ -3,11 +3,12 @@
     python run_onnx.py eomt.onnx street.jpg --out street.png
 
 OUT shows the image with its segments. The JSON file beside it lists them: class, score, area, box and mask (COCO's
-uncompressed run lengths). Preprocessing and post-processing follow the metadata of the ONNX file.
+uncompressed run lengths). Preprocessing and post-processing follow the metadata of the ONNX file. Segments without a
+pixel in the image are left out.
 
 The post-processing repeats eomt_mm/core/postprocess.py in numpy, because this file runs without the package, and
 because results in the graph (--with-postprocess) cover one input only: not an image of several windows, nor masks at
-the image's own size. tests/export/test_run_onnx.py compares both.
+the image's own size. tests/export/test_runner_rules.py compares both on random outputs.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,11 +44,37 @@ COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 18
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment: class index, score in [0, 1] or None (semantic), mask (H, W), bool, at the image's size."""
+    """A segment of the image, without its mask, because the masks of many segments of a large image fill the memory.
+
+    Attributes:
+        label: class index.
+        score: in [0, 1], or None (semantic).
+        size: (H, W) of the image.
+        counts: of the mask in COCO's uncompressed run lengths: column by column, pixels outside and inside in turns.
+    """
 
     label: int
     score: float | None
-    mask: Array
+    size: Size
+    counts: Array
+
+    @classmethod
+    def of(cls, label: int, score: float | None, mask: Array) -> 'Segment':
+        """Make one from a mask (H, W), bool."""
+        flat = mask.flatten(order='F')
+        changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
+        return cls(label, score, (mask.shape[0], mask.shape[1]), np.diff(changes, prepend=0).astype(np.int32))
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(self.counts[1::2].sum())
+
+    @property
+    def mask(self) -> Array:
+        """Mask (H, W), bool."""
+        flat = np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts)
+        return np.ascontiguousarray(flat.reshape(self.size, order='F'))
 
 
 def corners(size: Size, window: Size) -> list[tuple[int, int]]:
@@ -178,7 +206,7 @@ def label_map(run: Run) -> Array:
         masks = sigmoid(bilinear(mask_logits, window))
         total[place] += np.tensordot(softmax(class_logits)[:, :-1].T, masks, 1)
         coverage[place] += 1
-    best, labels = np.full(run.image_size, -1, np.float32), np.zeros(run.image_size, int)
+    best, labels = np.full(run.image_size, -1, np.float32), np.zeros(run.image_size, np.int32)
     for k, scores in enumerate(total):  # class by class: an image may be large
         value = bilinear((scores / coverage)[: size[0], : size[1]], run.image_size)
         labels[value > best] = k
@@ -186,79 +214,90 @@ def label_map(run: Run) -> Array:
     return labels
 
 
-def semantic(run: Run) -> list[Segment]:
+def semantic(run: Run) -> Iterator[Segment]:
     """Semantic segments: one for each class that occurs."""
     labels = label_map(run)
-    return [Segment(int(k), None, labels == k) for k in np.unique(labels)]
+    for k in np.bincount(labels.ravel()).nonzero()[0]:
+        yield Segment.of(int(k), None, labels == k)
 
 
-def instance(run: Run) -> list[Segment]:
-    """Instances: the best (query, class) pairs, best first. Score: p(class) times mean p(mask) inside the mask."""
+def instance(run: Run) -> Iterator[Segment]:
+    """Instances: the best (query, class) pairs. Score: p(class) times mean p(mask) inside the mask."""
     if run.meta['postprocess_in_graph']:
-        labels, scores, masks = (run.outputs[name][0] for name in ('labels', 'scores', 'masks'))
-        masks = run.labels_to_image(masks)
-        found = [Segment(int(k), float(s), m) for k, s, m in zip(labels, scores, masks, strict=True)]
-    else:
-        probs = softmax(run.outputs['class_logits'][0])[:, :-1]
-        found = []
-        for pair in np.argsort(-probs, axis=None, kind='stable')[: run.meta['max_per_image']]:
-            query, label = divmod(int(pair), probs.shape[1])
-            logits = run.to_image(run.outputs['mask_logits'][0, query])
-            inside = logits > 0
-            quality = sigmoid(logits)[inside].sum() / (inside.sum() + 1e-6)
-            found.append(Segment(label, float(probs[query, label] * quality), inside))
-    return sorted(found, key=lambda segment: -(segment.score or 0))
+        for label, score, mask in zip(*(run.outputs[name][0] for name in ('labels', 'scores', 'masks')), strict=True):
+            yield Segment.of(int(label), float(score), run.labels_to_image(mask))
+        return
+    probs = softmax(run.outputs['class_logits'][0])[:, :-1]
+    for pair in np.argsort(-probs, axis=None, kind='stable')[: run.meta['max_per_image']]:
+        query, label = divmod(int(pair), probs.shape[1])
+        logits = run.to_image(run.outputs['mask_logits'][0, query])
+        inside = logits > 0
+        quality = sigmoid(logits)[inside].sum() / (inside.sum() + 1e-6)
+        yield Segment.of(label, float(probs[query, label] * quality), inside)
 
 
-def panoptic(run: Run) -> list[Segment]:
+def panoptic(run: Run) -> Iterator[Segment]:
     """Panoptic segments without overlap, in the order of queries; all stuff of a class is one segment."""
     if run.meta['postprocess_in_graph']:
         ids, labels, scores = (run.outputs[name][0] for name in ('segment_ids', 'labels', 'scores'))
         segment_map = run.labels_to_image(run.outputs['segment_map'][0])
-        return [Segment(int(labels[q]), float(scores[q]), segment_map == ids[q]) for q in ids.nonzero()[0]]
+        for q in ids.nonzero()[0]:
+            yield Segment.of(int(labels[q]), float(scores[q]), segment_map == ids[q])
+        return
     probs = softmax(run.outputs['class_logits'][0])
     labels, scores = probs.argmax(-1), probs.max(-1)
     kept = ((labels < probs.shape[1] - 1) & (scores > run.meta['score_thr'])).nonzero()[0]
-    best, winner = np.full(run.image_size, -1, np.float32), np.full(run.image_size, -1)
-    insides = {}
+    best, winner = np.full(run.image_size, -1, np.float32), np.zeros(run.image_size, np.int16)
+    inside = np.zeros(len(scores), int)
     for q in kept:
         masks = sigmoid(run.to_image(run.outputs['mask_logits'][0, q]))
-        insides[q] = masks >= 0.5
-        winner[scores[q] * masks > best] = q
-        best = np.maximum(scores[q] * masks, best)
-    found: list[Segment] = []
+        inside[q] = (masks >= 0.5).sum()
+        masks *= scores[q]
+        winner[masks > best] = q
+        np.maximum(masks, best, out=best)
+    won = np.bincount(winner.ravel(), minlength=len(scores))
+    winner[best < (scores / 2)[winner]] = -1  # p(mask) of the winner is below one half
+    final = np.bincount(winner.ravel() + 1, minlength=len(scores) + 1)[1:]
+    found: dict[tuple[int, int], list[int]] = {}  # queries of each segment
     for q in kept:
-        won, mask = winner == q, (winner == q) & insides[q]
-        if not mask.any() or won.sum() / insides[q].sum() < run.meta['overlap_thr']:
-            continue
-        same = [i for i, s in enumerate(found) if s.label == labels[q] >= run.meta['num_things']]
-        if same:
-            found[same[0]] = Segment(int(labels[q]), found[same[0]].score, found[same[0]].mask | mask)
-        else:
-            found.append(Segment(int(labels[q]), float(scores[q]), mask))
-    return found
+        if final[q] and won[q] / inside[q] >= run.meta['overlap_thr']:
+            is_thing = labels[q] < run.meta['num_things']
+            found.setdefault((int(labels[q]), int(q) if is_thing else -1), []).append(int(q))
+    for (label, _), queries in found.items():
+        yield Segment.of(label, float(scores[queries[0]]), np.isin(winner, queries))
 
 
 SEGMENTS = dict(semantic=semantic, instance=instance, panoptic=panoptic)
+Network = Callable[[Array], dict[str, Array]]  # from images (1, 3, H, W) to outputs by name
 
 
-def open_model(path: Path) -> tuple[onnxruntime.InferenceSession, dict[str, Any]]:
-    """Open an ONNX file; return its session and metadata."""
-    if not path.is_file():
-        raise ValueError(f'model {path} does not exist: tools/export.py writes one')
+def open_onnx(path: Path) -> tuple[Network, dict[str, Any]]:
+    """Open an ONNX file; return its network and metadata."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # no warnings about float16 on a CPU
     providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
     session = onnxruntime.InferenceSession(str(path), options, providers=providers)
     text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    meta = json.loads(text) if text else {}
+    inputs, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+
+    def network(images: Array) -> dict[str, Array]:
+        return dict(zip(names, session.run(None, {inputs: images}), strict=True))
+
+    return network, json.loads(text) if text else {}
+
+
+def open_model(path: Path) -> tuple[Network, dict[str, Any]]:
+    """Open a file of tools/export.py; return its network and metadata."""
+    if not path.is_file():
+        raise ValueError(f'model {path} does not exist: tools/export.py writes one')
+    network, meta = open_onnx(path)
     if meta.get('format') != FORMAT:
         raise ValueError(f'model {path} has metadata of format {meta.get("format")}, read is {FORMAT}: export it again')
-    return session, meta
+    return network, meta
 
 
-def segment(session: onnxruntime.InferenceSession, meta: dict[str, Any], image: Image.Image) -> list[Segment]:
-    """Segment an RGB image."""
+def segment(network: Network, meta: dict[str, Any], image: Image.Image) -> list[Segment]:
+    """Segment an RGB image; instances are sorted, best first. Segments without a pixel in the image are left out."""
     windows, resized_size = inputs(image, meta)
     if len(windows) > 1 and meta['postprocess_in_graph']:
         raise ValueError(
@@ -266,21 +305,19 @@ def segment(session: onnxruntime.InferenceSession, meta: dict[str, Any], image: 
             f'not in the outputs of this file: export it without --with-postprocess'
         )
     # one by one, so that memory does not grow with the number of windows
-    outputs = [session.run(None, {meta['input']['name']: window[None]}) for window in windows]
-    names = [output.name for output in session.get_outputs()]
-    joined = {name: np.concatenate(parts) for name, *parts in zip(names, *outputs, strict=True)}
-    return SEGMENTS[meta['task']](Run(joined, meta, resized_size, (image.height, image.width)))
+    outputs = [network(window[None]) for window in windows]
+    joined = {name: np.concatenate([output[name] for output in outputs]) for name in outputs[0]}
+    found = SEGMENTS[meta['task']](Run(joined, meta, resized_size, (image.height, image.width)))
+    return sorted((one for one in found if one.area), key=lambda one: -(one.score or 0) * (meta['task'] == 'instance'))
 
 
 def described(found: Segment, meta: dict[str, Any]) -> dict[str, Any]:
     """Convert a segment to JSON types; box (x, y, w, h) in pixels."""
-    flat = found.mask.flatten(order='F')
-    changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
-    counts = np.diff(changes, prepend=0).tolist()
     left, top, right, bottom = Image.fromarray(found.mask).getbbox() or (0, 0, 0, 0)
     return dict(
-        label=found.label, class_name=meta['classes'][found.label], score=found.score, area=int(found.mask.sum()),
-        bbox=[left, top, right - left, bottom - top], segmentation=dict(size=list(found.mask.shape), counts=counts),
+        label=found.label, class_name=meta['classes'][found.label], score=found.score, area=found.area,
+        bbox=[left, top, right - left, bottom - top],
+        segmentation=dict(size=list(found.size), counts=found.counts.tolist()),
     )  # fmt: skip
 
 
@@ -291,14 +328,16 @@ def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> 
         thing = meta['task'] == 'instance' or found.label < meta['num_things']
         own = meta['palette'][found.label : found.label + 1]
         colour = own[0] if own and not thing else COLOURS[i % len(COLOURS)]
-        pixels[found.mask] = 0.45 * pixels[found.mask] + 0.55 * np.array(colour, np.float32)
-        around = [np.roll(found.mask, step, axis) for axis in (0, 1) for step in (-1, 1)]
-        pixels[found.mask & ~np.logical_and.reduce(around)] = colour
+        mask = found.mask
+        pixels[mask] = 0.45 * pixels[mask] + 0.55 * np.array(colour, np.float32)
+        around = [np.roll(mask, step, axis) for axis in (0, 1) for step in (-1, 1)]
+        pixels[mask & ~np.logical_and.reduce(around)] = colour
     picture = Image.fromarray(pixels.round().astype(np.uint8))
     pen = ImageDraw.Draw(picture)
     font = ImageFont.load_default(size=max(12, min(picture.size) // 36))
     for found in segments:
-        rows, cols = found.mask.nonzero()
+        step = -(-max(found.size) // 1000)  # precise enough for the place of a name
+        rows, cols = (step * places for places in found.mask[::step, ::step].nonzero())
         name = meta['classes'][found.label]
         left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
         if len(rows) == 0 or right - left > np.ptp(cols) or bottom - top > np.ptp(rows):
@@ -343,9 +382,9 @@ def main() -> None:
     args = parser.parse_args()
     try:
         check_arguments(args)
-        session, meta = open_model(args.model)
+        network, meta = open_model(args.model)
         image = read_image(args.image)
-        segments = segment(session, meta, image)
+        segments = segment(network, meta, image)
         picture = io.BytesIO()
         drawn(image, [s for s in segments if s.score is None or s.score >= args.score_thr], meta).save(picture, 'PNG')
         result = dict(image=args.image.name, task=meta['task'], segments=[described(s, meta) for s in segments])

@@ -13,6 +13,9 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
+from torch import nn
+
+from eomt_mm.models.heads import EoMTSegHead
 
 # Prefixes of lines that go to the log file only: environment, config, order of hooks, and others no user acts on.
 FILE_ONLY = (
@@ -77,4 +80,14 @@ def build_runner(cfg: Config) -> Runner:
     is_target = own.suffix == '.py' and own.is_file() and target.is_file() and target.samefile(own)
     if is_target and _is_written_by_hand(own.read_text()):
         raise ValueError(f'{own} lies in the work dir, where the run writes its whole config: give another --work-dir')
-    return RUNNERS.build(cfg) if 'runner_type' in cfg else TerseConsole.from_cfg(cfg)
+    runner: Runner = RUNNERS.build(cfg) if 'runner_type' in cfg else TerseConsole.from_cfg(cfg)
+    if 'decode_head' in cfg.get('model', {}) and 'keep_scores' not in cfg.model.decode_head:
+        leave_out_scores(runner.model)
+    return runner
+
+
+def leave_out_scores(model: nn.Module | dict[str, Any]) -> None:
+    """Let a semantic model predict labels only, which metrics read. Scores of 150 classes take 600 bytes per pixel."""
+    for head in model.modules() if isinstance(model, nn.Module) else ():  # sharded models are built later
+        if isinstance(head, EoMTSegHead):
+            head.keep_scores = False

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import weakref
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from eomt_mm.core.postprocess import (
     Segment,
     ToImage,
     areas,
+    instance_parts,
     instance_prediction,
     max_of_parts,
     panoptic_prediction,
@@ -183,6 +185,46 @@ def test_only_kept_masks_are_resized() -> None:
     panoptic_prediction(class_logits, blocks(*[(0, 8)] * 4), counting, THINGS)
     instance_prediction(class_logits[:, [0, 7]], blocks(*[(0, 8)] * 4), counting, max_per_image=3)
     assert sum(seen) == 2 + 3
+
+
+def test_maps_of_large_images_are_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part, here of three maps, while the one before it may still be in use, whatever the number of queries."""
+    monkeypatch.setattr(postprocess, 'PART_BYTES', 3 * 4 * 30 * 40)
+    parts: list[weakref.ref[Tensor]] = []
+
+    def to_image(maps: Tensor) -> Tensor:
+        assert sum(part() is not None for part in parts) <= 1 and len(maps) <= 3
+        large = resize(maps, (30, 40))
+        parts.append(weakref.ref(large))
+        return large
+
+    logits = sharp_case(0, queries=60)
+    assert panoptic_prediction(*logits, to_image, THINGS)[1]
+    assert len(instance_prediction(*logits, to_image).labels) == 100
+    assert len(parts) > 20
+
+
+def test_instances_below_a_score_are_left_out_before_their_masks_are_resized() -> None:
+    seen: list[int] = []
+
+    def counting(maps: Tensor) -> Tensor:
+        seen.append(len(maps))
+        return maps
+
+    for seed in range(10):
+        logits = sharp_case(seed)
+        whole = instance_prediction(*logits, identity)
+        for score in (0.05, 0.3, whole.scores[3].item(), 0.9):
+            seen.clear()
+            found = list(instance_parts(*logits, counting, min_score=score))
+            kept = whole.scores >= score
+            assert torch.equal(torch.cat([part.labels for part in found]), whole.labels[kept])
+            assert torch.equal(torch.cat([part.scores for part in found]), whole.scores[kept])
+            assert torch.equal(torch.cat([part.masks for part in found]), whole.masks[kept])
+            assert sum(seen) <= (logits[0].softmax(-1)[:, :-1].amax(1) > 0.99 * score).sum()
+    seen.clear()
+    assert [len(part.masks) for part in instance_parts(*sharp_case(0), counting, min_score=1.1)] == [0]
+    assert seen == [0]
 
 
 @pytest.mark.parametrize('max_per_image', [20, 100])

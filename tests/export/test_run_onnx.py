@@ -142,7 +142,7 @@ def test_alone_it_writes_picture_and_json(exported: Any, tmp_path: Path) -> None
 def test_full_and_empty_masks_have_run_lengths() -> None:
     runner, meta = tool('run_onnx'), dict(classes=['thing'])
     for value, counts in ((False, [6]), (True, [0, 6])):
-        entry = runner.described(runner.Segment(0, 1.0, np.full((2, 3), value)), meta)
+        entry = runner.described(runner.Segment.of(0, 1.0, np.full((2, 3), value)), meta)
         assert entry['segmentation'] == dict(size=[2, 3], counts=counts) and entry['area'] == 6 * value
 
 
