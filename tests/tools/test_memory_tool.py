@@ -10,9 +10,10 @@ from paths import ROOT
 
 from eomt_mm.apis import load_config
 
+SIZE = (64, 64)
 CONFIG = ROOT / 'configs' / 'eomt' / 'coco' / 'eomt_dinov2-s_24e_coco-panoptic-640.py'
 TINY = {
-    'img_size': 64,
+    'img_size': SIZE[0],
     'model.backbone.depth': 2,
     'model.backbone.embed_dim': 32,
     'model.backbone.num_heads': 2,
@@ -65,19 +66,19 @@ def test_tensors_without_content_cost_what_real_ones_do(memory: Any, tiny: Any, 
         model = memory.build_model(tiny, option, 'cpu')
         memory.head_of(model).criterion.matcher = memory.FirstQueries()
         optimizer = memory.make_optimizer(model)
-        images, targets = memory.make_batch(model, 64, 2, 3)
+        images, targets = memory.make_batch(model, SIZE, 2, 3)
         memory.training_step(model, optimizer, images, targets, option)
-    assert memory.estimated_peak(tiny, option, 64, 2, 3) == pytest.approx(live.peak, rel=0.01)
+    assert memory.estimated_peak(tiny, option, SIZE, 2, 3) == pytest.approx(live.peak, rel=0.01)
 
 
 def test_what_parts_keep_is_what_the_forward_pass_leaves_alive(memory: Any, tiny: Any) -> None:
     option = memory.OPTIONS['float32']
-    kept = memory.kept_by_part(tiny, option, 64, 2, 3)
+    kept = memory.kept_by_part(tiny, option, SIZE, 2, 3)
     assert len(kept) == 6 and min(kept.values()) > 0
     with memory.LiveBytes() as live:
         model = memory.build_model(tiny, option, 'cpu')
         memory.head_of(model).criterion.matcher = memory.FirstQueries()
-        images, targets = memory.make_batch(model, 64, 2, 3)
+        images, targets = memory.make_batch(model, SIZE, 2, 3)
         before = live.now
         loss = memory.forward_loss(model, images, targets, False)
         assert sum(kept.values()) == live.now - before - loss.nbytes + images.nbytes  # the patch kernel keeps these
@@ -86,7 +87,7 @@ def test_what_parts_keep_is_what_the_forward_pass_leaves_alive(memory: Any, tiny
 @pytest.mark.slow
 def test_every_option_saves_memory(memory: Any, tiny: Any) -> None:
     def peak(**option: bool) -> int:
-        return memory.estimated_peak(tiny, memory.Option(**option), 64, 4, 3)
+        return memory.estimated_peak(tiny, memory.Option(**option), SIZE, 4, 3)
 
     plain, both = peak(), peak(blocks=True, predictions=True)
     assert both < min(peak(blocks=True), peak(predictions=True)) < plain
@@ -105,7 +106,7 @@ def test_without_a_device_peaks_are_estimates(
     memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(memory, 'estimated_peak', lambda cfg, option, *sizes: sum(sizes) * GIB)
+    monkeypatch.setattr(memory, 'estimated_peak', lambda cfg, option, size, *numbers: (size[0] + sum(numbers)) * GIB)
     head, _, *body = rows(memory, monkeypatch, capsys, '--batch', '2', '1', '--targets', '3')
     assert head == ['peak memory of a training step in GiB, estimated', *memory.OPTIONS]
     assert [row[:2] for row in body] == [[f'{CONFIG.stem}, batch 2', '69.0'], [f'{CONFIG.stem}, batch 1', '68.0']]
