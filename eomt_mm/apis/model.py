@@ -93,6 +93,8 @@ def import_for(
             class_order=class_order_for(meta.get('classes'), num_things), readable=readable,
         )  # fmt: skip
     except ValueError as error:
+        if '--' not in str(error):
+            raise
         raise ValueError(f'{error}\n(flags are those of {readable.converter} SRC DST --config CONFIG)') from error
 
 

@@ -14,10 +14,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from inferencer_models import small_config
 from mmengine.runner import CheckpointLoader
 from PIL import Image
 from safetensors.torch import save, save_file
 
+from eomt_mm.apis import init_model
 from eomt_mm.checkpoints.files import local_path, read_checkpoint, read_names
 from eomt_mm.engine.resuming import check_whole
 from eomt_mm.hosts.install import install
@@ -144,6 +146,13 @@ def test_other_kinds_are_named_when_a_run_is_resumed(tmp_path: Path) -> None:
         (tmp_path / 'iter_1.pth').write_bytes(KINDS[kind][0]())
         with pytest.raises(ValueError, match=rf'iter_1\.pth .*{KINDS[kind][1]}.*no whole one'):
             check_whole(tmp_path / 'iter_1.pth')
+
+
+def test_inference_says_the_same(tmp_path: Path) -> None:
+    (tmp_path / 'x.pth').write_bytes(LFS)
+    with pytest.raises(ValueError, match='pointer of Git LFS') as error:
+        init_model(small_config('panoptic'), tmp_path / 'x.pth')
+    assert '\n' not in str(error.value)
 
 
 def test_folders_are_no_files(tmp_path: Path) -> None:
