@@ -31,7 +31,8 @@ def homes(package: str) -> dict[str, tuple[str, ...]]:
     return {**getattr(module, 'PUBLIC', {}), '': tuple(module.__all__)}
 
 
-@pytest.mark.parametrize('package', PACKAGES)
+# Gradio takes 5 seconds to import; tests of the page import its names.
+@pytest.mark.parametrize('package', [pytest.param(p, marks=pytest.mark.slow) if p == 'web' else p for p in PACKAGES])
 def test_names_exist(package: str) -> None:
     public = homes(package)
     module = importlib.import_module(f'eomt_mm.{package}')

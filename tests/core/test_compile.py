@@ -56,8 +56,9 @@ def check_inference(family: str, backend: str) -> None:
             assert_same(compiled(images(batch)), network(images(batch)))
 
 
-@pytest.mark.parametrize('backend', ['eager', pytest.param('aot_eager', marks=pytest.mark.slow)])
-@pytest.mark.parametrize('family', [FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow  # the contract's exported programs take any batch size, too
+@pytest.mark.parametrize('backend', ['eager', 'aot_eager'])
+@pytest.mark.parametrize('family', FAMILIES)
 def test_inference_is_one_graph_for_all_batch_sizes(family: str, backend: str) -> None:
     check_inference(family, backend)
 

@@ -120,6 +120,7 @@ def test_half_is_near_float32(task: str, family: int, run: Any, tmp_path: Path) 
         assert found.dtype == np.float32 and relative(torch.from_numpy(found), expected) < 3e-2
 
 
+@pytest.mark.slow
 def test_random_weights_are_told_and_large_ones_lie_beside_the_file(
     run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

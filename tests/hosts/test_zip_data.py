@@ -222,6 +222,7 @@ def test_forked_workers_read_the_same_bytes(
     assert list(loader) == [(coco_root / name).read_bytes() for name in names] * 5
 
 
+@pytest.mark.slow
 def test_spawned_worker_reads_the_same_bytes(coco_root: Path, coco_zips: Path) -> None:
     names = files_below(coco_root)
     dataset = Contents([f'zip://{coco_zips}/{name}' for name in names])
