@@ -99,10 +99,11 @@ def test_every_form_is_a_model_and_what_the_runner_reads(saved: dict[str, Any], 
         assert equal(torch.load(path, weights_only=True)['state_dict'], state), form
 
 
-def test_flags_are_those_of_the_projects_converter(saved: dict[str, Any], tmp_path: Path) -> None:
+def test_another_number_of_queries_is_named_with_the_override(saved: dict[str, Any], tmp_path: Path) -> None:
     cfg = config(tmp_path / 'work', **{'model.panoptic_head.num_queries': 9})
-    with pytest.raises(ValueError, match=r'queries: 10 in the file, 9 (.|\n)*projects/videomt/tools/convert_videomt'):
+    with pytest.raises(ValueError, match=r'queries: 10 in the file, 9 .*num_queries=10') as error:
         init_model(cfg, saved['folder'])
+    assert 'convert_' not in str(error.value)  # nothing that a flag of the converter would change
 
 
 def test_models_of_images_do_not_read_those_of_videos(saved: dict[str, Any]) -> None:
