@@ -24,7 +24,7 @@ from eomt_mm.web.results import (
 
 HINT = 'Choose an image, then press <b>Segment</b>.'
 OPACITY = 0.55
-SESSIONS = 4  # whose last result is kept in memory, to be drawn with another opacity; up to 400 MB each
+SESSIONS = 4  # whose last result is kept in memory, to be drawn with another opacity; up to 50 MB each
 MAX_UPLOAD = 50 * 2**20  # bytes
 MAX_WAITING = 16  # requests in the queue
 CSS = """
