@@ -77,13 +77,13 @@ def test_inferencer(kind: str, least: int, options: dict[str, Any], make: Make) 
     assert per_pixel(lambda image: inferencer(image, **options)) < BOUND
 
 
-def test_evaluation_keeps_a_byte_per_instance_and_pixel(make: Make) -> None:
+def test_evaluation_keeps_a_byte_per_instance_and_pixel(make: Make, tmp_path: Path) -> None:
     """Average precision needs all ``max_per_image`` instances."""
     inferencer = make('instance')
     model, number = inferencer.model, inferencer.head.max_per_image
 
     def evaluate(image: np.ndarray) -> None:
-        evaluator = Evaluator(InstanceAP())
+        evaluator = Evaluator(InstanceAP(out_dir=str(tmp_path), format_only=True))
         evaluator.dataset_meta = dict(inferencer.meta)
         ((_, data),) = inferencer.preprocess([ImageInput('x', pixels=lambda: image)])
         data['data_samples'][0].set_metainfo(dict(img_id=1))
