@@ -137,10 +137,13 @@ def file_pixels(content: bytes) -> np.ndarray | None:
     Raises:
         OSError, ValueError: Pillow cannot.
     """
-    if bits_per_channel(content) <= 8 and _differs_in_opencv(content):
+    bits = bits_per_channel(content)
+    if bits <= 8 and _differs_in_opencv(content):
         with Image.open(BytesIO(content)) as image:
             return pil_pixels(image)
-    return cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    # Floats and numbers of 32 bits are refused by their type, but OpenCV fails to convert them to colours.
+    flags = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH if bits <= 16 else cv2.IMREAD_UNCHANGED
+    return cv2.imdecode(np.frombuffer(content, np.uint8), flags)
 
 
 def _differs_in_opencv(content: bytes) -> bool:

@@ -177,6 +177,14 @@ def test_floats_and_booleans_are_refused(image: Any, monkeypatch: pytest.MonkeyP
             in_pipeline_of_hosts(image)
 
 
+@pytest.mark.parametrize('dtype', [np.float32, np.int32])
+def test_files_of_floats_and_long_numbers_are_refused_by_their_type(dtype: Any, tmp_path: Path) -> None:
+    Image.fromarray(RGB[..., 0].astype(dtype) * 300).save(tmp_path / 'deep.tiff')
+    for read in (by_path, *WAYS.values()):
+        with pytest.raises(ValueError, match=f'type {np.dtype(dtype)}|more than 8 bits per channel'):
+            read(tmp_path / 'deep.tiff')
+
+
 def test_arrays_and_tensors_of_all_shapes(monkeypatch: pytest.MonkeyPatch) -> None:
     bgr, four = RGB[..., ::-1], np.dstack([RGB, ALPHA])
     for one in (RGB, four, torch.from_numpy(RGB), torch.from_numpy(four), torch.from_numpy(RGB).permute(2, 0, 1)):
