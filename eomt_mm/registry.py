@@ -50,8 +50,9 @@ METRICS = _child(
 )  # fmt: skip
 HOOKS = _child(
     'hook', MMENGINE_HOOKS,
-    'engine.checkpoint_fit', 'engine.checkpointing', 'engine.guard', 'engine.layer_metrics', 'engine.mask_annealing',
-    'engine.pictures', 'engine.query_limit', 'engine.run_log', 'engine.stop', 'engine.total_batch',
+    'engine.checkpoint_fit', 'engine.checkpointing', 'engine.folder_check', 'engine.guard', 'engine.layer_metrics',
+    'engine.mask_annealing', 'engine.pictures', 'engine.query_limit', 'engine.run_log', 'engine.stop',
+    'engine.total_batch',
 )  # fmt: skip
 LOOPS = _child('loop', MMENGINE_LOOPS, 'engine.train_loop')
 RUNNERS = _child('runner', MMENGINE_RUNNERS, 'engine.sharding.runner')

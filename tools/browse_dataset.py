@@ -58,7 +58,9 @@ from tqdm import tqdm
 
 from eomt_mm.core.geometry import Padding, pad_bottom_right
 from eomt_mm.core.targets import check_labels
+from eomt_mm.datasets.host_folders import check_host_folders
 from eomt_mm.datasets.sampling import SeededDataset
+from eomt_mm.engine.query_limit import datasets_in
 from eomt_mm.models.predictions import drawn_ground_truth, has_void
 from eomt_mm.models.sample_targets import source_of
 from eomt_mm.visualization import (
@@ -94,6 +96,8 @@ def build_dataset(cfg: Config, split: str, seed: int, pipeline_of: str | None = 
     if pipeline_of:
         loader.dataset.pipeline = cfg[f'{pipeline_of}_dataloader'].dataset.pipeline
     dataset = SeededDataset(DATASETS.build(loader.dataset), seed)
+    for one in datasets_in(dataset):
+        check_host_folders(one)
     if not len(dataset):
         raise ValueError(f'the data set of {split}_dataloader is empty: check its data_root, ann_file, data_prefix')
     return dataset

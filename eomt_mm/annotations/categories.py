@@ -56,6 +56,61 @@ def crowds_text(flags: Iterable[bool], path: str) -> tuple[str, bool]:
     return text + hint * is_many, is_many
 
 
+def unused_categories_texts(
+    data: Mapping[str, Any], categories: Sequence[Mapping[str, Any]], used: Collection[Any], path: str
+) -> tuple[str, str]:
+    """Describe annotated categories that are no classes, and classes without annotations; '' if there are none.
+
+    Args:
+        data: content of the JSON.
+        categories: of the classes.
+        used: ids of the categories that have annotations.
+        path: of the JSON.
+    """
+    ids = {category['id'] for category in categories}
+    others = [one['name'] for one in data['categories'] if one['id'] in used and one['id'] not in ids]
+    unused = [category['name'] for category in categories if category['id'] not in used]
+    left_out = (
+        f'{path}: {len(others)} annotated categories are not among the classes and are left out: {_first(others)}'
+    )
+    not_learnt = (
+        f'{path}: {len(unused)} of {len(categories)} classes have no annotation, so training cannot learn them: '
+        f'{_first(unused)}. If they should have some, check metainfo.classes and the categories of the annotations'
+    )
+    return left_out * bool(others), not_learnt * bool(unused)
+
+
+def _first(names: Sequence[str]) -> str:
+    return ', '.join(names[:MAX_NAMES]) + (', ...' if len(names) > MAX_NAMES else '')
+
+
+def left_out_text(num_kept: int, items: Sequence[Item], filter_cfg: Mapping[str, Any], path: str) -> str:
+    """Describe how many images `images_to_train_on` drops; '' if it keeps all."""
+    count, min_size = len(items) - num_kept, filter_cfg.get('min_size', 0)
+    text = (
+        f'{path}: {count} of {len(items)} images are left out of training: they have no target (annotations of these '
+        f'classes that are no crowds){f", or a side below {min_size}" * bool(min_size)}'
+    )
+    return text * bool(count)
+
+
+def repeated_stuff_text(items: Sequence[Item], path: str) -> str:
+    """Describe images with several segments of a stuff class, of which models predict one; '' if there are none."""
+    repeated = [item for item in items if _repeats_stuff(item['segments_info'])]
+    if not repeated:
+        return ''
+    return (
+        f'{path}: {len(repeated)} of {len(items)} images have several segments of one stuff class, such as '
+        f'{repeated[0]["img_path"]}: models predict one per class, so that the others count as missed; give them one '
+        'id in json and PNG'
+    )
+
+
+def _repeats_stuff(segments: Sequence[Mapping[str, Any]]) -> bool:
+    stuff = [segment['category'] for segment in segments if not (segment['is_thing'] or segment['iscrowd'])]
+    return len(set(stuff)) < len(stuff)
+
+
 def only_crowds(flags: Iterable[Any]) -> str:
     """Error text if all annotations are crowds; '' if any is not a crowd, or there are none."""
     found = list(flags)
@@ -97,9 +152,12 @@ def categories_by_name(
     missing = [name for name, same in found.items() if not same]
     if missing:
         names = [category['name'] for category in data['categories']]
+        alike = {name.strip().casefold(): name for name in names}
+        meant = {name: alike[name.strip().casefold()] for name in missing if name.strip().casefold() in alike}
+        hint = f'In other letters: {meant}. ' if meant else ''
         raise ValueError(
             f'{len(missing)} of the {len(classes)} classes are not among the {len(names)} categories of {path}. '
-            f'Missing: {missing}. There: {names}. Pass metainfo=dict(classes=...), for panoptic data also '
+            f'Missing: {missing}. There: {names}. {hint}Pass metainfo=dict(classes=...), for panoptic data also '
             'thing_classes=... and stuff_classes=..., with the names of the file'
         )
     return [_the_one_meant(same, used, path) for same in found.values()]
@@ -165,13 +223,11 @@ def check_things_first(categories: list[dict[str, Any]], metainfo: dict[str, Any
 
 
 def segments_of_classes(annotation: Mapping[str, Any], label_of: Collection[Any]) -> list[dict[str, Any]]:
-    """Select the segments of a panoptic annotation whose category is in ``label_of`` and that have a pixel."""
-    # An area of 0 means no pixel. A box narrower than 1 does not, so unlike in mmdet, such segments are kept.
-    return [
-        segment
-        for segment in annotation['segments_info']
-        if segment['category_id'] in label_of and segment.get('area') != 0
-    ]
+    """Select the segments of a panoptic annotation whose category is in ``label_of``.
+
+    Unlike in mmdet, they are kept whatever their area and box: the PNG says which have pixels.
+    """
+    return [segment for segment in annotation['segments_info'] if segment['category_id'] in label_of]
 
 
 def png_name(annotation: Mapping[str, Any], image: Mapping[str, Any], suffix: str = '.png') -> str:

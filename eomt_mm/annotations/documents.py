@@ -13,6 +13,7 @@ from typing import Any, TypedDict, TypeVar
 import msgspec
 
 from eomt_mm.annotations.masks import MAX_SIDE, NORMALISED, Defect, box, examine
+from eomt_mm.fileio.foreign_files import NUM_BYTES, foreign_kind
 
 BOM = b'\xef\xbb\xbf'
 # Segment ids have three bytes.
@@ -23,6 +24,8 @@ Document = TypeVar('Document')
 Id = int | float | str
 Number = int | float
 Flag = bool | int | float | None
+# VIA writes [] for the box and the area of points and lines.
+Area = float | list[Any] | None
 
 
 class RunLengths(TypedDict):
@@ -69,7 +72,7 @@ class Segment(TypedDict, total=False):
     id: int
     category_id: int
     iscrowd: Flag
-    area: float | None
+    area: Area
     bbox: list[float] | None
 
 
@@ -81,7 +84,7 @@ class Instance(TypedDict, total=False):
     category_id: Id
     segmentation: Mask
     bbox: list[float] | None
-    area: float | None
+    area: Area
     iscrowd: Flag
     ignore: Flag
     segments_info: list[Any]  # belongs to the panoptic format; read so that the error can name it
@@ -151,6 +154,8 @@ def parse(content: bytes, form: type[Document], path: str) -> Document:
         place = place.strip('`').removeprefix('$').removeprefix('.') or 'the document'
         raise ValueError(f'{path}: {place}: {what[0].lower()}{what[1:]}; correct the file') from error
     except (ValueError, RecursionError) as error:
+        if kind := foreign_kind(content[:NUM_BYTES]):
+            raise ValueError(f'annotation file {path} {kind}') from error
         raise ValueError(f'annotation file {path} is not valid json ({error}): download or convert it again') from error
 
 
@@ -239,10 +244,16 @@ def check_size(height: Number, width: Number, whose: str) -> tuple[int, int]:
 
 
 def check_file_names(images: Iterable[Image], path: str) -> None:
-    """Check that images have file names; metrics do not need them."""
+    """Check that images have file names, which metrics do not need; backslashes in them become slashes."""
     for image in images:
-        if 'file_name' not in image:
+        if not image.get('file_name'):
             raise ValueError(f'{path}: image {image} needs "file_name"')
+        image['file_name'] = local_name(image['file_name'])
+
+
+def local_name(name: str) -> str:
+    """Return a file name with slashes in place of the backslashes of Windows."""
+    return name.replace('\\', '/')
 
 
 def check_categories(categories: Iterable[Category | PanopticCategory], needed: Collection[str], path: str) -> None:
@@ -272,8 +283,7 @@ def check_segments(segments: Iterable[Segment], image: Id | None, path: str) -> 
                 f'{path}: segment ids of image {image} must be unique and in [1, {NUM_SEGMENTS - 1}]; 0 is void'
             )
         ids.add(id_)
-        problem = _box_problem(segment.get('bbox')) or _area_problem(segment.get('area'))
-        if problem:
+        if problem := _value_problem(segment):
             raise ValueError(f'{path}: segment {id_} of image {image} {problem}')
 
 
@@ -288,16 +298,22 @@ def _check_panoptic(
         if image in seen:
             raise ValueError(f'{path}: image {image} has two annotations; keep one')
         seen.add(image)
+        if name := annotation.get('file_name'):
+            annotation['file_name'] = local_name(name)
         check_segments(segments, image, path)
         unknown = {segment['category_id'] for segment in segments} - categories
         if unknown:
-            raise ValueError(f'{path}: image {image} has segments of categories {sorted(unknown)}, not in "categories"')
+            raise ValueError(
+                f'{path}: image {image} has segments of categories {sorted(unknown)}, which are not in "categories": '
+                'correct them'
+            )
 
 
 def unknown_id(key: str, value: Any, known: Collection[Any], of_what: str) -> str:
     """Error text for a reference to an id that does not exist; names both types if they differ."""
     types = sorted({type(one).__name__ for one in known})
-    differs = f' ({type(value).__name__}, those are {" or ".join(types)})' if type(value).__name__ not in types else ''
+    kind = type(value).__name__
+    differs = f' ({kind}, those are {" or ".join(types)})' if types and kind not in types else ''
     return f'has {key} {value!r}, which none of the {len(known)} {of_what} has{differs}: remove it, or correct the ids'
 
 
@@ -307,6 +323,8 @@ def _need_parts(data: Any, annotated: bool, path: str, example: str) -> None:
     missing = [key for key in ('images', 'categories', 'annotations') if key not in data]
     if missing:
         raise ValueError(f'{path} has no {missing}: give a json in {example}')
+    if not data['images']:
+        raise ValueError(f'{path} lists no images: give a json in {example}')
 
 
 def _check_instance(annotation: Instance, names: Mapping[Id, str], categories: Collection[Id], path: str) -> None:
@@ -314,22 +332,30 @@ def _check_instance(annotation: Instance, names: Mapping[Id, str], categories: C
     if image is None or image not in names:
         problem = unknown_id('image_id', image, names, 'images')
     elif category not in categories:
-        problem = f'of {names[image]} has category_id {category!r}, which is not in "categories"'
+        problem = f'of {names[image]} {unknown_id("category_id", category, categories, "categories")}'
     else:
-        found = _box_problem(annotation.get('bbox')) or _area_problem(annotation.get('area'))
+        found = _value_problem(annotation)
         problem = found and f'of {names[image]} {found}'
     if problem:
         raise ValueError(f'{path}: annotation {annotation.get("id")} {problem}')
 
 
-def _box_problem(given: list[float] | None) -> str:
-    if given is None or (len(given) == 4 and math.isfinite(sum(given))):
+def _value_problem(entry: Instance | Segment) -> str:
+    """What is wrong with box, area and flags of an annotation or a segment; '' if nothing is."""
+    box, area = entry.get('bbox'), entry.get('area')
+    if box and not (len(box) == 4 and math.isfinite(sum(box))):
+        return f'has bbox {box}: it needs [x, y, width, height] (pixels)'
+    if area not in (None, []) and (isinstance(area, list) or not 0 <= area < math.inf):
+        return f'has area {area}: give pixels, or leave it out'
+    return flag_problem(entry)
+
+
+def flag_problem(entry: Mapping[str, Any]) -> str:
+    """Error text for a flag that is NaN, which Python takes for true; '' if there is none."""
+    crowd, ignore = entry.get('iscrowd'), entry.get('ignore')
+    if crowd == crowd and ignore == ignore:
         return ''
-    return f'has bbox {given}: it needs [x, y, width, height] (pixels)'
-
-
-def _area_problem(area: float | None) -> str:
-    return '' if area is None or 0 <= area < math.inf else f'has area {area}: give pixels, or leave it out'
+    return f'has {"iscrowd" if crowd != crowd else "ignore"} NaN: give 0 or 1, or leave it out'
 
 
 def _normalise_masks(
@@ -352,7 +378,7 @@ def _normalise_masks(
                 left_out.append(annotation)
                 continue
             annotation['segmentation'] = mask  # type: ignore[typeddict-item]
-            if annotation.get('bbox') is None:
+            if not annotation.get('bbox'):
                 annotation['bbox'] = box(mask, sizes[image])
         kept.append(annotation)
     if left_out:

@@ -88,9 +88,10 @@ class FolderLayout:
         try:
             return sorted_files(folder, list_files)
         except (FileNotFoundError, NotADirectoryError) as error:
+            missing = error if '://' in folder else f'folder {folder} does not exist'  # what a zip holds is in it
             raise FileNotFoundError(
-                f'data_prefix["{key}"]: folder {folder} of the files *{suffix} does not exist ({self.source}): check '
-                'data_root and data_prefix'
+                f'data_prefix["{key}"]: {missing}; it should hold the files *{suffix} ({self.source}): check data_root '
+                'and data_prefix'
             ) from error
 
     def _annotation_files(

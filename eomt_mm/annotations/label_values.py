@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from eomt_mm.fileio.images import stored_values
+
 VOID = 255
 
 
@@ -24,16 +26,30 @@ def label_table(label_ids: Sequence[int]) -> np.ndarray:
     return table
 
 
-def one_channel(values: np.ndarray, path: str) -> np.ndarray:
-    """Return the decoded values of a label map as (H, W); raises ValueError for several channels or other types."""
+def one_channel(values: np.ndarray, path: str, content: bytes) -> np.ndarray:
+    """Return the values of a label map as (H, W), as they are stored.
+
+    Args:
+        values: decoded from ``content``.
+        path: of the file, for messages.
+        content: of the file.
+
+    Raises:
+        ValueError: there are several channels, or values of another type than whole numbers.
+    """
     if values.ndim == 3 and values.shape[2] == 1:
         values = values[..., 0]
     if values.ndim != 2 or values.dtype.kind not in 'biu':
+        hint = 'where its colours stand for classes, convert it first'
+        if values.ndim == 2:
+            hint = 'save it as whole numbers'
+        elif values.shape[2] > 2 and (values[..., :1] == values[..., :3]).all():
+            hint = 'its colours are equal, save one of them'
         raise ValueError(
             f'label map {path} has shape {values.shape}, type {values.dtype}: one channel of whole numbers is '
-            'needed; where its colours stand for classes, convert it first'
+            f'needed; {hint}'
         )
-    return np.asarray(values)
+    return stored_values(np.asarray(values), content)
 
 
 def labels_of(values: np.ndarray, table: np.ndarray | None, path: str, reduce_zero_label: bool = False) -> np.ndarray:

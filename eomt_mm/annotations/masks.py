@@ -135,6 +135,19 @@ def areas(rles: Sequence[RLE]) -> np.ndarray:
     return np.concatenate([np.zeros(0, np.int64), *parts]).astype(np.int64)
 
 
+def is_blank(rle: RLE) -> bool:
+    """Return whether run lengths of a file have no pixel. Damaged ones are not recognised; their sum is not checked."""
+    counts = rle['counts']
+    if isinstance(counts, list):
+        return len(counts) < 4 and not any(counts[1::2])
+    # A blank mask is a single run, whose string is at most this long.
+    return (
+        len(counts) <= MAX_DIGITS
+        and bool(COMPRESSED.fullmatch(counts.encode(errors='replace')))
+        and (len(parse_runs(counts, '')) == 1)
+    )
+
+
 def box(mask: Rings | RLE, size: Size) -> list[float]:
     """Bounding box [x, y, width, height] (pixels) of what `normalise` returned."""
     found: list[float] = mask_api.toBbox(to_rle(mask, size)).tolist()

@@ -5,7 +5,7 @@ R + 256 G + 65536 B; id 0 is void.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import cv2
@@ -57,8 +57,10 @@ def decode_panoptic_png(content: bytes, path: str | Path) -> np.ndarray:
     return ids.astype(np.int32, copy=False)
 
 
-def check_present(path: str | Path, ids: Sequence[int], present: Sequence[bool]) -> None:
-    """Check that the segments which a JSON lists have pixels in their PNG, and warn about those without any.
+def check_present(
+    path: str | Path, ids: Sequence[int], present: Sequence[bool], unlisted: Collection[int] = ()
+) -> None:
+    """Check that the segments which a JSON lists have pixels in their PNG; warn about ids that only one of them has.
 
     A process warns about at most `MAX_NAMED` files; data loaders and metrics may run in several processes.
 
@@ -66,23 +68,28 @@ def check_present(path: str | Path, ids: Sequence[int], present: Sequence[bool])
         path: of the PNG.
         ids: (N,), of the segments.
         present: (N,), whether a segment has a pixel.
+        unlisted: ids in the PNG that the JSON does not list, other than 0.
 
     Raises:
         ValueError: no segment has a pixel.
     """
     missing = [id_ for id_, is_there in zip(ids, present, strict=True) if not is_there]
-    if not missing:
-        return
-    text = f'panoptic PNG {path}: {len(missing)} of the {len(ids)} segments that the json lists have no pixel in it'
-    if len(missing) == len(ids):
-        raise ValueError(
-            f'{text}, such as id {missing[0]}: check that json and folder of PNGs belong together, and that the PNG '
-            'stores ids as R + 256 G + 65536 B'
-        )
-    if len(_named) < MAX_NAMED and str(path) not in _named:
+    parts = []
+    if missing:
+        text = f'{len(missing)} of the {len(ids)} segments that the json lists have no pixel in it'
+        if len(missing) == len(ids):
+            raise ValueError(
+                f'panoptic PNG {path}: {text}, such as id {missing[0]}: check that json and folder of PNGs belong '
+                'together, and that the PNG stores ids as R + 256 G + 65536 B'
+            )
+        parts.append(f'{text}, such as id {missing[0]}: they are left out')
+    if unlisted:
+        found = f'{len(unlisted)} of its ids are not in the json, such as {min(unlisted)}'
+        parts.append(f'{found}: their pixels are void; list them, or set them to 0')
+    if parts and len(_named) < MAX_NAMED and str(path) not in _named:
         _named.add(str(path))
         last = ' (further files are not named in this process)' if len(_named) == MAX_NAMED else ''
-        warnings.warn(f'{text}, such as id {missing[0]}: they are left out{last}', stacklevel=2)
+        warnings.warn(f'panoptic PNG {path}: {"; ".join(parts)}{last}', stacklevel=2)
 
 
 _named: set[str] = set()
@@ -160,7 +167,7 @@ def index_of(values: np.ndarray, ids: np.ndarray) -> np.ndarray:
     return np.where(ids[found] == values, found + 1, 0)
 
 
-def relabel_segments(ids: np.ndarray, segment_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def relabel_segments(ids: np.ndarray, segment_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Renumber the segments of an id map from 1, dropping those without a pixel.
 
     Args:
@@ -168,12 +175,13 @@ def relabel_segments(ids: np.ndarray, segment_ids: np.ndarray) -> tuple[np.ndarr
         segment_ids: (N,), unique ids of the segments to keep; every other id becomes 0.
 
     Returns:
-        (H, W), int32, 0 or k for the k-th segment that has pixels, in the order of ``segment_ids``; and (N,), bool,
-        whether a segment has pixels.
+        (H, W), int32, 0 or k for the k-th segment that has pixels, in the order of ``segment_ids``; (N,), bool, whether
+        a segment has pixels; and (M,), the ids of the map that are not among ``segment_ids``.
     """
     starts = run_starts(ids)
-    index = index_of(ids.ravel()[starts], segment_ids)
+    values = ids.ravel()[starts]
+    index = index_of(values, segment_ids)
     present = np.bincount(index, minlength=len(segment_ids) + 1)[1:] > 0
     number = np.concatenate([[0], np.cumsum(present)]).astype(np.int32)
     lengths = np.diff(starts, append=ids.size)
-    return np.repeat(number[index], lengths).reshape(ids.shape), present
+    return np.repeat(number[index], lengths).reshape(ids.shape), present, np.unique(values[index == 0])

@@ -10,7 +10,7 @@ from PIL import Image
 
 from eomt_mm.annotations.masks import EXIF_HINT
 from eomt_mm.annotations.panoptic_png import check_present, relabel_segments, run_starts
-from eomt_mm.fileio.images import decode_image
+from eomt_mm.fileio.images import decode_image, stored_values
 
 Read = Callable[[str], bytes]  # returns the content of a path
 Size = tuple[int, int]  # (height, width)
@@ -46,7 +46,11 @@ def read_local(path: str) -> bytes:
 
 
 def number_segments(
-    ids: np.ndarray, segments: Sequence[MapSegment], with_crowds: bool, listed_for: str | None = None
+    ids: np.ndarray,
+    segments: Sequence[MapSegment],
+    with_crowds: bool,
+    listed_for: str | None = None,
+    other_ids: Collection[int] | None = None,
 ) -> NumberedSegments:
     """Renumber the segments of a map; drop segments without a pixel.
 
@@ -55,6 +59,8 @@ def number_segments(
         segments: segments with unique values.
         with_crowds: keep crowds; otherwise they are void.
         listed_for: path of the map's PNG if a JSON lists its segments; None if they were found in the map itself.
+        other_ids: values of the JSON's segments that are not in ``segments``; None: values that no segment has are not
+            checked.
 
     Raises:
         ValueError: none of the listed segments has a pixel.
@@ -63,9 +69,11 @@ def number_segments(
     crowds = [segment for segment in segments if segment.is_crowd and with_crowds]
     rows = [(segment.value, segment.label) for segment in whole + crowds]
     values, labels = np.array(rows, dtype=np.int64).reshape(-1, 2).T
-    numbers, present = relabel_segments(ids, values)
+    numbers, present, others = relabel_segments(ids, values)
     if listed_for is not None:
-        check_present(listed_for, values.tolist(), present.tolist())
+        known = {0, *(segment.value for segment in segments), *(other_ids or ())}
+        unlisted = set() if other_ids is None else set(others.tolist()) - known
+        check_present(listed_for, values.tolist(), present.tolist(), unlisted)
     count = len(whole)
     return NumberedSegments(numbers, labels[:count][present[:count]], labels[count:][present[count:]])
 
@@ -107,7 +115,7 @@ def read_map(path: str, modes: Collection[str], meaning: str, read: Read = read_
         nonlocal kind
         with Image.open(io.BytesIO(content)) as image:
             kind = str(image.format), image.mode
-            return np.asarray(image)
+            return stored_values(np.asarray(image), content)
 
     values = decode_image(content, f'annotation {path}', decode)
     if kind[0] != 'PNG' or kind[1] not in modes:

@@ -1,21 +1,16 @@
 """What a file is that was given as a checkpoint but is none: from its first bytes, nothing is decoded."""
 
-import re
 import zipfile
 from pathlib import Path
 
+from eomt_mm.fileio import foreign_files
+from eomt_mm.fileio.foreign_files import NUM_BYTES
+
 ZIP_START = b'PK\3\4'
 PICKLE_START = b'\x80'  # protocol 2 and later
-NUM_BYTES = 512  # of which kinds are recognised
-HTML = re.compile(rb'\s*<(!doctype|html|head|\?xml)', re.IGNORECASE)
 TAR_PLACE, TAR_NAME = 257, b'ustar'  # POSIX.1-1988, the header's magic
 # First bytes of formats that lie around where weights are expected, and what to do with them.
 SIGNATURES = {
-    b'version https://git-lfs': 'is a pointer of Git LFS, not the file itself: run `git lfs pull`',
-    b'\x1f\x8b': 'is compressed by gzip: unpack it with gunzip',
-    b'BZh': 'is compressed by bzip2: unpack it with bunzip2',
-    b'\xfd7zXZ\0': 'is compressed by xz: unpack it with unxz',
-    b'\x28\xb5\x2f\xfd': 'is compressed by zstd: unpack it with unzstd',
     b"7z\xbc\xaf'\x1c": 'is a 7z archive: unpack it and give the file of weights in it',
     b'Rar!': 'is a rar archive: unpack it and give the file of weights in it',
     b'\x89HDF': 'is an HDF5 file, as of Keras: weights of PyTorch are needed',
@@ -34,8 +29,8 @@ def foreign_kind(path: Path) -> str | None:
     if not path.is_file():
         return 'is not a regular file: give a file of weights'
     start = first_bytes(path)
-    if HTML.match(start):
-        return 'is a web page: the address leads to a page of the site, use the link to the file itself'
+    if kind := foreign_files.foreign_kind(start):
+        return kind
     if start[TAR_PLACE : TAR_PLACE + len(TAR_NAME)] == TAR_NAME:
         return (
             'is a tar archive: unpack it and give the file of weights in it; files of torch before 0.1.10 are tar '

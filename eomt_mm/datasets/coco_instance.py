@@ -1,9 +1,11 @@
 """Data sets in the COCO instance format: a JSON with a mask per object (https://cocodataset.org/#format-data)."""
 
+import logging
 from collections import defaultdict
 from typing import Any
 
 from mmdet.datasets import CocoDataset
+from mmengine.logging import print_log
 
 from eomt_mm.annotations.categories import categories_by_name, no_mask_text
 from eomt_mm.annotations.documents import Instance, check_file_names
@@ -11,6 +13,7 @@ from eomt_mm.datasets.coco_json import (
     InstanceAnnotations,
     JsonDataset,
     read_instances_json,
+    report_categories,
     report_crowds,
 )
 from eomt_mm.registry import DATASETS
@@ -54,6 +57,8 @@ class CocoInstance(JsonDataset, CocoDataset):
         if self.test_mode:
             file = InstanceAnnotations(self.ann_file, data, backend_args=self.backend_args)
             self._metainfo['annotation_file'] = file
+        report_categories(data, categories, used, self.ann_file, not self.test_mode)
+        self._report_ignored(data['annotations'])
         report_crowds((bool(one.get('iscrowd')) for one in data['annotations']), self.ann_file)
         annotations: dict[Any, list[Instance]] = defaultdict(list)
         for annotation in data['annotations']:
@@ -84,6 +89,16 @@ class CocoInstance(JsonDataset, CocoDataset):
             if annotation['category_id'] in self.cat2label and not annotation.get('ignore', False)
         ]
         return item
+
+    def _report_ignored(self, annotations: list[Instance]) -> None:
+        count = sum(bool(one.get('ignore')) for one in annotations)
+        if count:
+            print_log(
+                f'{self.ann_file}: {count} of {len(annotations)} annotations have ignore=1: training leaves them out, '
+                "evaluation counts them, as pycocotools does; use iscrowd=1 for regions that don't count",
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def _instance(self, annotation: Instance, file_name: str) -> dict[str, Any]:
         # Only test sets have annotations without box and mask.

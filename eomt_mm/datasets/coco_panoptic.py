@@ -5,16 +5,23 @@ from typing import Any
 
 from mmdet.datasets import CocoPanopticDataset
 
-from eomt_mm.annotations.categories import categories_by_name, check_things_first, png_name, segments_of_classes
+from eomt_mm.annotations.categories import (
+    categories_by_name,
+    check_things_first,
+    png_name,
+    repeated_stuff_text,
+    segments_of_classes,
+)
 from eomt_mm.annotations.documents import PanopticFile, read_panoptic
 from eomt_mm.datasets.coco_json import (
     JsonDataset,
     PanopticAnnotations,
     read_annotation_file,
+    report_categories,
     report_crowds,
 )
-from eomt_mm.datasets.file_listing import check_files, picked
-from eomt_mm.hosts.zip_backend import is_missing_folder
+from eomt_mm.datasets.file_listing import check_files, picked, warn, warn_of_repeated
+from eomt_mm.hosts.zip_backend import missing_folder
 from eomt_mm.registry import DATASETS
 
 
@@ -56,8 +63,8 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
     ``metainfo['annotation_file']``.
 
     An item holds img_path, img_id, seg_map_path (None without ``data_prefix['seg']``), height, width (pixels),
-    instances (things, crowds with ignore_flag 1) and segments_info: per segment id (of the PNG), category (label),
-    is_thing (of its category, for crowds too) and iscrowd.
+    instances (things, crowds with ignore_flag 1), segments_info: per segment id (of the PNG), category (label),
+    is_thing (of its category, for crowds too) and iscrowd, and other_ids: of segments of other categories, if any.
 
     Raises:
         FileNotFoundError: the JSON, the folder of PNGs, an image or a PNG does not exist.
@@ -69,12 +76,15 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         seg_prefix = self.data_prefix.get('seg')
         if not seg_prefix and not self.test_mode:
             raise ValueError(f'data_prefix={self.data_prefix} has no "seg": name the folder of the panoptic PNGs')
-        if seg_prefix and is_missing_folder(seg_prefix, self.backend_args):
+        if seg_prefix and (missing := missing_folder(seg_prefix, self.backend_args)):
             raise FileNotFoundError(
-                f'data_prefix["seg"]: folder {seg_prefix} does not exist; it holds the panoptic PNGs '
-                "(unpack panoptic_train2017.zip inside COCO's annotations)"
+                f'data_prefix["seg"]: {missing}; it should hold the panoptic PNGs '
+                '(of COCO: unpack panoptic_train2017.zip inside its annotations)'
             )
         data = read_panoptic_json(self.ann_file, self.backend_args, annotated=bool(seg_prefix))
+        images = {image['id']: image for image in data['images']}
+        for one in data['annotations']:  # the metric reads the same entries
+            one['file_name'] = png_name(one, images[one['image_id']], self.seg_map_suffix)
         metainfo = self.metainfo
         used = {segment['category_id'] for one in data['annotations'] for segment in one['segments_info']}
         categories = categories_by_name(data, metainfo['classes'], self.ann_file, used)
@@ -84,11 +94,12 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         if self.test_mode:
             file = PanopticAnnotations(self.ann_file, data, seg_prefix, self.backend_args)
             self._metainfo['annotation_file'] = file
+        report_categories(data, categories, used, self.ann_file, not self.test_mode)
         self._texts = {'text': metainfo['thing_classes'], 'stuff_text': metainfo['stuff_classes']}
         segments = (segment for annotation in data['annotations'] for segment in annotation['segments_info'])
         report_crowds((bool(segment.get('iscrowd')) for segment in segments), self.ann_file)
         annotations = {annotation['image_id']: annotation for annotation in data['annotations']}
-        return [
+        items = [
             self.parse_data_info(
                 {
                     'raw_img_info': {**image, 'img_id': image['id']},
@@ -97,6 +108,8 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
             )
             for image in data['images']
         ]
+        warn(repeated_stuff_text(items, self.ann_file))
+        return items
 
     def parse_data_info(self, raw_data_info: dict[str, Any]) -> dict[str, Any]:
         """Convert the JSON entries of an image to an item.
@@ -122,10 +135,14 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
             item.update(self._texts, custom_entities=True)
         segments = segments_of_classes(annotation, self.cat2label)
         item['segments_info'] = [self._segment(segment) for segment in segments]
+        if len(segments) < len(annotation['segments_info']):
+            item['other_ids'] = [
+                one['id'] for one in annotation['segments_info'] if one['category_id'] not in self.cat2label
+            ]
         item['instances'] = [
             self._instance(raw, segment)
             for raw, segment in zip(segments, item['segments_info'], strict=True)
-            if segment['is_thing'] and raw.get('bbox') is not None
+            if segment['is_thing'] and raw.get('bbox')
         ]
         return item
 
@@ -148,5 +165,7 @@ class CocoPanoptic(JsonDataset, CocoPanopticDataset):
         """Filter and check as the parent, the panoptic PNGs too."""
         items = super().filter_data()
         annotated = [item for item in picked(items, self._indices) if item['segments_info']]
-        check_files(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file, self.backend_args)
+        prefix = self.data_prefix.get('seg') or ''
+        check_files(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file, self.backend_args, prefix)
+        warn_of_repeated(annotated, 'seg_map_path', 'panoptic PNGs', self.ann_file)
         return items

@@ -7,7 +7,7 @@ from mmengine.dataset import BaseDataset
 
 from eomt_mm.annotations.categories import choose_classes
 from eomt_mm.annotations.folders import FolderLayout
-from eomt_mm.datasets.file_listing import list_files, warn
+from eomt_mm.datasets.file_listing import check_prefix, list_files, warn
 
 
 class FolderDataset(BaseDataset):
@@ -51,6 +51,7 @@ class FolderDataset(BaseDataset):
         unread = [name for name in ('ann_file', 'filter_cfg') if kwargs.pop(name, None)]
         if unread:
             raise ValueError(f'{type(self).__name__} reads folders, not {unread}: leave it out (indices picks images)')
+        check_prefix(data_prefix, ('img', *self.annotations), type(self).__name__)
         self.img_suffix = img_suffix or self.img_suffix
         self.backend_args = backend_args
         super().__init__(metainfo=metainfo, data_root=data_root, data_prefix=dict(data_prefix), **kwargs)

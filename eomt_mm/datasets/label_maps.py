@@ -3,11 +3,10 @@
 import os.path as osp
 from typing import Any
 
-from mmengine import fileio
 from mmseg.datasets import BaseSegDataset
 
-from eomt_mm.annotations.label_folders import LabelFolders, LabelPair, names_of_list
-from eomt_mm.datasets.file_listing import list_files, warn
+from eomt_mm.annotations.label_folders import KINDS, LabelFolders, LabelPair
+from eomt_mm.datasets.file_listing import check_prefix, list_files, read_list, warn
 from eomt_mm.registry import DATASETS
 
 
@@ -23,7 +22,7 @@ class LabelMaps(BaseSegDataset):
         seg_map_suffix: the same for label maps; None: any of `LABEL_SUFFIXES`.
         kwargs: the parent's arguments: ``data_prefix`` with img_path and seg_map_path (may be omitted in test mode),
             ``metainfo`` with classes and palette, ``ann_file``, a text file that selects images, one name per line,
-            with or without suffix.
+            with or without suffix, relative to the folder of images or to ``data_root``, or absolute.
 
     Raises:
         FileNotFoundError: a folder does not exist or has no image, or an image or label map is missing.
@@ -31,12 +30,18 @@ class LabelMaps(BaseSegDataset):
     """
 
     def __init__(self, img_suffix: str | None = None, seg_map_suffix: str | None = None, **kwargs: Any) -> None:
+        check_prefix(kwargs.get('data_prefix', {}), tuple(KINDS), type(self).__name__, kwargs.get('ann_file'))
         super().__init__(img_suffix=img_suffix, seg_map_suffix=seg_map_suffix, **kwargs)
 
     def load_data_list(self) -> list[dict[str, Any]]:
         """List the images, and check that each has its label map."""
         folders = LabelFolders(
-            self.data_prefix, self.img_suffix, self.seg_map_suffix, self.test_mode, list_files(self.backend_args)
+            self.data_prefix,
+            self.img_suffix,
+            self.seg_map_suffix,
+            self.test_mode,
+            list_files(self.backend_args),
+            self.data_root or '',
         )
         pairs, warning = folders.pairs(type(self).__name__, self._names_in_list(), self.ann_file)
         warn(warning)
@@ -57,10 +62,4 @@ class LabelMaps(BaseSegDataset):
         """Names of images in ``ann_file``; None without such a file."""
         if not self.ann_file or osp.isdir(self.ann_file):
             return None
-        try:
-            text = fileio.get_text(self.ann_file, encoding='utf-8-sig', backend_args=self.backend_args)
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f'list of images {self.ann_file} does not exist: check data_root and ann_file'
-            ) from error
-        return names_of_list(text, self.ann_file)
+        return read_list(self.ann_file, 'list of images', self.backend_args)

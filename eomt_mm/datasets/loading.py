@@ -133,7 +133,7 @@ class LoadSemanticMap(LoadSegmentationAnnotations):
         except FileNotFoundError as error:
             raise FileNotFoundError(f'label map {path} does not exist: check data_prefix["seg_map_path"]') from error
         values = decode_image(content, f'label map {path}', self._decode, self.max_pixels)
-        return one_channel(values, path)
+        return one_channel(values, path, content)
 
     def _decode(self, content: bytes) -> np.ndarray | None:
         return mmcv.imfrombytes(content, flag='unchanged', backend=self.imdecode_backend)

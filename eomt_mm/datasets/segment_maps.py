@@ -25,7 +25,7 @@ def store_segments(
     set, N + 1 .. N + M are crowds with gt_crowd_labels (M,), int64; otherwise crowds are void. The map is added to
     seg_fields, so that the hosts' transforms resize and crop it with the image (nearest neighbour).
     """
-    found = number_segments(ids, segments, with_crowds, listed_for)
+    found = number_segments(ids, segments, with_crowds, listed_for, results.get('other_ids', ()))
     results['gt_seg_map'], results['gt_segment_labels'] = found.ids, found.labels
     if with_crowds:
         results['gt_crowd_labels'] = found.crowd_labels

@@ -228,7 +228,7 @@ def read_label_map(item: Item, size: Size | None = None) -> np.ndarray:
         content = read_local(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f'label map {path} does not exist: check data_prefix["seg_map_path"]') from error
-    values = one_channel(decode_image(content, f'label map {path}', _decode_values), path)
+    values = one_channel(decode_image(content, f'label map {path}', _decode_values), path, content)
     check_same_size(path, values.shape, size, item['file_name'])
     label_ids = item.get('label_ids')
     return labels_of(values, label_ids and label_table(label_ids), path, item.get('reduce_zero_label', False))

@@ -7,6 +7,7 @@ from eomt_mm.public import load, names_of
 PUBLIC = {
     'checkpoint_fit': ('CheckpointFitHook',),
     'checkpointing': ('SafeCheckpointHook',),
+    'folder_check': ('FolderCheckHook',),
     'guard': ('NonFiniteGuardHook',),
     'layer_decay': ('LayerDecayOptimWrapperConstructor',),
     'layer_metrics': ('LayerMetricsHook',),

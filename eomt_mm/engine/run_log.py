@@ -68,11 +68,23 @@ class RunLogHook(LoggerHook):
             mean, left = mean_time(runner, done), runner.max_iters - step
             text = f'{mean:.2f} s per step: {time_text(mean * left)} for the other {left}, without validation'
             runner.logger.info(text)
+        if done == TIMED_STEPS and not any_target(runner, done):
+            runner.logger.warning(
+                f'no image of the first {done} steps has a target: its annotations are void. Draw them with '
+                'tools/browse_dataset.py, and check metainfo.classes and, of label maps, label_ids'
+            )
         if done == 1 or step == runner.max_iters or step % self._train_interval == 0:
             scalars, text = runner.log_processor.get_log_after_iter(runner, batch_idx, 'train')
             seconds = mean_time(runner, done) if done > 1 else None
             runner.logger.info(text, extra=dict(screen=short_line(scalars, step, runner.max_iters, seconds)))
             runner.visualizer.add_scalars(scalars, step=step, file_path=self.json_log_path)
+
+
+def any_target(runner: Runner, done: int) -> bool:
+    """Whether the last ``done`` steps had a target: without one, the losses of masks are exactly 0."""
+    scalars = runner.message_hub.log_scalars
+    losses = [scalars[f'train/{name}'] for name in ('loss_mask', 'loss_dice') if f'train/{name}' in scalars]
+    return not losses or any(loss.mean(done) != 0 for loss in losses)
 
 
 def mean_time(runner: Runner, done: int) -> float:

@@ -1,6 +1,7 @@
 """Training loop: one iteration is one optimiser step, and a resumed run continues as if it were uninterrupted."""
 
 import bisect
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -18,7 +19,9 @@ from eomt_mm.datasets.sampling import STEP, PositionSampler, SeededDataset, by_p
 from eomt_mm.registry import LOOPS
 
 Batch = dict[str, Any]
-SAMPLES_SEEN = 'samples_seen'  # entry of the message hub, which every checkpoint saves
+# Entries of the message hub, which every checkpoint saves.
+SAMPLES_SEEN = 'samples_seen'
+NUM_SAMPLES = 'num_samples'  # of the data set
 
 
 def micro_batches_per_step(optim_wrapper: Any) -> int:
@@ -190,6 +193,8 @@ class TrainLoop(BaseLoop):
         self.samples_seen = 0
         if self._iter:
             self.samples_seen = self._resumed_position()
+            self._compare_data()
+        self.runner.message_hub.update_info(NUM_SAMPLES, len(self.dataloader.dataset))
         dataset, sampler = self.dataloader.dataset, self.dataloader.sampler
         assert isinstance(dataset, SeededDataset) and isinstance(sampler, PositionSampler)
         dataset.seed = sampler.seed = self.seed
@@ -209,6 +214,16 @@ class TrainLoop(BaseLoop):
             logger='current',
         )
         return seen
+
+    def _compare_data(self) -> None:
+        before, now = self.runner.message_hub.get_info(NUM_SAMPLES), len(self.dataloader.dataset)
+        if before not in (None, now):
+            print_log(
+                f'the training data have {now} samples, and had {before} when the checkpoint was saved: this run draws '
+                'them in another order, and some may come twice or not at all in the current epoch',
+                logger='current',
+                level=logging.WARNING,
+            )
 
     @contextmanager
     def _totals_in_heads(self, micro_batches: Sequence[Batch]) -> Iterator[None]:

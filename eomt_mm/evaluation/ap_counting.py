@@ -103,7 +103,7 @@ def listed_instance(annotation: Instance, size: tuple[int, int], path: str) -> T
     return TrueInstance(
         annotation['category_id'],  # type: ignore[arg-type]  # an id in place of a label
         rle,
-        float(areas([rle])[0]) if area is None else area,
+        float(cast(float | None, area) or areas([rle])[0]),  # tools that do not compute areas write 0
         bool(annotation.get('iscrowd')),
     )
 

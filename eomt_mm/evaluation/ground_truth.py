@@ -19,7 +19,7 @@ from eomt_mm.evaluation.panoptic_image import ImageSegments
 from eomt_mm.evaluation.pq_counting import listed_segments
 from eomt_mm.evaluation.samples import Sample, categories_of, name_of, part, path_of, segment_map
 from eomt_mm.fileio.result_names import name_below
-from eomt_mm.hosts.zip_backend import is_missing_folder, read_file
+from eomt_mm.hosts.zip_backend import missing_folder, read_file
 
 
 class ImageInstances(NamedTuple):
@@ -61,19 +61,37 @@ class InstancesInFile(JsonSource):
     def __init__(self, file: AnnotationFile) -> None:
         self._annotations: list[Instance] = file.content['annotations']
         super().__init__(file, {annotation['category_id'] for annotation in self._annotations})
+        self._maskless: dict[Any, str] = {}  # the first annotation without a mask of each category
         self._warn_once = WarnOnce()
         self._ids: list[int] = []  # the classes whose order was compared last: the same for all images of a metric
         self._is_in_order = True
 
     @cached_property
     def instances(self) -> dict[Any, list[TrueInstance]]:
-        """Instances by image id, labelled with category ids; raises ValueError for an annotation without a mask."""
+        """Instances with masks by image id, labelled with category ids."""
         found: dict[Any, list[TrueInstance]] = {id_: [] for id_ in self._sizes}
         for annotation in self._annotations:
             image_id = annotation['image_id']
-            found[image_id].append(listed_instance(annotation, self._sizes[image_id], self.path))
+            if annotation.get('segmentation') is None:
+                whose = f'annotation {annotation.get("id")} of image {image_id}'
+                self._maskless.setdefault(annotation['category_id'], whose)
+            else:
+                found[image_id].append(listed_instance(annotation, self._sizes[image_id], self.path))
         self._annotations = []
         return found
+
+    def check_masks(self, ids: list[int]) -> None:
+        """Check the masks of the classes with these category ids.
+
+        Raises:
+            ValueError: one of their annotations has none.
+        """
+        self.instances  # noqa: B018  finds those without a mask
+        if found := [self._maskless[id_] for id_ in ids if id_ in self._maskless]:
+            raise ValueError(
+                f'{self.path}: {found[0]} has no "segmentation": mask AP needs masks, not boxes only: add it or remove '
+                'the annotation'
+            )
 
     def find(self, sample: Sample, ids: list[int]) -> ImageInstances:
         """Find the instances of an image that belong to the classes with these category ids.
@@ -200,8 +218,8 @@ class SegmentsInFiles(JsonSource):
         """
         if not self.seg_prefix:
             raise ValueError(f'seg_prefix={self.seg_prefix}: name the folder of the panoptic PNGs of {self.path}')
-        if is_missing_folder(self.seg_prefix, self._backend_args):
-            raise FileNotFoundError(f'seg_prefix: folder {self.seg_prefix} does not exist; it holds the panoptic PNGs')
+        if missing := missing_folder(self.seg_prefix, self._backend_args):
+            raise FileNotFoundError(f'seg_prefix: {missing}; it should hold the panoptic PNGs')
 
     def find(self, sample: Sample, ids: np.ndarray) -> ImageSegments | None:
         """Find the segments of an image without reading its PNG; None without an annotation. Errors: see `size`."""

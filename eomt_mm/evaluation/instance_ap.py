@@ -77,25 +77,21 @@ class InstanceAP(ImageMetric):
         self._source: InstancesInFile | InstancesInSamples = InstancesInSamples()
         if ann_file is not None:
             data = read_instances_json(ann_file, not format_only, backend_args)
-            self._take_file(InstanceAnnotations(ann_file, data))
-
-    def _take_file(self, file: InstanceAnnotations) -> InstancesInFile:
-        self._source = source = file.compact(InstancesInFile)
-        if not self.format_only:
-            source.instances  # noqa: B018  faulty masks are reported at once
-        return source
+            self._source = InstanceAnnotations(ann_file, data).compact(InstancesInFile)
 
     def take_meta(self, meta: Mapping[str, Any]) -> None:
         """Read the classes and the data set's JSON; raises ValueError if they do not match, or nothing is annotated."""
         file = meta.get('annotation_file')
         if self.ann_file is None and isinstance(file, InstanceAnnotations):
-            source = self._take_file(file)
-            if not (self.format_only or any(source.instances.values())):
-                raise ValueError(
-                    f'{file.path} has no annotations to evaluate against: give the annotated json, or only write '
-                    'results (format_only=True with out_dir)'
-                )
+            self._source = file.compact(InstancesInFile)
         self._category_ids = [category['id'] for category in self._source.categories(meta)]
+        if isinstance(self._source, InstancesInFile) and not self.format_only:
+            self._source.check_masks(self._category_ids)
+            if self.ann_file is None and not any(self._source.instances.values()):
+                raise ValueError(
+                    f'{self._source.path} has no annotations to evaluate against: give the annotated json, or only '
+                    'write results (format_only=True with out_dir)'
+                )
 
     def work_on(self, sample: Sample, record: Record) -> Call:
         labels, scores, masks = predicted_instances(sample, len(self._category_ids))

@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
+from eomt_mm.annotations.categories import png_name
 from eomt_mm.annotations.documents import Id, PanopticResult, PanopticResults, check_segments, parse, read_panoptic
 from eomt_mm.annotations.panoptic_png import read_panoptic_png
-from eomt_mm.evaluation.pq_counting import Averages, average_pq, count_panoptic, listed_segments
+from eomt_mm.evaluation.panoptic_image import check_png
+from eomt_mm.evaluation.pq_counting import Averages, average_pq, checked_overlap, count_segments, listed_segments
 from eomt_mm.evaluation.workers import WorkQueue, keep_freed_memory
 
 
@@ -37,6 +39,9 @@ def pq_of_files(
     """
     data = read_panoptic(Path(ann_file).read_bytes(), ann_file)
     categories = {category['id']: bool(category['isthing']) for category in data['categories']}
+    images = {image['id']: image for image in data['images']}
+    for one in data['annotations']:
+        one['file_name'] = png_name(one, images[one['image_id']])
     results = _read_results(result_file)
     missing = [one['image_id'] for one in data['annotations'] if one['image_id'] not in results]
     if missing:
@@ -76,15 +81,19 @@ def _count_files(
     true: Mapping[str, Any],
     result: Mapping[str, Any],
 ) -> np.ndarray:
-    """Count an image from its entries in the two JSON files: rows of `count_panoptic`; errors name the PNG."""
+    """Count an image from its entries in the two JSON files: rows of `count_panoptic`; errors name a PNG."""
     segments = listed_segments(result['segments_info'])[:, :2]
-    gt_ids = read_panoptic_png(os.path.join(seg_prefix, true['file_name']))
+    gt_path = os.path.join(seg_prefix, true['file_name'])
+    gt_ids = read_panoptic_png(gt_path)
     path = os.path.join(result_folder, result['file_name'])
     pred_ids = read_panoptic_png(path)
     unknown = set(segments[:, 1].tolist()) - category_ids
     if unknown:
         raise ValueError(f"{path}: categories {sorted(unknown)} are not in the ground truth's json: give its ids")
+    gt_segments = listed_segments(true['segments_info'])
     try:
-        return count_panoptic(gt_ids, listed_segments(true['segments_info']), pred_ids, segments, only_listed=True)
+        overlap = checked_overlap(gt_ids, gt_segments, pred_ids, segments, only_listed=True)
     except ValueError as error:
         raise ValueError(f'{path}: {error}') from error
+    check_png(gt_path, gt_ids, gt_segments, overlap)
+    return count_segments(overlap, gt_segments[:, 1], gt_segments[:, 2] != 0, segments[:, 1])

@@ -8,8 +8,8 @@ import numpy as np
 
 from eomt_mm.annotations.masks import EXIF_HINT
 from eomt_mm.annotations.panoptic_codes import INSTANCE_OFFSET
-from eomt_mm.annotations.panoptic_png import read_panoptic_png, run_starts, write_panoptic_png
-from eomt_mm.evaluation.pq_counting import count_panoptic
+from eomt_mm.annotations.panoptic_png import check_present, read_panoptic_png, run_starts, write_panoptic_png
+from eomt_mm.evaluation.pq_counting import checked_overlap, count_segments
 
 
 class ImageSegments(NamedTuple):
@@ -77,7 +77,7 @@ def count_image(
 
     Raises:
         FileNotFoundError: the PNG of the ground truth does not exist.
-        ValueError: it is damaged, or the prediction differs from it in size.
+        ValueError: it is damaged or has none of its segments, or the prediction differs from it in size.
     """
     if isinstance(panoptic, RunMap):
         panoptic = panoptic.expand()
@@ -91,12 +91,30 @@ def count_image(
                 f'prediction of image {image_id} is {panoptic.shape}, ground truth {true.origin} {ids.shape} '
                 f'(height, width): give both at the size of the original image; {EXIF_HINT}'
             )
-        found['rows'] = count_panoptic(ids, true.segments, panoptic, segments)
+        overlap = checked_overlap(ids, true.segments, panoptic, segments)
+        if isinstance(true.ids, str):
+            check_png(true.ids, ids, true.segments, overlap)
+        found['rows'] = count_segments(overlap, true.segments[:, 1], true.segments[:, 2] != 0, segments[:, 1])
     if png is not None:
         # In files, id 0 is void; in mmdet's encoding, 0 is instance 0 of label 0.
         write_panoptic_png(png, np.where(np.isin(panoptic, segments[:, 0]), panoptic.astype(np.int64) + 1, 0))
         found['segments'] = segments + np.array([1, 0])
     return found
+
+
+def check_png(path: str, ids: np.ndarray, segments: np.ndarray, overlap: np.ndarray) -> None:
+    """Check that a PNG of the ground truth fits its JSON; see `check_present`.
+
+    Args:
+        path: of the PNG.
+        ids: (H, W), its ids.
+        segments: (G, 3), those that the JSON lists, as in `count_panoptic`.
+        overlap: (G + 1, P + 1), from `checked_overlap`.
+    """
+    listed = segments[:, 0].tolist()
+    is_complete = overlap[0].sum() == ids.size - np.count_nonzero(ids)
+    unlisted = set() if is_complete else set(np.unique(ids).tolist()) - {0, *listed}
+    check_present(path, listed, (overlap[1:].sum(axis=1) > 0).tolist(), unlisted)
 
 
 def predicted_segments(panoptic: np.ndarray, category_ids: np.ndarray) -> np.ndarray:

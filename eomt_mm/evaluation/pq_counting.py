@@ -58,6 +58,18 @@ def count_panoptic(
     Raises:
         ValueError: the maps differ in size, ids repeat, a predicted segment has no pixel, or ids are not listed.
     """
+    overlap = checked_overlap(gt_ids, gt_segments, pred_ids, pred_segments, only_listed)
+    return count_segments(overlap, gt_segments[:, 1], gt_segments[:, 2] != 0, pred_segments[:, 1])
+
+
+def checked_overlap(
+    gt_ids: np.ndarray,
+    gt_segments: np.ndarray,
+    pred_ids: np.ndarray,
+    pred_segments: np.ndarray,
+    only_listed: bool = False,
+) -> np.ndarray:
+    """Count as `count_overlap`; arguments and errors as of `count_panoptic`."""
     if gt_ids.shape != pred_ids.shape:
         raise ValueError(
             f'prediction is {pred_ids.shape}, ground truth {gt_ids.shape} (height, width): '
@@ -74,8 +86,7 @@ def count_panoptic(
     if only_listed and overlap[:, 0].sum() > np.count_nonzero(pred_ids == 0):
         unlisted = sorted(set(np.unique(pred_ids).tolist()) - {0, *pred_segments[:, 0].tolist()})
         raise ValueError(f'predicted ids {unlisted} are not listed: list every id of the map but 0, void')
-
-    return count_segments(overlap, gt_segments[:, 1], gt_segments[:, 2] != 0, pred_segments[:, 1])
+    return overlap
 
 
 def count_overlap(

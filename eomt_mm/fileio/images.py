@@ -4,6 +4,7 @@ A file of 100 KB can decode to gigabytes, so the size is read from the header fi
 files and fills truncated JPEG files with grey in some versions; here such files are errors that name them.
 """
 
+import io
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageFile
 
-from eomt_mm.fileio.image_headers import image_size
+from eomt_mm.fileio.image_headers import bits_per_channel, image_size
 
 # Allows images of the largest common cameras (108 million pixels). Such an image takes 360 MB decoded, and up to 80
 # bytes per pixel, 10 GB, until its panoptic prediction is drawn.
@@ -131,6 +132,21 @@ def encode_png(pixels: np.ndarray, name: str) -> bytes:
             f'{name} has {pixels.shape[1]} x {pixels.shape[0]} pixels and cannot be written as PNG: cut it'
         )
     return content.tobytes()
+
+
+def stored_values(values: np.ndarray, content: bytes) -> np.ndarray:
+    """Undo the scaling of grey images of 1, 2 or 4 bits, which decoders spread over 0 .. 255, for maps of numbers.
+
+    Args:
+        values: (H, W), decoded from ``content``; others than uint8 are returned unchanged.
+        content: of the file, PNG or TIFF.
+    """
+    bits = bits_per_channel(content)
+    if bits >= 8 or values.dtype != np.uint8:
+        return values
+    with Image.open(io.BytesIO(content)) as image:
+        is_palette = image.mode == 'P'
+    return values if is_palette else values // np.uint8(255 // ((1 << bits) - 1))
 
 
 @contextmanager

@@ -2,30 +2,62 @@
 
 import os
 import os.path as osp
+import unicodedata
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from urllib.parse import unquote
 
 from eomt_mm.fileio.result_names import described
 
 # Number of unlisted files that are checked one by one; if none of them exists, all unlisted files count as missing.
 NUM_ASKED = 20
+# Folders of resource forks and previews that macOS and Synology's file servers add.
+SYSTEM_FOLDERS = ('__MACOSX', '@eaDir')
 # Lists the files below a folder, relative to it; raises FileNotFoundError or NotADirectoryError if there is none.
 ListFiles = Callable[[str], Iterable[str]]
 
 
 def local_files_below(folder: str) -> list[str]:
-    """Paths of the files below a local folder, relative to it; hidden files are not listed.
+    """Paths of the files below a local folder, relative to it, without hidden files and those in hidden folders.
 
     Raises:
         FileNotFoundError, NotADirectoryError: there is no such folder.
+        ValueError: a symbolic link leads nowhere.
     """
-    os.listdir(folder)  # os.walk is silent about a folder that does not exist
-    return [
-        osp.relpath(osp.join(parent, name), folder)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if not name.startswith('.')
-    ]
+    return [osp.relpath(path, folder) for path in _walk(folder)]
+
+
+def _walk(folder: str) -> Iterator[str]:
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if is_hidden(entry.name):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path)
+            elif entry.is_symlink() and not osp.exists(entry.path):
+                raise ValueError(f'{entry.path} {dead_link(entry.path)}')
+            else:
+                yield entry.path
+
+
+def is_hidden(name: str) -> bool:
+    """Whether a file or a folder of this name is none of a data set's."""
+    return name.startswith('.') or name in SYSTEM_FOLDERS
+
+
+def dead_link(path: str) -> str:
+    """Describe a symbolic link that leads nowhere, as a predicate to its path."""
+    return f'is a link to {os.readlink(path)}, which does not exist: restore that file, or remove the link'
+
+
+def plain_name(name: str) -> str:
+    """A file name without what often differs: suffix, case, blanks, composition of accented letters, "%20"."""
+    return composed(osp.splitext(unquote(name).strip())[0]).casefold()
+
+
+def composed(name: str) -> str:
+    """A name with composed accented letters (Unicode's NFC); macOS stores them decomposed."""
+    return unicodedata.normalize('NFC', name)
 
 
 def sorted_files(folder: str, list_files: ListFiles, without: str | None = None) -> list[str]:
@@ -38,7 +70,7 @@ def sorted_files(folder: str, list_files: ListFiles, without: str | None = None)
 
 
 def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argument: str) -> dict[str, str]:
-    """Map file names without suffix to file names.
+    """Map file names without suffix, with composed accented letters, to file names.
 
     Args:
         files: names to choose from.
@@ -56,6 +88,7 @@ def by_stem(files: Iterable[str], suffix: str | None, usual: Sequence[str], argu
             stem = name.removesuffix(suffix)
         elif suffix is not None or end.lower() not in usual:
             continue
+        stem = composed(stem)
         if found.setdefault(stem, name) != name:
             raise ValueError(
                 f'{found[stem]} and {name} differ only in their suffix: remove one, or choose with '
@@ -107,12 +140,13 @@ def missing_among(
 def local_names_in(folder: str) -> set[str]:
     """Names of the files in a local folder; none if there is no such folder."""
     try:
-        return set(os.listdir(folder or '.'))
+        with os.scandir(folder or '.') as entries:
+            return {entry.name for entry in entries if entry.is_file()}  # no links that lead nowhere
     except (FileNotFoundError, NotADirectoryError):
         return set()
 
 
-def missing_text(paths: Sequence[str], missing: Sequence[str], what: str, ann_file: str) -> str:
+def missing_text(paths: Sequence[str], missing: Sequence[str], what: str, ann_file: str, hint: str = '') -> str:
     """Describe which of the files that an annotation file lists do not exist; '' if all exist.
 
     Args:
@@ -120,10 +154,11 @@ def missing_text(paths: Sequence[str], missing: Sequence[str], what: str, ann_fi
         missing: those that do not exist.
         what: kind of the files, such as 'images' or 'panoptic PNGs'.
         ann_file: annotation file that lists them.
+        hint: what is there in place of the first missing one.
     """
     if not missing:
         return ''
     return (
-        f'{ann_file}: {len(missing)} of {len(paths)} {what} do not exist, the first would be {missing[0]}: add '
+        f'{ann_file}: {len(missing)} of {len(paths)} {what} do not exist, the first would be {missing[0]}{hint}: add '
         'them, correct data_root or data_prefix, or remove their entries from the file'
     )

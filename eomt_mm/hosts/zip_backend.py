@@ -64,12 +64,17 @@ def zip_root(root: str) -> str:
     return root
 
 
-def is_missing_folder(path: str, backend_args: dict | None = None) -> bool:
-    """Return whether a local or ``zip://`` path is not a folder; False for other backends, where a check is costly."""
+def missing_folder(path: str, backend_args: dict | None = None) -> str:
+    """Error text if a local or ``zip://`` path is not a folder, with what the zips hold; '' if it is one.
+
+    Other backends, where a check is costly, are not asked.
+    """
     if '://' in path and not path.startswith(PREFIX):
-        return False
+        return ''
     backend = fileio.get_file_backend(path, backend_args=backend_args)
-    return isinstance(backend, LocalBackend | ZipBackend) and not backend.isdir(path)
+    if not isinstance(backend, LocalBackend | ZipBackend) or backend.isdir(path):
+        return ''
+    return f'folder {_not_found(_local(path))}' if path.startswith(PREFIX) else f'folder {path} does not exist'
 
 
 class ZipBackend(BaseStorageBackend):

@@ -122,6 +122,7 @@ def ground_truth(path: str) -> list[tuple[Any, list[Any]]]:
     source = InstanceAnnotations(path, read_instances_json(path)).compact(InstancesInFile)
     assert source.instances is not None
     ids = [category['id'] for category in source.categories(dict(classes=('cow',)))]
+    source.check_masks(ids)
     return sorted(source.unseen([], ids).items(), key=str)
 
 
@@ -180,7 +181,7 @@ def test_no_outline_is_left_out_and_counted(mask: Any, tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize('mask', [None, []])
 def test_no_mask_is_an_error(mask: Any, tmp_path: Path) -> None:
-    for read in (data_set, InstanceAP):
+    for read in (data_set, ground_truth):
         with pytest.raises(ValueError, match='annotation 2 of .* no "segmentation"'):
             read(write(tmp_path, document([SQUARE], mask)))
 

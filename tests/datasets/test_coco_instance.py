@@ -85,7 +85,7 @@ def of_shapes(kind: type[CocoDataset], root: Path | str, split: str, **others: A
         (content(instance('1', 7)), "annotation 1 has image_id '1'"),
         (content({'segmentation': SQUARE}), 'image_id None'),
         (content(instance(1, 99)), r'annotation 1 of 1.jpg has category_id 99'),
-        (content(instance(1, 7), instance(2, 7, bbox=[])), r'annotation 2 of 2.jpg has bbox \[\]'),
+        (content(instance(1, 7), instance(2, 7, bbox=[1])), r'annotation 2 of 2.jpg has bbox \[1'),
         (content(instance(1, 7), instance(2, 7, segmentation=[])), 'annotation 2 of 2.jpg has no "segmentation"'),
         (content(instance(2, 7, segmentation=None)), 'annotation 1 of 2.jpg has no "segmentation"'),
         (content({'image_id': 2, 'category_id': 7, 'bbox': [0, 1, 2, 3]}), 'of 2.jpg has no "segmentation"'),

@@ -139,14 +139,15 @@ def test_runs_index_and_relabelling():
 
     ids = np.random.default_rng(0).choice([0, 17, 200, 90000, 5], (13, 7)).astype(np.int32)
     kept = np.array([90000, 33, 17, 5])  # 33 has no pixel, 200 is not kept
-    seg_map, present = relabel_segments(ids, kept)
+    seg_map, present, others = relabel_segments(ids, kept)
+    assert others.tolist() == [0, 200] if 0 in ids else [200]
     assert seg_map.dtype == np.int32
     assert present.tolist() == [True, False, True, True]
     expected = np.zeros_like(ids)
     for number, id_ in enumerate([90000, 17, 5], start=1):
         expected[ids == id_] = number
     assert (seg_map == expected).all()
-    void, present = relabel_segments(ids, np.zeros(0, np.int64))
+    void, present, _ = relabel_segments(ids, np.zeros(0, np.int64))
     assert not void.any() and present.shape == (0,)
 
 
@@ -261,12 +262,12 @@ def test_crowds_are_marked_and_stay_things(tmp_path):
     assert (item['img_id'], item['height'], item['width']) == (1, 20, 30)
 
 
-def test_segments_without_box_stay_and_without_area_go(tmp_path):
+def test_segments_without_box_or_area_stay(tmp_path):
     bare = {'id': 9, 'category_id': 3}
     thin = segment(8, 3, bbox=[0, 0, 0.5, 9])
     item = CocoPanoptic(**tree(tmp_path, {1: [segment(5, 3, area=0), thin, bare]})).get_data_info(0)
-    assert [each['id'] for each in item['segments_info']] == [8, 9]
-    assert len(item['instances']) == 1
+    assert [each['id'] for each in item['segments_info']] == [5, 8, 9]
+    assert len(item['instances']) == 2
 
 
 def test_fewer_classes_than_the_file_has(tmp_path):
@@ -310,15 +311,15 @@ MIXED = {
     3: [segment(5, 3, iscrowd=1)],  # crowd only
     4: [],
     5: [segment(5, 3, iscrowd=1), segment(6, 40)],
-    6: [segment(5, 3, area=0)],
+    6: [segment(5, 3, area=0)],  # areas are not read
 }
 
 
 @pytest.mark.parametrize(
     ('filter_cfg', 'test_mode', 'expected'),
     [
-        (dict(filter_empty_gt=True), False, [1, 2, 5]),
-        (dict(filter_empty_gt=True, min_size=20), False, [1, 2, 5]),
+        (dict(filter_empty_gt=True), False, [1, 2, 5, 6]),
+        (dict(filter_empty_gt=True, min_size=20), False, [1, 2, 5, 6]),
         (dict(filter_empty_gt=False), False, [1, 2, 3, 4, 5, 6]),
         (None, False, [1, 2, 3, 4, 5, 6]),
         (dict(filter_empty_gt=True, min_size=99), True, [1, 2, 3, 4, 5, 6]),

@@ -122,7 +122,7 @@ def test_lists_of_images(tmp_path: Path, log: list[str]) -> None:
     (tmp_path / 'train.txt').write_bytes(b'\xef\xbb\xbfc\n\n  a.jpg \r\n\n')
     assert names(build(tmp_path, ann_file='train.txt')) == ['c.png', 'a.jpg']
     (tmp_path / 'train.txt').write_text('c\nz\n\ny\n')
-    with pytest.raises(FileNotFoundError, match=r'train\.txt: 2 of 3 images .* below data_prefix\.img_path=.*be z'):
+    with pytest.raises(FileNotFoundError, match=r"train\.txt: 2 of 3 images .* below data_prefix\.img_path=.*be 'z'"):
         build(tmp_path, ann_file='train.txt')
     (tmp_path / 'train.txt').write_text('c\n\na\n')
     (tmp_path / 'labels/a.png').unlink()

@@ -44,6 +44,27 @@ def test_first_and_last_step_and_one_of_each_interval_are_logged() -> None:
     assert logged(20, first=17) == ['line 18', 'line 20']
 
 
+@pytest.mark.parametrize(('losses', 'is_said'), [([0, 0, 0, 0, 0], True), ([0, 0, 0.1, 0, 0], False), ([], False)])
+def test_steps_without_a_target(losses: list[float], is_said: bool) -> None:
+    warnings: list[str] = []
+    hub = MessageHub.get_instance(f'targets {losses}')
+    runner: Any = SimpleNamespace(
+        iter=0, max_iters=9, message_hub=hub,
+        log_processor=SimpleNamespace(window_size=10, get_log_after_iter=lambda *_: ({}, '')),
+        logger=SimpleNamespace(info=lambda *_, **__: None, warning=warnings.append),
+        visualizer=SimpleNamespace(add_scalars=lambda *_, **__: None),
+    )  # fmt: skip
+    hook = RunLogHook()
+    hook.before_train(runner)
+    for runner.iter in range(9):
+        hub.update_scalar('train/time', 0.5)
+        if losses:
+            loss = losses[runner.iter] if runner.iter < 5 else 0.3
+            hub.update_scalars({'train/loss_mask': loss, 'train/loss_dice': 0.0})
+        hook.after_train_iter(runner, runner.iter)
+    assert ['no image of the first 5 steps has a target' in line for line in warnings] == [True] * is_said
+
+
 def test_line_for_the_screen() -> None:
     shown = short_line(SCALARS, 10, 250, 0.57)
     losses = 'loss 44.211  cls 4.000  mask 3.063  dice 3.995'

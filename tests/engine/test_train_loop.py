@@ -275,6 +275,15 @@ def test_checkpoint_without_a_position_takes_it_from_the_step() -> None:
     assert resumed(first, 5, with_position=False).model.seen == whole.model.seen[2:]
 
 
+@pytest.mark.parametrize('size', [5, 4])
+def test_data_of_another_length_are_reported(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    first = run(2)
+    monkeypatch.setattr(train_loop, 'print_log', lambda text, **_: lines.append(text))
+    resumed(first, 3, size=size)
+    assert ['have 4 samples, and had 5 when' in line for line in lines[1:]] == [True] * (size == 4)
+
+
 def test_seed_of_the_checkpoint_decides_order_and_samples() -> None:
     """mmengine sets it after the loader is built."""
     runner = make_runner(seed=1, size=50)

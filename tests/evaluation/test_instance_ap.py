@@ -509,7 +509,7 @@ def test_annotation_files_are_checked(content: Any, message: str, tmp_path: Path
     path = tmp_path / 'some.json'
     path.write_text(content)
     with pytest.raises(ValueError, match=f'some.json.*{message}'):
-        InstanceAP(ann_file=str(path))
+        build(dict(classes=('dog',)), ann_file=str(path))
     with pytest.raises(FileNotFoundError, match='other.json does not exist'):
         InstanceAP(ann_file=str(tmp_path / 'other.json'))
 
@@ -527,11 +527,12 @@ def test_bad_masks_are_named(outline: Any, message: str, tmp_path: Path) -> None
     annotation = dict(id=8, image_id=1, category_id=3, segmentation=outline)
     data = dict(images=[dict(id=1, height=4, width=4)], annotations=[annotation], categories=CATEGORIES)
     with pytest.raises(ValueError, match=f'annotation 8 of image 1.*{message}'):
-        InstanceAP(ann_file=write_json(tmp_path, data))
+        build(ann_file=write_json(tmp_path, data))
 
 
 def test_classes_and_arguments_are_checked(tmp_path: Path) -> None:
-    path = write_json(tmp_path, dict(images=[], annotations=[], categories=CATEGORIES))
+    images = [dict(id=1, height=4, width=4)]
+    path = write_json(tmp_path, dict(images=images, annotations=[], categories=CATEGORIES))
     with pytest.raises(ValueError, match=r"1 of the 2 classes are not among the 5 categories.*Missing: \['horse'\]"):
         build(dict(classes=('dog', 'horse')), ann_file=path)
     with pytest.raises(ValueError, match='names of the 2 classes must be unique'):

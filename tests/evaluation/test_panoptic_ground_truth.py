@@ -388,5 +388,5 @@ def test_folder_of_pngs_is_looked_for_where_it_can_be(coco_root: Path, tmp_path:
     for seg_prefix in (f'{zipped}/panoptic_val2017/', 's3://nobody/knows/'):
         assert PanopticQuality(ann_file, seg_prefix).seg_prefix == seg_prefix
     for seg_prefix in (f'{zipped}/val2017/', str(coco_root / 'nowhere')):
-        with pytest.raises(FileNotFoundError, match=f'seg_prefix: folder {seg_prefix} does not exist'):
+        with pytest.raises(FileNotFoundError, match=f'seg_prefix: folder {seg_prefix.rstrip("/")} does not exist'):
             PanopticQuality(ann_file, seg_prefix)

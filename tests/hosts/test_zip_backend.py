@@ -14,7 +14,7 @@ from zip_samples import pack_ade20k, pack_coco, write_zip
 import eomt_mm  # noqa: F401
 from eomt_mm.datasets.coco_panoptic import CocoPanoptic
 from eomt_mm.hosts import zip_backend
-from eomt_mm.hosts.zip_backend import ZipBackend, is_missing_folder, zip_root
+from eomt_mm.hosts.zip_backend import ZipBackend, missing_folder, zip_root
 
 
 @pytest.fixture(scope='module')
@@ -321,11 +321,11 @@ def test_folder_of_pngs_that_is_in_no_zip_is_told_at_build_time(coco_zips: Path)
             ann_file='annotations/panoptic_train2017.json',
             data_prefix=dict(img='train2017/', seg='annotations/masks'),
         )
-    assert not is_missing_folder(f'{root}/annotations/panoptic_val2017/')
-    assert not is_missing_folder('http://host/annotations/panoptic_val2017/')
-    assert not is_missing_folder(str(coco_zips))
-    assert not is_missing_folder(str(coco_zips / 'annotations'), dict(backend='eomt_mm.zip'))
-    assert is_missing_folder(str(coco_zips / 'annotations'))
+    assert not missing_folder(f'{root}/annotations/panoptic_val2017/')
+    assert not missing_folder('http://host/annotations/panoptic_val2017/')
+    assert not missing_folder(str(coco_zips))
+    assert not missing_folder(str(coco_zips / 'annotations'), dict(backend='eomt_mm.zip'))
+    assert missing_folder(str(coco_zips / 'annotations'))
 
 
 def test_backend_can_be_pickled_and_copied(coco_zips: Path) -> None:

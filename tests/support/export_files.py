@@ -338,7 +338,8 @@ def via(root: Path) -> None:
                     category_id=CLASSES.index(name) + 1,
                 )
                 for number, index, name, ring in numbered(images, 1)
-            ],
+            ]
+            + [dict(segmentation=[[]], area=[], bbox=[], iscrowd=0, id=99, image_id=1, category_id=1)],  # a point
             licenses=[dict(id=0, name='Unknown License', url='')],
             categories=[dict(supercategory='type', id=k, name=name) for k, name in enumerate(CLASSES, start=1)],
         )

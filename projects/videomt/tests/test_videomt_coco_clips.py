@@ -106,7 +106,7 @@ def test_faulty_files(coco_root: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='nowhere.json does not exist'):
         coco_clips(coco_root, ann_file='nowhere.json')
     for change, message in (
-        (dict(category_id=55), 'category_id 55, which is not in'),
+        (dict(category_id=55), 'category_id 55, which none of the 4 categories has'),
         (dict(image_id=-1), 'image_id -1'),
         (dict(category_id=2, iscrowd=0, segmentation=[]), 'has no "segmentation"'),
     ):

@@ -275,7 +275,7 @@ def test_faulty_masks_are_named_with_their_frame(roots: dict[str, Path], tmp_pat
 def test_missing_and_broken_files_are_named(roots: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match='nowhere.json does not exist'):
         track_set(roots, ann_file='nowhere.json')
-    with pytest.raises(FileNotFoundError, match=r'of \d+ frames do not exist, .*nowhere.*00000.jpg: add'):
+    with pytest.raises(FileNotFoundError, match=r'of \d+ frames do not exist, .*nowhere.*00000.jpg .*: add'):
         track_set(roots, data_prefix=dict(img='nowhere'))
     (tmp_path / 'bad.json').write_text('{"videos": [')
     with pytest.raises(ValueError, match='bad.json is not valid json'):

@@ -10,6 +10,7 @@ default_hooks = dict(
     stop=dict(type='eomt_mm.GracefulStopHook'),
     total_batch=dict(type='eomt_mm.TotalBatchHook'),
     query_limit=dict(type='eomt_mm.QueryLimitHook'),
+    folder_check=dict(type='eomt_mm.FolderCheckHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

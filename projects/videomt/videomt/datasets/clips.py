@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from mmdet.datasets import BaseVideoDataset
 from mmdet.datasets.transforms import BaseFrameSample
+from mmengine.logging import print_log
 
 from eomt_mm.annotations.categories import only_crowds
-from eomt_mm.datasets.file_listing import check_files, picked
+from eomt_mm.datasets.file_listing import check_files, check_prefix, picked
 from eomt_mm.registry import TRANSFORMS
 
 Item = dict[str, Any]
@@ -80,11 +81,22 @@ class VideoDataset(BaseVideoDataset):
                     or "check that its annotations are of these videos and of metainfo['classes']"
                 )
             )
+        if len(kept) < len(self.data_list):
+            print_log(
+                f'{self.ann_file}: {len(self.data_list) - len(kept)} of {len(self.data_list)} videos are left out of '
+                'training: they have no visible annotation of these classes that is no crowd',
+                logger='current',
+            )
         self.most_targets = max((_num_targets(frame), frame['img_path']) for video in kept for frame in video['images'])
         frames = [frame for video in picked(kept, self._indices) for frame in video['images']]
         for key, what in (('img_path', 'frames'), ('seg_map_path', 'PNGs')):
-            check_files(frames, key, what, self.ann_file, self.backend_args)
+            prefix = self.data_prefix.get('img' if key == 'img_path' else 'seg') or ''
+            check_files(frames, key, what, self.ann_file, self.backend_args, prefix)
         return kept
+
+    def _join_prefix(self) -> None:
+        check_prefix(self.data_prefix, ('img', 'seg'), type(self).__name__, self.ann_file)
+        super()._join_prefix()
 
     def get_data_info(self, idx: int) -> Item:
         """Return a video whose frames name the annotation file, so that `LoadImage` can check the stated image size."""

@@ -12,6 +12,7 @@ from typing import Any
 from mmengine import fileio
 
 from eomt_mm.annotations.categories import choose_classes
+from eomt_mm.datasets.file_listing import read_list
 from eomt_mm.registry import DATASETS
 from videomt.datasets.classes import wild_metainfo
 from videomt.datasets.clips import Item, VideoDataset
@@ -37,13 +38,7 @@ class VSPW(VideoDataset):
 
     def load_videos(self) -> list[Item]:
         """Read the list of videos and list their frames; see the class."""
-        try:
-            lines = fileio.get_text(self.ann_file, backend_args=self.backend_args).splitlines()
-        except FileNotFoundError as error:
-            raise FileNotFoundError(
-                f'list of videos {self.ann_file} does not exist: check data_root and ann_file (train.txt, val.txt)'
-            ) from error
-        return [self._video(line.strip()) for line in lines if line.strip()]
+        return [self._video(name) for name in read_list(self.ann_file, 'list of videos', self.backend_args)]
 
     def _video(self, name: str) -> Item:
         folder = osp.join(self.data_prefix.get('img', ''), name)

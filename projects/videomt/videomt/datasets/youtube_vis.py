@@ -23,11 +23,13 @@ from eomt_mm.annotations.documents import (
     Number,
     check_categories,
     check_size,
+    flag_problem,
+    local_name,
     parse,
     unknown_id,
 )
-from eomt_mm.annotations.masks import examine
-from eomt_mm.datasets.coco_json import read_annotation_file, report_crowds
+from eomt_mm.annotations.masks import examine, is_blank
+from eomt_mm.datasets.coco_json import read_annotation_file, report_categories, report_crowds
 from eomt_mm.registry import DATASETS
 from eomt_mm.visualization import distinct_palette
 from videomt.datasets.classes import INSTANCE_CLASSES
@@ -107,6 +109,7 @@ def _check_videos(videos: list[Video], path: str) -> None:
         if not {'id', 'file_names', 'height', 'width'} <= video.keys():
             raise ValueError(f'{path}: video {video.get("id")} needs "id", "file_names", "height", "width" (pixels)')
         video['height'], video['width'] = check_size(video['height'], video['width'], f'{path}: video {video["id"]}')
+        video['file_names'] = [local_name(name) for name in video['file_names']]
     if len({video['id'] for video in videos}) < len(videos):
         raise ValueError(f'{path}: ids of videos must be unique; renumber them if files were merged')
 
@@ -116,14 +119,16 @@ def _check_annotations(data: TracksFile, path: str) -> None:
     sizes = {video['id']: (int(video['height']), int(video['width'])) for video in data['videos']}
     categories = {category['id'] for category in data['categories']}
     ids = set()
-    num_empty, defects = 0, DefectiveMasks(path)
+    num_empty, unseen, defects = 0, [], DefectiveMasks(path)
     for annotation in data['annotations']:
         name = f'{path}: annotation {annotation.get("id")}'
         video, category = annotation.get('video_id'), annotation.get('category_id')
         if video not in lengths:
             raise ValueError(f'{name} {unknown_id("video_id", video, lengths, "videos")}')
         if category not in categories:
-            raise ValueError(f'{name} has category_id {category!r}, which is not in "categories": correct it')
+            raise ValueError(f'{name} {unknown_id("category_id", category, categories, "categories")}')
+        if problem := flag_problem(annotation):
+            raise ValueError(f'{name} {problem}')
         count = len(annotation.get('segmentations') or ())
         if count != lengths[video]:
             raise ValueError(
@@ -132,10 +137,16 @@ def _check_annotations(data: TracksFile, path: str) -> None:
             )
         ids.add(annotation.get('id'))
         num_empty += _drop_empty(annotation, sizes[video], path, defects)
+        unseen += [annotation] * (not any(annotation['segmentations']))
     if len(ids) < len(data['annotations']) or None in ids:
         raise ValueError(f'{path}: ids of annotations must be there and unique, they are the ids of the tracks')
     if num_empty:
         _warn(f'{path}: {num_empty} masks have no polygon of 3 or more points: they are left out')
+    if unseen:
+        _warn(
+            f'{path}: {len(unseen)} of {len(data["annotations"])} annotations have no mask in any frame, such as '
+            f'annotation {unseen[0]["id"]}: they are left out'
+        )
     defects.report(_warn)
 
 
@@ -144,12 +155,17 @@ def _warn(text: str) -> None:
 
 
 def _drop_empty(annotation: TrackAnnotation, size: tuple[int, int], path: str, defects: DefectiveMasks) -> int:
-    """Check polygons and remove those without an outline; return their number. Run lengths are checked on loading."""
+    """Check polygons and remove those without an outline; return their number.
+
+    Run lengths are checked on loading, except for those without a pixel.
+    """
     masks: list[Any] = annotation['segmentations']
     num_empty = 0
     for frame, mask in enumerate(masks):
-        if isinstance(mask, list) and mask:
-            whose = f'annotation {annotation.get("id")}, frame {frame}'
+        whose = f'annotation {annotation.get("id")}, frame {frame}'
+        if isinstance(mask, dict):
+            defects.add('no pixel' if is_blank(mask) else '', whose)
+        elif mask:
             masks[frame], defect = examine(mask, size, f'{path}: {whose}')
             defects.add(defect, whose)
             num_empty += masks[frame] is None
@@ -188,6 +204,7 @@ class TrackDataset(VideoDataset):
             if annotation['category_id'] in self.cat2label:
                 annotations[annotation['video_id']].append(annotation)
         report_crowds((bool(one.get('iscrowd', 0)) for one in data['annotations']), self.ann_file)
+        report_categories(data, categories, used, self.ann_file, not self.test_mode)
         return [self._video(video, annotations[video['id']]) for video in data['videos']]
 
     def _video(self, video: Video, annotations: list[TrackAnnotation]) -> Item:
