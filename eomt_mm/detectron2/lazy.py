@@ -90,7 +90,7 @@ def _loaders(recipe: Recipe) -> dict[str, Any]:
             total_batch_size=recipe.total_batch_size(), aspect_ratio_grouping=False, **nodes['train']
         ),
         test=L(build_detection_test_loader)(batch_size=1, **nodes['val']),
-        evaluator=L(evaluator)(output_dir=None, own=True, **data),
+        evaluator=L(evaluator)(output_dir='${train.output_dir}/inference', own=True, **data),
     )
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import os.path as osp
 from collections.abc import Mapping
 from pathlib import Path
 from types import FunctionType, ModuleType
@@ -48,7 +49,7 @@ def read_recipe(config: str | Path, options: Mapping[str, Any] | None = None) ->
     old_root = stated_root(cfg)
     cfg.update(options)
     if cfg.get('data_root') is not None:
-        cfg['data_root'] = str(Path(cfg['data_root']).expanduser()) + '/'
+        cfg['data_root'] = osp.expanduser(str(cfg['data_root'])).rstrip('/') + '/'
         move_root(cfg, old_root, cfg['data_root'])
     for part, _ in places(cfg, 'img_size') if 'img_size' in cfg else ():
         part['img_size'] = cfg['img_size']

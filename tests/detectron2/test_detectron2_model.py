@@ -6,6 +6,7 @@ from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
+import detectron2
 import pytest
 import torch
 from copies import forget, in_copies
@@ -191,6 +192,10 @@ def test_a_missing_or_old_detectron2_is_one_line() -> None:
 
 
 def import_without_detectron2(_: int) -> None:
+    detectron2.__version__ = '0.5'
+    forget('eomt_mm')
+    with pytest.raises(ImportError, match='needs detectron2 >= 0.6, 0.5 is there: pip install'):
+        importlib.import_module('eomt_mm.detectron2')
     forget('eomt_mm', 'detectron2')
     sys.path[:] = [folder for folder in sys.path if not (Path(folder) / 'detectron2' / '__init__.py').is_file()]
     with pytest.raises(ImportError, match='needs detectron2, which is not installed: pip install') as caught:
