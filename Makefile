@@ -10,11 +10,11 @@ INSTALLED := $(VENV)/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 test test-slow lint docs demo demo-video clean
+.PHONY: help setup detectron2 test test-slow lint docs demo demo-video demo-detectron2 clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
 setup: $(INSTALLED) ## install into .venv, with pinned versions and test tools (PYTHON=python3.x chooses the interpreter)
 
@@ -61,6 +61,9 @@ demo: $(RUNTIME) ## train a small model on generated images, evaluate it and dra
 
 demo-video: $(RUNTIME) ## the same with videos: train a small VidEoMT on moving shapes, draw its tracks (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py --video $(DEMO_ARGS)
+
+demo-detectron2: setup detectron2 ## the demo on images with detectron2 in place of OpenMMLab (DEMO_ARGS)
+	@$(BIN)/python tools/make_demo.py --detectron2 $(DEMO_ARGS)
 
 clean: ## remove build products and caches; .venv and results in work_dirs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

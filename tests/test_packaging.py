@@ -202,7 +202,7 @@ def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    assert ' '.join(targets) == 'help setup detectron2 test test-slow lint docs demo demo-video clean'
+    assert ' '.join(targets) == 'help setup detectron2 test test-slow lint docs demo demo-video demo-detectron2 clean'
 
 
 @pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo', 'demo-video'])

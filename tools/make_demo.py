@@ -2,6 +2,7 @@
 
     make demo           # EoMT on images
     make demo-video     # VidEoMT on moving shapes; writes an annotated video
+    make demo-detectron2    # the same EoMT on detectron2
     python tools/make_demo.py --max-iters 300 --num-train 64
 
 It only calls the public tools: the data set generators, train.py, test.py, demo.py and plot_curves.py.
@@ -21,12 +22,15 @@ from eomt_mm.options import ToolParser, whole_number
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = ROOT / 'configs' / 'eomt' / 'toy' / 'eomt_tiny_shapes-panoptic-128.py'
 VIDEO = ROOT / 'projects' / 'videomt'
+DETECTRON2 = ROOT / 'projects' / 'detectron2'
 VIDEO_CONFIG = VIDEO / 'configs' / 'videomt_tiny_500i_shapes-96.py'
 
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(__doc__)
-    parser.add_argument('--video', action='store_true', help='VidEoMT on videos')
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument('--video', action='store_true', help='VidEoMT on videos')
+    kinds.add_argument('--detectron2', action='store_true', help='EoMT on detectron2')
     parser.add_argument('--max-iters', type=whole_number(1), help='length of the training; default: as in the config')
     parser.add_argument(
         '--num-train', type=whole_number(1), help='training images or videos; default: 400, with --video 200'
@@ -34,10 +38,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--num-val', type=whole_number(1), default=40, help='held-out images; of videos half of --num-train'
     )
-    parser.add_argument('--work-dir', type=Path, help='folder of everything written; default: work_dirs/demo[_video]')
+    parser.add_argument('--work-dir', type=Path, help='folder of everything written; default: work_dirs/demo[_...]')
     args = parser.parse_args()
     args.num_train = args.num_train or (200 if args.video else 400)
-    args.work_dir = args.work_dir or Path('work_dirs') / ('demo_video' if args.video else 'demo')
+    name = 'demo_video' if args.video else 'demo_detectron2' if args.detectron2 else 'demo'
+    args.work_dir = args.work_dir or Path('work_dirs') / name
     return args
 
 
@@ -50,7 +55,9 @@ def run(*command: str | Path) -> None:
     signal.signal(signal.SIGINT, lambda number, _: interrupted.append(number))
     words = [str(word) for word in command]
     print(f'\n$ python {" ".join(words)}', flush=True)
-    paths = os.pathsep.join([str(VIDEO), *filter(None, [os.environ.get('PYTHONPATH')])])  # for python -m videomt...
+    # for python -m videomt..., and where `make detectron2` puts detectron2
+    folders = [str(VIDEO), str(ROOT / 'build' / 'detectron2'), os.environ.get('PYTHONPATH')]
+    paths = os.pathsep.join(filter(None, folders))
     environment = {**os.environ, 'PYTHONUNBUFFERED': '1', 'PYTHONPATH': paths}
     code = subprocess.run([sys.executable, *words], env=environment).returncode
     if code or interrupted:
@@ -85,6 +92,21 @@ def image_demo(args: argparse.Namespace) -> None:
     print(f'demo: PQ {quality:.1f} on {args.num_val} held-out images, pictures in {pictures}')
 
 
+def detectron2_demo(args: argparse.Namespace) -> None:
+    """Train and evaluate EoMT on generated images, on detectron2."""
+    data, train, pictures = (args.work_dir / name for name in ('data', 'train', 'pictures'))
+    counts = ['--num-train', args.num_train, '--num-val', args.num_val]
+    run('-m', 'eomt_mm.synthetic.generate', 'coco', data, *map(str, counts), '--size', '128', '160', '--overwrite')
+    script, options = ('--config-file', CONFIG), [f'data_root={data}', f'train.output_dir={train}']
+    length = [f'train.max_iter={args.max_iters}'] if args.max_iters else []
+    run(DETECTRON2 / 'train_net.py', *script, *options, *length)
+    images, weights = sorted((data / 'val2017').glob('*.jpg')), f'train.init_checkpoint={train / "model_final.pth"}'
+    run(DETECTRON2 / 'demo.py', *script, '--output', pictures, '--input', *images, *options, weights)
+    lines = [json.loads(line) for line in (train / 'metrics.json').read_text().splitlines()]
+    quality = [line['panoptic_seg/PQ'] for line in lines if 'panoptic_seg/PQ' in line][-1]
+    print(f'demo: PQ {quality:.1f} on {args.num_val} held-out images, pictures in {pictures}')
+
+
 def video_demo(args: argparse.Namespace) -> None:
     """Train and evaluate VidEoMT on generated videos, then draw the tracks of a longer and larger video."""
     data, train, test, film = (args.work_dir / name for name in ('data', 'train', 'test', 'film'))
@@ -107,7 +129,7 @@ def main() -> None:
     args = parse_args()
     for name in ('train', 'test', 'pictures', 'found'):  # left by an earlier demo
         shutil.rmtree(args.work_dir / name, ignore_errors=True)
-    video_demo(args) if args.video else image_demo(args)
+    (video_demo if args.video else detectron2_demo if args.detectron2 else image_demo)(args)
 
 
 if __name__ == '__main__':

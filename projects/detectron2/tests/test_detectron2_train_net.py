@@ -1,5 +1,6 @@
 """The scripts of the project: train, resume, evaluate, draw; wrong options end in one line."""
 
+import re
 import runpy
 import sys
 from argparse import Namespace
@@ -169,3 +170,13 @@ def train_in_two(rank: int, config: Path, out: Path) -> None:
 def test_two_processes_train_on_cpus(config: Path, tmp_path: Path) -> None:
     in_new_processes(1, train_in_two, config, tmp_path)
     assert torch.load(tmp_path / 'model_final.pth', weights_only=True)['iteration'] == 2
+
+
+@pytest.mark.slow
+def test_the_demo_draws_every_held_out_image(
+    tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tool('make_demo.py', '--detectron2', '--max-iters', 3, '--num-train', 16, '--num-val', 2, '--work-dir', tmp_path)
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert re.fullmatch(rf'demo: PQ \d+\.\d on 2 held-out images, pictures in {tmp_path}/pictures', last)
+    assert len(list((tmp_path / 'pictures').glob('*.png'))) == 2
