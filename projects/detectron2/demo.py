@@ -38,14 +38,16 @@ from eomt_mm.fileio import write_whole
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--config-file', required=True, help='name or path of a config')
-    parser.add_argument('--input', required=True, nargs='+', type=Path, help='image files')
+    parser.add_argument('--input', required=True, nargs='+', metavar='IMAGE', help='image files')
     parser.add_argument('--output', required=True, type=Path, help='folder of the drawn images')
     parser.add_argument('--score-thr', type=float, default=0.5, help='minimum score of drawn instances; default 0.5')
     parser.add_argument('opts', nargs=argparse.REMAINDER, help='KEY=VALUE, such as train.init_checkpoint=FILE')
     args = parser.parse_args()
-    first = next((i for i, path in enumerate(args.input) if '=' in path.name and not path.exists()), len(args.input))
-    args.opts = [*map(str, args.input[first:]), *args.opts]
-    args.input = args.input[:first]
+    # --input takes all that follows it: the options begin with the first KEY=VALUE that is no file
+    is_option = ['=' in text and not Path(text).exists() for text in args.input]
+    first = is_option.index(True) if True in is_option else len(is_option)
+    args.opts = [*args.input[first:], *args.opts]
+    args.input = [Path(text) for text in args.input[:first]]
     return args
 
 

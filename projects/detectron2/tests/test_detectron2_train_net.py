@@ -87,7 +87,8 @@ def test_evaluation_and_pictures(
     common = [*QUICK, *SMALL, f'train.output_dir={tmp_path}', weights]
     script('train_net.py', '--config-file', config, '--eval-only', *common)
     images = sorted((coco_root / 'val2017').glob('*.jpg'))[:2]
-    script('demo.py', '--config-file', config, '--output', tmp_path / 'out', '--input', *images, *common)
+    root = f'data_root={coco_root}/'  # an option whose value looks like a path
+    script('demo.py', '--config-file', config, '--output', tmp_path / 'out', '--input', *images, root, *common)
     assert {path.name for path in (tmp_path / 'out').iterdir()} == {f'{image.stem}.png' for image in images}
     with pytest.raises(SystemExit, match='two images have the same name'):
         script('demo.py', '--config-file', config, '--output', tmp_path, '--input', images[0], images[0], *common)
