@@ -137,8 +137,8 @@ def load_panoptic(spec: DataSpec) -> Loaded:
         raise ValueError(f'data_prefix={dict(spec.data_prefix)} has no "seg": name the folder of the panoptic PNGs')
     if folder and not osp.isdir(folder):
         raise FileNotFoundError(
-            f'data_prefix["seg"]: folder {folder} does not exist; it holds the panoptic PNGs '
-            "(unpack panoptic_train2017.zip inside COCO's annotations)"
+            f'data_prefix["seg"]: folder {folder} does not exist; it should hold the panoptic PNGs '
+            '(of COCO: unpack panoptic_train2017.zip inside its annotations)'
         )
     data = read_panoptic_json(path, annotated=bool(folder))
     segments = [segment for one in data['annotations'] for segment in one['segments_info']]

@@ -68,7 +68,7 @@ def test_public_data_sets(ade20k_root: Path, tmp_path: Path) -> None:
         assert len(DatasetCatalog.get(f'eomt_{name}_train')) >= 4
         assert len(DatasetCatalog.get(f'eomt_{name}_val')) == 4
     assert MetadataCatalog.get('eomt_ade20k_panoptic_val').task == 'panoptic'
-    with pytest.raises(FileNotFoundError, match='cityscapes/leftImg8bit/train of the files'):
+    with pytest.raises(FileNotFoundError, match='cityscapes/leftImg8bit/train does not exist; it should hold'):
         DatasetCatalog.get('eomt_cityscapes_panoptic_train')
     with pytest.raises(ValueError, match="'eomt_coco_panoptic_train' is already registered"):
         register_builtin(str(tmp_path / 'other'))
@@ -79,7 +79,7 @@ def test_metadata_for_detectron2(tmp_path: Path) -> None:
     segments = [
         dict(id=1, category_id=1, area=3),
         dict(id=2, category_id=200, area=3),
-        dict(id=3, category_id=1, area=0),
+        dict(id=3, category_id=7, area=0),  # the area is not read
     ]
     content = dict(
         images=[dict(id=1, file_name='a.png', height=8, width=10)],
@@ -92,8 +92,10 @@ def test_metadata_for_detectron2(tmp_path: Path) -> None:
     (item,) = DatasetCatalog.get('test_coco')
     assert set(item) >= {'file_name', 'image_id', 'height', 'width', 'pan_seg_file_name'}
     assert item['segments_info'] == [
-        dict(id=1, category_id=0, isthing=True, iscrowd=0), dict(id=2, category_id=132, isthing=False, iscrowd=0)
-    ]  # fmt: skip
+        dict(id=1, category_id=0, isthing=True, iscrowd=0),
+        dict(id=2, category_id=132, isthing=False, iscrowd=0),
+        dict(id=3, category_id=6, isthing=True, iscrowd=0),
+    ]
     standard, meta = MetadataCatalog.get('coco_2017_val_panoptic'), MetadataCatalog.get('test_coco')
     same = ('thing_classes', 'stuff_classes', 'evaluator_type', 'ignore_label', 'label_divisor')
     same += ('thing_dataset_id_to_contiguous_id', 'stuff_dataset_id_to_contiguous_id', 'stuff_colors')
