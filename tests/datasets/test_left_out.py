@@ -266,6 +266,7 @@ def test_tracks_and_frames_without_a_pixel(tmp_path: Path, log: list[str]) -> No
         (b'<!DOCTYPE html><html>log in</html>', 'is a web page'),
         (gzip.compress(b'{}'), 'is compressed by gzip: unpack it'),
     ],
+    ids=['pointer', 'page', 'gzip'],  # gzip's content has the time in it
 )
 def test_other_files_in_place_of_a_json(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / 'own.json').write_bytes(content)
