@@ -34,7 +34,7 @@ _check_detectron2()
 PUBLIC = {
     'meta_arch': ('EoMT',),
     'solver': ('AnnealMasks', 'TwoStageLR', 'build_optimizer', 'layer_groups'),
-    'lazy': ('apply_overrides', 'lazy_config', 'register', 'split_options'),
+    'lazy': ('apply_overrides', 'lazy_config', 'register', 'split_files', 'split_options'),
     'training': ('build_checkpointer', 'evaluate', 'evaluate_checkpoint', 'train'),
     'yaml_config': ('EoMTTrainer', 'add_eomt_config', 'load_yaml'),
     'mappers': ('EoMTMapper', 'mapper_of'),

@@ -145,6 +145,13 @@ def _as_stated(value: Any) -> Any:
     return tuple(map(_as_stated, value)) if isinstance(value, list | tuple) else value
 
 
+def split_files(texts: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Split texts into files and the options after them, which begin with the first KEY=VALUE that is no file."""
+    is_option = ['=' in text and not Path(text).exists() for text in texts]
+    first = is_option.index(True) if True in is_option else len(texts)
+    return [Path(text) for text in texts[:first]], list(texts[first:])
+
+
 def split_options(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """Split KEY=VALUE texts into values of what a recipe states once, and overrides of the LazyConfig.
 

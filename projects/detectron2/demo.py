@@ -30,6 +30,7 @@ from eomt_mm.detectron2 import (
     lazy_config,
     read_image,
     register,
+    split_files,
     split_options,
 )
 from eomt_mm.fileio import write_whole
@@ -43,11 +44,8 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--score-thr', type=float, default=0.5, help='minimum score of drawn instances; default 0.5')
     parser.add_argument('opts', nargs=argparse.REMAINDER, help='KEY=VALUE, such as train.init_checkpoint=FILE')
     args = parser.parse_args()
-    # --input takes all that follows it: the options begin with the first KEY=VALUE that is no file
-    is_option = ['=' in text and not Path(text).exists() for text in args.input]
-    first = is_option.index(True) if True in is_option else len(is_option)
-    args.opts = [*args.input[first:], *args.opts]
-    args.input = [Path(text) for text in args.input[:first]]
+    args.input, options = split_files(args.input)  # --input takes all that follows it
+    args.opts = [*options, *args.opts]
     return args
 
 

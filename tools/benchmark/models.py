@@ -3,18 +3,15 @@
 import sys
 from typing import Any
 
-import torch
 from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.runner import load_checkpoint
-from torch import Tensor, nn
+from torch import nn
 
 from benchmark.configs import is_ours
 from eomt_mm import compat
 from eomt_mm.apis.model import init_model
-
-CERTAIN = 20.0  # logit, others 0: a probability above 0.999 among a thousand classes
 
 
 def build_model(cfg: Config, checkpoint: str | None, device: str) -> Any:
@@ -44,20 +41,3 @@ def deformable_attention(model: nn.Module, device: str) -> str | None:
         return None
     compiled = device.startswith('cuda') and has_compiled_ops()
     return f'{count} deformable, ' + ('compiled op' if compiled else 'slow PyTorch form (no compiled op)')
-
-
-def keep_queries(head: Any, count: int) -> None:
-    """Make the first ``count`` queries predict one class each with certainty, and the others "no object"."""
-    num_classes = head.num_classes
-    predictors = [m for m in head.modules() if isinstance(m, nn.Linear) and m.out_features == num_classes + 1]
-
-    def certain(_: nn.Module, __: Any, logits: Tensor) -> Tensor:
-        num_queries = logits.shape[-2]
-        labels = torch.full((num_queries,), num_classes, device=logits.device)
-        kept = min(count, num_queries)
-        labels[:kept] = torch.arange(kept, device=logits.device) * num_classes // max(kept, 1)
-        one_hot = torch.nn.functional.one_hot(labels, num_classes + 1).to(logits)  # (Q, K + 1)
-        return (CERTAIN * one_hot).expand_as(logits)
-
-    for predictor in predictors:
-        predictor.register_forward_hook(certain)

@@ -27,7 +27,8 @@ from benchmark.configs import (
 )
 from benchmark.harness import Call
 from benchmark.inputs import blank_samples, make_batch
-from benchmark.models import build_model, keep_queries
+from benchmark.kept import keep_queries
+from benchmark.models import build_model
 
 RESULTS = dict(
     panoptic='pred_panoptic_seg', instance='pred_instances', semantic='pred_sem_seg', detection='pred_instances'

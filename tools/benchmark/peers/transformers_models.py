@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.configs import class_counts
 from benchmark.harness import Call
-from benchmark.models import keep_queries
+from benchmark.kept import keep_queries
 from benchmark.subjects import network as ours
 from benchmark.subjects.head import POSTPROCESS
 from eomt_mm.checkpoints.exporting import huggingface_model

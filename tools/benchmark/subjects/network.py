@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from benchmark.configs import class_counts, is_ours, is_video, side_config, task_of, test_pipeline, without_targets
 from benchmark.harness import Call
 from benchmark.inputs import random_targets, write_image
-from benchmark.models import build_model, keep_queries
+from benchmark.kept import keep_queries
+from benchmark.models import build_model
 from benchmark.subject import CONFIG, OPTIONS, SHAPE, SIZE, SUBJECTS, Subject, check_maps, check_tensors, integer
 
 Logits = tuple[Tensor, Tensor]  # of classes (B, Q, K + 1) and masks (B, Q, H/4, W/4)
