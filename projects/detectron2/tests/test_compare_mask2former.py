@@ -76,7 +76,7 @@ def test_a_folder_without_mask2former_ends_in_one_line(tmp_path: Path) -> None:
     ('arguments', 'message'),
     [
         (['--size', 64, 64, 'img_size=64'], '--size and img_size: give one of them'),
-        (['--size', 64, 60], 'multiples of the patch size'),
+        (['--size', 64, 60], 'is no multiple of patch_size=16'),
         (['--images', 'no/such.jpg', 'img_size=64'], 'image no/such.jpg does not exist'),
         (['--device', 'abacus'], '--device abacus: '),
         (['--mask2former-config', 'other.yaml'], '--mask2former-config other.yaml: no such file in'),
