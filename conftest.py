@@ -5,6 +5,7 @@ is imported in fixtures.
 """
 
 import gc
+import importlib
 import os
 import runpy
 import sys
@@ -22,6 +23,10 @@ sys.path.append(str(ROOT / 'tools'))  # the package benchmark; last, for the sta
 
 import eomt_mm  # noqa: F401  isort: skip
 import pytest
+
+# The first import of yapf, by mmengine, writes its grammar to the user's cache, and a second process that imports it at
+# that moment reads half a file: done here before the workers start.
+importlib.import_module('yapf')
 
 WITHOUT_DETECTRON2 = missing_packages()
 collect_ignore = ['tests/detectron2', 'projects/detectron2/tests'] if WITHOUT_DETECTRON2 else []
