@@ -69,7 +69,8 @@ def test_inference_with_inductor(family: str) -> None:
     check_inference(family, 'inductor')
 
 
-@pytest.mark.parametrize('family', [FAMILIES[0], pytest.param(FAMILIES[1], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('family', FAMILIES)
 def test_one_dynamic_dimension_is_enough(family: str) -> None:
     """As exporters and servers mark it, with all other sizes fixed."""
     network = Network(family).eval()

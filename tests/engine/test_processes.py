@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.distributed as dist
+from copies import in_copies
 from criterion_samples import NUMS as PARTED, K, Q, gradient as gradient_of_parts, gradients as gradients_of_logits
 from mmengine.config import Config
 from process_runs import (
@@ -44,17 +45,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope='module')
 def both(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """Results of two processes, and where they lie; to start them takes longer than what they do."""
+    """Results of two processes, which need longer to start than for what they do."""
     folder = tmp_path_factory.mktemp('both')
-    root = write_cityscapes(folder / 'root', num_train=1, num_val=5, size=(96, 192), progress=False)
     works: dict[str, Any] = dict(
         models=(model_results, (COUNTS, KEEP_PROBS, VARIANTS)),
-        metrics=(metric_results, (root, folder / 'two')),
         whole=(whole_results, (WHOLE,)),
         parted=(parted_results, (PARTED,)),
     )
     results = zip(*in_two_processes(folder, *works.values()), strict=True)
-    return dict(zip(works, results, strict=True), folder=folder)
+    return dict(zip(works, results, strict=True))
 
 
 @pytest.fixture(scope='module')
@@ -66,6 +65,7 @@ def whole_batch(nums: tuple[int, int], probs: tuple[float, float]) -> tuple[Tens
     return loss_and_gradients(make_model(), list(enumerate(nums)), probs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('probs', KEEP_PROBS)
 @pytest.mark.parametrize('nums', COUNTS)
 def test_two_processes_are_one_with_both_images(
@@ -82,6 +82,7 @@ def test_two_processes_are_one_with_both_images(
     assert max(gradient.abs().max() for gradient in gradients.values()) > 1e-2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nums', COUNTS)
 def test_published_class_norm_is_each_process_its_own(nums: tuple[int, int], found: tuple[dict[str, Any], ...]) -> None:
     """Each divides by its own sum of weights, which differs with the number of targets: the mean of the processes'
@@ -96,6 +97,7 @@ def test_published_class_norm_is_each_process_its_own(nums: tuple[int, int], fou
     assert off < 1e-9 if alike else off > 1e-4
 
 
+@pytest.mark.slow
 def test_every_parameter_is_seen_in_each_annealing_phase(found: tuple[dict[str, Any], ...]) -> None:
     """With an image without targets in one process."""
     for results in found:
@@ -103,6 +105,7 @@ def test_every_parameter_is_seen_in_each_annealing_phase(found: tuple[dict[str, 
         assert not [case for case, names in results['silent'].items() if names]
 
 
+@pytest.mark.slow
 def test_weights_stay_identical_in_both_processes(found: tuple[dict[str, Any], ...]) -> None:
     first, second = (results['weights'] for results in found)
     start = make_model().state_dict()
@@ -116,6 +119,7 @@ def test_weights_stay_identical_in_both_processes(found: tuple[dict[str, Any], .
 # The criterion alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nums', WHOLE)
 def test_averaged_gradients_are_those_of_the_whole_batch(nums: tuple[int, ...], both: dict[str, Any]) -> None:
     """For the normalisers are averaged over the processes."""
@@ -133,6 +137,7 @@ def test_averaged_gradients_are_those_of_the_whole_batch(nums: tuple[int, ...], 
         assert (local - synced)[:num_class_logits].abs().max() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('nums', PARTED)
 def test_micro_batches_give_the_gradient_of_two_batches(nums: tuple[int, ...], both: dict[str, Any]) -> None:
     for results in both['parted']:
@@ -146,10 +151,12 @@ def test_micro_batches_give_the_gradient_of_two_batches(nums: tuple[int, ...], b
 
 
 @pytest.fixture(scope='module')
-def measured(both: dict[str, Any]) -> dict[str, Any]:
+def measured(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Metrics of 5 images, in one process and in two."""
-    folder = both['folder']
-    return dict(one=metric_results(folder / 'root', folder / 'one'), two=both['metrics'], folder=folder)
+    folder = tmp_path_factory.mktemp('measured')
+    root = write_cityscapes(folder / 'root', num_train=1, num_val=5, size=(96, 192), progress=False)
+    two = in_two_processes(folder, (metric_results, (root, folder / 'two')), start=in_copies)
+    return dict(one=metric_results(root, folder / 'one'), two=[results for (results,) in two], folder=folder)
 
 
 METRIC_NAMES = [metric['type'] for metrics in METRICS_OF.values() for metric in metrics]

@@ -117,6 +117,7 @@ def test_metadata_says_what_a_runtime_needs() -> None:
     )
 
 
+@pytest.mark.slow  # the contract exports every architecture
 def test_program_runs_any_batch_and_carries_its_metadata(tmp_path: Path) -> None:
     task, built = 'panoptic', model('panoptic', 3)
     network = network_of(built, WIDE)

@@ -62,7 +62,8 @@ def found_by_runner(path: Path, image: Path) -> tuple[list[Any], dict[str, Any]]
     return runner.segment(session, meta, Image.open(image)), meta
 
 
-@pytest.mark.parametrize('family', [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('family', [2, 3])
 @pytest.mark.parametrize('size', IMAGES)
 def test_semantic(family: int, size: tuple[int, int], exported: Any, tmp_path: Path) -> None:
     """The second image takes several windows."""
@@ -75,7 +76,8 @@ def test_semantic(family: int, size: tuple[int, int], exported: Any, tmp_path: P
     assert (labels == expected).mean() > 0.999 and len(segments) > 3
 
 
-@pytest.mark.parametrize('family', [3, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('family', [3, 2])
 @pytest.mark.parametrize('size', IMAGES)
 def test_instance(family: int, size: tuple[int, int], exported: Any, tmp_path: Path) -> None:
     image = image_file(tmp_path, size)
@@ -105,9 +107,8 @@ def test_panoptic(family: int, size: tuple[int, int], exported: Any, tmp_path: P
     assert (codes == sample.pred_panoptic_seg.sem_seg[0].numpy()).mean() > 0.999 and segments
 
 
-@pytest.mark.parametrize(
-    'task', ['panoptic', *(pytest.param(t, marks=pytest.mark.slow) for t in ('instance', 'semantic'))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['panoptic', 'instance', 'semantic'])
 def test_results_in_the_graph_are_the_same_for_an_image_of_the_inputs_size(
     task: str, exported: Any, tmp_path: Path
 ) -> None:

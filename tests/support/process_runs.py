@@ -41,9 +41,13 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def in_two_processes(folder: Path, *works: tuple[Callable[..., Any], tuple[Any, ...]]) -> list[list[Any]]:
+def in_two_processes(
+    folder: Path,
+    *works: tuple[Callable[..., Any], tuple[Any, ...]],
+    start: Callable[..., None] = in_new_processes,
+) -> list[list[Any]]:
     """What each ``function(*arguments)`` of ``works`` returns in each of two processes, run in ``folder``."""
-    in_new_processes(2, _process, free_port(), str(folder), works)
+    start(2, _process, free_port(), str(folder), works)
     return [torch.load(folder / f'rank_{rank}.pt', weights_only=False) for rank in range(2)]
 
 
