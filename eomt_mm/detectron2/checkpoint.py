@@ -25,6 +25,13 @@ logger = logging.getLogger(__name__)
 # In detectron2's files the weights are 'model'; mmengine looks for 'state_dict' and 'meta'.
 WEIGHTS = ('model', 'state_dict')
 META = 'meta'
+SHOWN = 3  # lines of a list of differences
+# Options of the mm side in messages.
+OPTIONS = {
+    'model.panoptic_head.': 'model.head.',
+    'model.decode_head.': 'model.head.',
+    '--no-class-head (class_head=False)': 'train.class_head=False',
+}
 LAST = 'last_checkpoint'  # fvcore's record of the newest file
 
 
@@ -162,14 +169,27 @@ class EoMTCheckpointer(DetectionCheckpointer):
     def _read(self, path: str, class_head: ClassHead) -> tuple[dict[str, Tensor], ImportReport]:
         own = self.dataset_meta
         things = own.get('thing_classes')
-        return import_checkpoint(
-            path, self.model.state_dict(), default_base=self.base or self._default_base(), class_head=class_head,
-            class_order=class_order_for(own.get('classes'), None if things is None else len(things)),
-        )  # fmt: skip
+        order = class_order_for(own.get('classes'), None if things is None else len(things))
+        base = self.base or self._default_base()
+        try:
+            return import_checkpoint(
+                path, self.model.state_dict(), default_base=base, class_head=class_head, class_order=order
+            )
+        except ValueError as error:
+            raise ValueError(_in_one_line(str(error))) from error
 
     def _default_base(self) -> str | None:
         name = getattr(getattr(self.model, 'backbone', None), 'model_name', None)
         return None if name is None else pretrained_address(name)
+
+
+def _in_one_line(text: str) -> str:
+    """Shorten an error of the import to one line that names the options of detectron2's side."""
+    for theirs, ours in OPTIONS.items():
+        text = text.replace(theirs, ours)
+    first, *others = (line.strip() for line in text.splitlines())
+    left_out = [f'{len(others) - SHOWN} more differences'] if len(others) > SHOWN else []
+    return ' '.join([first, '; '.join([*others[:SHOWN], *left_out])]).strip()
 
 
 def _names(meta: Mapping[str, Any]) -> tuple[str, ...]:

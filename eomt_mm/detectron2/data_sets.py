@@ -88,12 +88,7 @@ def register_config(name: str, dataset: Mapping[str, Any], task: str | None = No
         ValueError: the data are for another task, the type is unknown here, a key is read on the mm side only, classes
             are missing or wrong, or the name belongs to other data.
     """
-    spec = spec_of(dataset)
-    if task not in (None, KINDS[spec.kind][0]):
-        raise ValueError(
-            f'dataset.type={dataset["type"]} is for {KINDS[spec.kind][0]} segmentation, the model for {task}'
-        )
-    register(name, spec)
+    register(name, check_task(dataset, task))
 
 
 def register_builtin(root: str | None = None) -> list[str]:
@@ -201,6 +196,17 @@ def _register_own(
     given = {key: value for key, value in more.items() if value is not None}
     files = dict(data_root=data_root, ann_file=ann_file, data_prefix=data_prefix)
     register_config(name, dict(type=kind, metainfo=metainfo, test_mode=test_mode, **files, **given))
+
+
+def check_task(dataset: Mapping[str, Any], task: str | None) -> DataSpec:
+    """Convert the data set of an mm config for a model of ``task``; arguments and errors: see `register_config`."""
+    spec = spec_of(dataset)
+    if task not in (None, KINDS[spec.kind][0]):
+        raise ValueError(
+            f'dataset.type={dataset["type"]} is for {KINDS[spec.kind][0]} segmentation, the model for {task}: take '
+            f'data and model of one task'
+        )
+    return spec
 
 
 def spec_of(dataset: Mapping[str, Any]) -> DataSpec:

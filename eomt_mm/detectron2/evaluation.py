@@ -51,12 +51,8 @@ def build_evaluator(
     Raises:
         ValueError: there is no such data set, its task is not known, or detectron2's own evaluator cannot read it.
     """
-    if name not in DatasetCatalog.list():
-        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
-        hint = f'did you mean {close[0]!r}?' if close else 'register it with eomt_mm.detectron2.data_sets'
-        raise ValueError(f'data set {name!r} is not registered: {hint}')
-    meta = MetadataCatalog.get(name)
-    task = task or meta.get('task') or TASK_OF_TYPE.get(meta.get('evaluator_type', ''))
+    found = task_of_data(name)
+    task, meta = task or found, MetadataCatalog.get(name)
     if task not in OWN:
         raise ValueError(f'data set {name!r} does not state its task: give task, one of {", ".join(OWN)}')
     if not own:
@@ -64,6 +60,17 @@ def build_evaluator(
     if getattr(meta.get('spec'), 'kind', '') == 'CityscapesInstance':
         return DatasetEvaluators([CityscapesAPEvaluator(name), InstanceAPEvaluator(name)])
     return OWN[task](name)
+
+
+def task_of_data(name: str) -> str | None:
+    """Return the task of a registered data set, None if it states none; raise ValueError if there is no such set."""
+    if name not in DatasetCatalog.list():
+        close = difflib.get_close_matches(name, DatasetCatalog.list(), n=1)
+        hint = f'did you mean {close[0]!r}?' if close else 'register it with eomt_mm.detectron2.data_sets'
+        raise ValueError(f'data set {name!r} is not registered: {hint}')
+    meta = MetadataCatalog.get(name)
+    found: str | None = meta.get('task') or TASK_OF_TYPE.get(meta.get('evaluator_type', ''))
+    return found
 
 
 def _build_theirs(name: str, task: str, output_dir: str | None) -> DatasetEvaluator:

@@ -1,8 +1,9 @@
 """LazyConfig of detectron2 from a config of the mm side: the same numbers, none of them stated twice."""
 
 import difflib
+import inspect
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,15 +11,22 @@ import torch
 from detectron2.config import LazyCall as L, LazyConfig
 from detectron2.data import DatasetCatalog, MetadataCatalog, build_detection_test_loader, build_detection_train_loader
 from detectron2.evaluation import DatasetEvaluator
+from detectron2.utils.registry import locate
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from eomt_mm.core.backbone import PlainViT
+from eomt_mm.core.criterion import Criterion
+from eomt_mm.core.head import EoMTHead
+from eomt_mm.core.schedules import MaskAnnealing
 from eomt_mm.detectron2.containers import plain
 from eomt_mm.detectron2.data_sets import register_config, spec_of
 from eomt_mm.detectron2.evaluation import build_evaluator
 from eomt_mm.detectron2.mappers import EoMTMapper
-from eomt_mm.detectron2.meta_arch import EoMT
-from eomt_mm.detectron2.recipe import Recipe
+from eomt_mm.detectron2.meta_arch import EoMT, Rules
+from eomt_mm.detectron2.recipe import ACCUMULATION, MM_ONLY, Recipe
 from eomt_mm.detectron2.solver import AnnealMasks, TwoStageLR, build_optimizer, layer_groups
 from eomt_mm.recipes.reading import SHARED_KEYS
 
@@ -31,14 +39,30 @@ THEIRS = {
     'val_dataloader.num_workers': 'dataloader.test.num_workers',
     'optim_wrapper.optimizer.lr': 'optimizer.lr',
     'optim_wrapper.paramwise_cfg.layer_decay': 'optimizer.params.layer_decay',
+    'optim_wrapper.clip_grad': 'optimizer.max_norm',
+    'optim_wrapper.type': 'train.amp.enabled',
     'param_scheduler': 'lr_multiplier',
+    'default_hooks.checkpoint.interval': 'train.checkpointer.period',
+    'default_hooks.checkpoint.max_keep_ckpts': 'train.checkpointer.max_to_keep',
+    'default_hooks.checkpoint_fit.class_head': 'train.class_head',
+    'auto_scale_lr': 'dataloader.train.total_batch_size, to which the learning rate belongs',
     'load_from': 'train.init_checkpoint',
+    'resume': '--resume',
     'work_dir': 'train.output_dir',
     'randomness.seed': 'train.seed',
     'model.panoptic_head': 'model.head, model.criterion or model.rules',
     'model.decode_head': 'model.head, model.criterion or model.rules',
 }
-OWN_KEYS = ('model.head', 'model.criterion', 'model.rules')  # may be extended
+# Options of the mm side that detectron2 lacks, and what to do.
+LACKING = {
+    'optim_wrapper.accumulative_counts': ACCUMULATION,
+    **{key: f'leave it out, or {hint}' for key, hint in {**MM_ONLY, 'default_hooks': MM_ONLY['custom_hooks']}.items()},
+}
+# What reads parts whose `_target_`, if any, passes them on, and what it takes from elsewhere.
+PARTS: dict[str, Callable[..., Any]] = {
+    'model.head': EoMTHead, 'model.criterion': Criterion, 'model.rules': Rules, 'annealing': MaskAnnealing,
+}  # fmt: skip
+GIVEN = {'num_classes', 'embed_dim', 'depth', 'patch_size'}
 
 
 def lazy_config(config: str | Path, options: Mapping[str, Any] | None = None) -> DictConfig:
@@ -79,7 +103,7 @@ def _model(recipe: Recipe) -> DictConfig:
 def _loaders(recipe: Recipe) -> dict[str, Any]:
     nodes = {}
     for split in ('train', 'val'):
-        data = dict(name=f'{recipe.name}_{split}', dataset=recipe.dataset(split), task=recipe.task)
+        data = dict(name=f'{recipe.name}_{split}', dataset=recipe.dataset(split), task='${model.task}')
         mapper = {name: value for name, value in vars(recipe.mapper(split)).items() if name not in ('img_size', 'task')}
         mapper.update(task='${model.task}', img_size='${model.img_size}', num_classes='${model.num_classes}')
         nodes[split] = dict(
@@ -162,7 +186,10 @@ def split_options(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     if wrong:
         raise ValueError(f'{wrong[0]!r}: give KEY=VALUE, such as train.max_iter=1000')
     shared = [text for text in texts if text.partition('=')[0].partition('.')[0] in SHARED_KEYS]
-    options: dict[str, Any] = plain(OmegaConf.from_dotlist(shared))
+    try:
+        options: dict[str, Any] = plain(OmegaConf.from_dotlist(shared))
+    except (YAMLError, OmegaConfBaseException) as error:
+        raise ValueError(f'{" ".join(shared)}: no value that can be read: {_first_line(error)}') from error
     return options, [text for text in texts if text not in shared]
 
 
@@ -170,19 +197,52 @@ def apply_overrides(cfg: DictConfig, texts: Sequence[str]) -> DictConfig:
     """Apply KEY=VALUE overrides in place, as detectron2 does, to keys that something reads.
 
     Raises:
-        ValueError: the config has no such key; the message names the right one for options of the mm side.
+        ValueError: the config has no such key, or the value is of another kind; the message names the right key for
+            options of the mm side.
     """
     for text in texts:
         key = text.partition('=')[0].lstrip('+~')
-        theirs = next((known for known in THEIRS if f'{key}.'.startswith(f'{known}.')), None)
+        _check_key(cfg, key)
+        before = OmegaConf.select(cfg, key)
+        try:
+            LazyConfig.apply_overrides(cfg, [text])
+            after = OmegaConf.select(cfg, key)
+        except (HydraException, OmegaConfBaseException, NotImplementedError) as error:
+            raise ValueError(f'{text}: no override that detectron2 can read: {_first_line(error)}') from error
+        if isinstance(before, int | float) and not isinstance(before, bool) and isinstance(after, str):
+            raise ValueError(f'{key}={after}: give a number; the config has {before}')
+        if isinstance(before, DictConfig) and not isinstance(after, DictConfig | None):
+            raise ValueError(f'{key}={after}: set its parts, {", ".join(map(str, before))}')
+    return cfg
+
+
+def _check_key(cfg: DictConfig, key: str) -> None:
+    """Raise ValueError if nothing reads a key; see `apply_overrides`."""
+    for names, hint in ((THEIRS, 'detectron2 has {}'), (LACKING, '{}')):
+        theirs = next((known for known in names if f'{key}.'.startswith(f'{known}.')), None)
         if theirs:
-            raise ValueError(f'{key} is an option of the mm side: detectron2 has {THEIRS[theirs]}')
-        parent, _, name = key.rpartition('.')
-        node = OmegaConf.select(cfg, parent) if parent else cfg
-        is_open = isinstance(node, DictConfig) and ('_target_' in node or parent in OWN_KEYS)
-        if not is_open and (not isinstance(node, DictConfig) or name not in node):
-            known = list(node) if isinstance(node, DictConfig) else list(cfg)
-            close = difflib.get_close_matches(name, known, n=1)
-            hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(map(str, known))}'
-            raise ValueError(f'{key}: the config has no such key; {hint}')
-    return LazyConfig.apply_overrides(cfg, list(texts))
+            raise ValueError(f'{key} is an option of the mm side: {hint.format(names[theirs])}')
+    parent, _, name = key.rpartition('.')
+    node = OmegaConf.select(cfg, parent) if parent else cfg
+    known = _known_keys(parent, node) if isinstance(node, DictConfig) else []
+    if known is not None and name not in known:
+        known = sorted(known) or list(cfg)
+        close = difflib.get_close_matches(name, known, n=1)
+        hint = f'did you mean {close[0]}?' if close else f'there are {", ".join(map(str, known))}'
+        raise ValueError(f'{key}: the config has no such key; {hint}')
+
+
+def _known_keys(parent: str, node: DictConfig) -> list[str] | None:
+    """Keys of a part that something reads; None: any."""
+    target = node.get('_target_')
+    readers = [one for one in (PARTS.get(parent), locate(target) if isinstance(target, str) else target) if one]
+    if not readers:
+        return list(node)
+    parameters = [one for reader in readers for one in inspect.signature(reader).parameters.values()]
+    if parent not in PARTS:
+        return None if any(one.kind is one.VAR_KEYWORD for one in parameters) else [one.name for one in parameters]
+    return [one.name for one in parameters if one.kind is not one.VAR_KEYWORD and one.name not in GIVEN]
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition('\n')[0]

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from eomt_mm.checkpoints.pretrained import pretrained_address
-from eomt_mm.detectron2.data_sets import spec_of
+from eomt_mm.detectron2.data_sets import check_task
 from eomt_mm.detectron2.mappers import EoMTMapper, mapper_of
 from eomt_mm.recipes.classes import task_of
 from eomt_mm.recipes.names import find_config
@@ -24,11 +24,20 @@ RULES = ('score_thr', 'overlap_thr', 'max_per_image', 'window_batch', 'keep_scor
 MM_ONLY = {
     'custom_hooks': 'register hooks of detectron2 in your own train_net.py',
     'custom_imports': 'import the modules in your own train_net.py',
+    'model_wrapper_cfg': 'train with tools/train.py to use it',
     'runner_type': 'train with tools/train.py to use it',
     'sharding': 'train with tools/train.py to use it',
     'strategy': 'train with tools/train.py to use it',
     'tta_model': 'evaluate with tools/test.py to use it',
 }
+ACCUMULATION = (
+    'detectron2 does not accumulate gradients: leave it out, and lower the learning rate or use more processes'
+)
+# Hooks of every config: detectron2 has counterparts, or they only watch. Others, such as averages of weights, it lacks.
+HOOKS = (
+    'timer', 'logger', 'param_scheduler', 'checkpoint', 'sampler_seed', 'visualization', 'checkpoint_fit',
+    'mask_annealing', 'stop', 'total_batch', 'query_limit', 'folder_check',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -70,13 +79,21 @@ class Recipe:
         for key, hint in MM_ONLY.items():
             if self.cfg.get(key):
                 raise ValueError(f'config {self.name}: {key} is read by mmengine only: leave it out, or {hint}')
+        for hook, stated in (self.cfg.get('default_hooks') or {}).items():
+            if stated and hook not in HOOKS:
+                raise ValueError(
+                    f'config {self.name}: default_hooks.{hook} is read by mmengine only: leave it out, or '
+                    f'{MM_ONLY["custom_hooks"]}'
+                )
         kind = _kind(self.cfg.get('model', {}))
         if kind not in MODELS or not self.task:
             raise ValueError(
                 f'config {self.name}: model.type={kind!r} is no EoMT for images: detectron2 trains {", ".join(MODELS)}'
             )
+        self.learning_rate()
         model = self.model()
-        meta = spec_of(self.dataset('train')).metainfo
+        check_task(self.dataset('val'), self.task)
+        meta = check_task(self.dataset('train'), self.task).metainfo
         for count, names in (('num_classes', meta['classes']), ('num_things', meta.get('thing_classes', ()))):
             if model[count] is not None and model[count] != len(names):
                 raise ValueError(f'config {self.name}: {count}={model[count]} of the model, the data have {len(names)}')
@@ -120,10 +137,7 @@ class Recipe:
         wrapper = self.cfg['optim_wrapper']
         accumulated = wrapper.get('accumulative_counts', 1)
         if accumulated != 1:
-            raise ValueError(
-                f'config {self.name}: optim_wrapper.accumulative_counts={accumulated}: detectron2 does not accumulate '
-                f'gradients: leave it out, and lower the learning rate or use more processes'
-            )
+            raise ValueError(f'config {self.name}: optim_wrapper.accumulative_counts={accumulated}: {ACCUMULATION}')
         if _kind(wrapper) not in OPTIMIZER_WRAPPERS or _kind(wrapper, 'constructor') != LAYER_DECAY:
             raise ValueError(
                 f'config {self.name}: optim_wrapper of type {_kind(wrapper)} with constructor '

@@ -1,5 +1,6 @@
 """Optimiser with layer decay and clipping, and hooks for the two-stage learning rate and the annealing of masks."""
 
+import inspect
 import logging
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -57,11 +58,14 @@ def build_optimizer(
         **arguments: of the class.
 
     Raises:
-        ValueError: torch has no such optimiser.
+        ValueError: torch has no such optimiser, or it has no such argument.
     """
     optimizer = getattr(torch.optim, kind, None)
     if not isinstance(optimizer, type) or not issubclass(optimizer, torch.optim.Optimizer):
         raise ValueError(f'optimizer.kind={kind!r}: a class of torch.optim, such as AdamW')
+    unknown = sorted(set(arguments) - set(inspect.signature(optimizer).parameters))
+    if unknown:
+        raise ValueError(f'optimizer.{unknown[0]}: torch.optim.{kind} has no such argument')
     if max_norm is not None:
         settings = dict(max_norm=max_norm, norm_type=norm_type)
         optimizer = type(f'Clipping{kind}', (ClipsGradients, optimizer), settings)

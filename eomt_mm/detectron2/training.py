@@ -3,6 +3,7 @@
 import logging
 from typing import Any
 
+import torch
 from detectron2.config import instantiate
 from detectron2.engine import AMPTrainer, SimpleTrainer, create_ddp_model, default_writers, hooks
 from detectron2.evaluation import inference_on_dataset, print_csv_format
@@ -37,11 +38,14 @@ def train(cfg: DictConfig, resume: bool = False) -> Results:
         results of the evaluation after the last iteration, in the main process.
 
     Raises:
-        ValueError: ``amp.enabled`` without a GPU, there is nothing left to train, or a file does not fit.
+        ValueError: an option is invalid, there is nothing left to train, or a file does not fit.
     """
+    check_batch(cfg.dataloader.train.total_batch_size, 'dataloader.train.total_batch_size')
+    if cfg.train.max_iter < 1:
+        raise ValueError(f'train.max_iter={cfg.train.max_iter}: at least 1')
     if cfg.train.amp.enabled and not str(cfg.train.device).startswith('cuda'):
         raise ValueError(f'train.amp.enabled=True with train.device={cfg.train.device}: mixed precision needs a GPU')
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = _build(cfg)
     cfg.optimizer.params.model = model
     optimizer = instantiate(cfg.optimizer)
     cfg.optimizer.params.model = None
@@ -96,9 +100,29 @@ def evaluate_checkpoint(cfg: DictConfig) -> Results:
     Raises:
         ValueError: the file is no whole model, or does not fit.
     """
-    model = instantiate(cfg.model).to(cfg.train.device)
+    model = _build(cfg)
     build_checkpointer(cfg, model).load(cfg.train.init_checkpoint)
     return evaluate(cfg, create_ddp_model(model, **_ddp(cfg)))
+
+
+def check_batch(total: int, key: str) -> None:
+    """Raise ValueError if a number of images cannot be shared equally by the processes; ``key`` is its option."""
+    processes = comm.get_world_size()
+    if total < 1 or total % processes:
+        raise ValueError(f'{key}={total}: give a positive multiple of the number of processes, {processes}')
+
+
+def _build(cfg: DictConfig) -> nn.Module:
+    """Build the model of a config on its device."""
+    device = str(cfg.train.device)
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f'train.device={device}: give cpu, cuda or cuda:0') from error
+    if kind == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f'train.device={device}: there is no GPU, or this PyTorch cannot use it; set train.device=cpu')
+    model: nn.Module = instantiate(cfg.model).to(device)
+    return model
 
 
 def _ddp(cfg: DictConfig) -> dict[str, Any]:

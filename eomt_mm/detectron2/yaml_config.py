@@ -11,13 +11,15 @@ from detectron2.engine import DefaultTrainer, HookBase
 from detectron2.engine.hooks import LRScheduler
 from detectron2.evaluation import DatasetEvaluator
 from torch import nn
+from yaml import YAMLError
 
 from eomt_mm.core.backbone import PlainViT
 from eomt_mm.detectron2.checkpoint import EoMTCheckpointer
-from eomt_mm.detectron2.evaluation import build_evaluator
+from eomt_mm.detectron2.evaluation import build_evaluator, task_of_data
 from eomt_mm.detectron2.lazy import register, split_options
 from eomt_mm.detectron2.recipe import Recipe
 from eomt_mm.detectron2.solver import AnnealMasks, TwoStageLR, build_optimizer, layer_groups
+from eomt_mm.detectron2.training import check_batch
 
 
 def add_eomt_config(cfg: CfgNode) -> None:
@@ -47,9 +49,27 @@ def load_yaml(path: str, opts: Sequence[str] = ()) -> CfgNode:
     for node in (stated, cfg):
         if node is cfg:
             _apply(cfg, recipe_of(stated), stated.EOMT)
-        node.merge_from_file(path)
-        node.merge_from_list(list(opts))
+        try:
+            node.merge_from_file(path)
+            node.merge_from_list(list(opts))
+        except (AssertionError, KeyError, YAMLError) as error:
+            reason = ' '.join(str(error.args[0] if len(error.args) == 1 else error).split())
+            raise ValueError(f'{" ".join([path, *opts])}: {reason}') from error
+    if cfg.MODEL.META_ARCHITECTURE != 'EoMT':
+        raise ValueError(f'{path}: MODEL.META_ARCHITECTURE is {cfg.MODEL.META_ARCHITECTURE}, with EOMT.RECIPE: EoMT')
     return cfg
+
+
+def check_data_sets(cfg: CfgNode) -> None:
+    """Raise ValueError if a data set of a yaml config is not registered, or for another task than the recipe."""
+    if not cfg.DATASETS.TRAIN:
+        raise ValueError('DATASETS.TRAIN is empty: leave it out for the data of the recipe, or name a data set')
+    task = recipe_of(cfg).task
+    for key in ('TRAIN', 'TEST'):
+        for name in cfg.DATASETS[key]:
+            found = task_of_data(name)
+            if found not in (None, task):
+                raise ValueError(f'DATASETS.{key}: {name!r} is for {found} segmentation, the recipe for {task}')
 
 
 def recipe_of(cfg: CfgNode) -> Recipe:
@@ -112,6 +132,13 @@ class EoMTTrainer(DefaultTrainer):
     """detectron2's trainer with EoMT's optimiser, schedules, mappers, evaluators and checkpoints."""
 
     @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model, after checking that the data are for it."""
+        check_data_sets(cfg)
+        model: nn.Module = super().build_model(cfg)
+        return model
+
+    @classmethod
     def build_optimizer(cls, cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         recipe = recipe_of(cfg)
         clip = cfg.SOLVER.CLIP_GRADIENTS
@@ -130,6 +157,7 @@ class EoMTTrainer(DefaultTrainer):
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode) -> Any:
+        check_batch(cfg.SOLVER.IMS_PER_BATCH, 'SOLVER.IMS_PER_BATCH')
         return build_detection_train_loader(
             get_detection_dataset_dicts(cfg.DATASETS.TRAIN, filter_empty=False),
             mapper=recipe_of(cfg).mapper('train'),

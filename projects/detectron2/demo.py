@@ -106,5 +106,5 @@ def main(args: argparse.Namespace) -> None:
 if __name__ == '__main__':
     try:
         main(parse_args())
-    except (FileNotFoundError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         sys.exit(f'demo.py: {error}')

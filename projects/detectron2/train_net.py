@@ -42,7 +42,10 @@ from eomt_mm.detectron2 import (
 def read_config(args: Namespace) -> DictConfig | CfgNode:
     """Read the config of the command line, and apply its options."""
     if Path(args.config_file).suffix in ('.yaml', '.yml'):
-        return load_yaml(args.config_file, args.opts)
+        yaml = load_yaml(args.config_file, args.opts)
+        if args.eval_only and not (yaml.MODEL.WEIGHTS and yaml.DATASETS.TEST):
+            raise ValueError('--eval-only: which weights and data? Add MODEL.WEIGHTS FILE, and state DATASETS.TEST')
+        return yaml
     options, overrides = split_options(args.opts)
     cfg = apply_overrides(lazy_config(args.config_file, options), overrides)
     if args.eval_only and not cfg.train.init_checkpoint:
@@ -87,6 +90,8 @@ def main(args: Namespace) -> dict[str, Any]:
 if __name__ == '__main__':
     parser = default_argument_parser(__doc__)
     arguments = parser.parse_args()
+    if arguments.num_gpus < 1:
+        parser.error(f'--num-gpus {arguments.num_gpus}: the number of processes, at least 1')
     try:
         read_config(arguments)  # before processes are started: a wrong option ends in one line
         launch(
@@ -97,5 +102,10 @@ if __name__ == '__main__':
             dist_url=arguments.dist_url,
             args=(arguments,),
         )
-    except (FileNotFoundError, ValueError, KeyError) as error:
+    except (OSError, SyntaxError, ValueError) as error:
         sys.exit(f'train_net.py: {error}')
+    except torch.multiprocessing.ProcessRaisedException as error:  # its text is the traceback of the process
+        last = str(error).rstrip().rpartition('\n')[2]
+        if not last.startswith(('ValueError: ', 'FileNotFoundError: ')):
+            raise
+        sys.exit(f'train_net.py: {last.partition(": ")[2]}')

@@ -120,6 +120,7 @@ def test_pretrained_weights_are_the_hubs() -> None:
 def test_one_option_changes_all_that_follows_from_it() -> None:
     cfg = lazy_config(CONFIGS['panoptic'], dict(img_size=96, data_root='elsewhere'))
     apply_overrides(cfg, ['train.max_iter=60', 'optimizer.lr=0.5', 'model.rules.score_thr=0.3', 'model.img_size=64'])
+    assert apply_overrides(cfg, ['train.class_head=auto']).train.class_head == 'auto'
     assert cfg.dataloader.train.mapper.img_size == cfg.dataloader.test.mapper.img_size == 64
     assert cfg.dataloader.train.dataset.dataset.data_root == 'elsewhere/'
     assert (cfg.lr_multiplier.base_lr, cfg.optimizer.params.base_lr, cfg.annealing.max_iter) == (0.5, 0.5, 60)
@@ -145,6 +146,19 @@ def test_another_root_of_the_same_config_is_another_data_set() -> None:
         ('train.max_iters=3', r'train\.max_iters: the config has no such key; did you mean max_iter\?'),
         ('trian.max_iter=3', r'trian\.max_iter: the config has no such key'),
         ('optimiser=3', r'optimiser: the config has no such key; did you mean optimizer\?'),
+        ('optim_wrapper.accumulative_counts=4', 'option of the mm side: detectron2 does not accumulate gradients'),
+        ('sharding.cpu_offload=True', 'sharding.cpu_offload is an option of the mm side: leave it out, or train with'),
+        ('custom_hooks=[{type:EMAHook}]', 'leave it out, or register hooks of detectron2'),
+        ('default_hooks.ema.type=EMAHook', 'leave it out, or register hooks of detectron2'),
+        ('default_hooks.checkpoint.interval=9', r'detectron2 has train\.checkpointer\.period'),
+        ('model.head.num_quries=3', r'no such key; did you mean num_queries\?'),
+        ('annealing.start=3', r'no such key; did you mean starts\?'),
+        ('lr_multiplier.warmup=3', 'no such key; did you mean'),
+        ('model.head.embed_dim=3', 'no such key; there are masked_attention, num_blocks'),
+        ('model.rules.scores=3', 'no such key; did you mean'),
+        ('train.max_iter=many', 'train.max_iter=many: give a number'),
+        ('model.head=3', 'model.head=3: set its parts'),
+        ('model.head.num_queries=[', r'model.head.num_queries=\[: no override that detectron2 can read'),
     ],
 )
 def test_wrong_options_are_named(option: str, message: str) -> None:
@@ -152,8 +166,9 @@ def test_wrong_options_are_named(option: str, message: str) -> None:
     with pytest.raises(ValueError, match=message) as caught:
         apply_overrides(cfg, [option])
     assert '\n' not in str(caught.value)
-    with pytest.raises(ValueError, match="'max_iter': give KEY=VALUE"):
-        split_options(['max_iter'])
+    for text, message in (('max_iter', "'max_iter': give KEY=VALUE"), ('metainfo.classes=[a', 'no value that can be')):
+        with pytest.raises(ValueError, match=message):
+            split_options([text])
 
 
 LEAF = """_base_ = ['{toy}/{name}.py']
@@ -174,6 +189,9 @@ def changed(folder: Path, change: str, task: str = 'panoptic') -> Path:
         ("custom_hooks = [dict(type='EMAHook')]", 'custom_hooks is read by mmengine only: leave it out, or register'),
         ('sharding = dict(backbone=True)', 'sharding is read by mmengine only'),
         ('optim_wrapper = dict(accumulative_counts=4)', 'accumulative_counts=4: detectron2 does not accumulate'),
+        ("default_hooks = dict(ema=dict(type='EMAHook'))", 'default_hooks.ema is read by mmengine only'),
+        ("model_wrapper_cfg = dict(type='MMFullyShardedDataParallel')", 'model_wrapper_cfg is read by mmengine only'),
+        ("val_dataloader = dict(dataset=dict(type='CocoInstance'))", 'is for instance segmentation, the model for pan'),
         ("optim_wrapper = dict(type='ApexOptimWrapper')", 'optim_wrapper of type ApexOptimWrapper'),
         ("param_scheduler = [dict(type='PolyLR')]", r"param_scheduler of \['PolyLR'\]: detectron2 has one, TwoStage"),
         ('train_cfg = dict(max_iters=None, max_epochs=3)', 'train_cfg states max_epochs'),
@@ -242,6 +260,26 @@ def test_yaml_without_a_recipe_says_so(tmp_path: Path) -> None:
     cfg = get_cfg()
     add_eomt_config(cfg)
     assert isinstance(cfg.EOMT, CfgNode)
+
+
+@pytest.mark.parametrize(
+    ('opts', 'message'),
+    [
+        (['DATASETS.TEST', "('nosuch',)"], "data set 'nosuch' is not registered"),
+        (['DATASETS.TRAIN', "('nosuch',)"], "data set 'nosuch' is not registered"),
+        (['DATASETS.TRAIN', '()'], 'DATASETS.TRAIN is empty'),
+        (['DATASETS.TEST', "('coco_2017_val',)"], 'is for instance segmentation, the recipe for panoptic'),
+        (['SOLVER.MAX_ITR', '3'], 'Non-existent'),
+        (['SOLVER.MAX_ITER'], 'odd length'),
+        (['MODEL.META_ARCHITECTURE', 'MaskFormer'], 'META_ARCHITECTURE is MaskFormer'),
+    ],
+    ids=lambda value: ' '.join(value) if isinstance(value, list) else '',
+)
+def test_wrong_yaml_is_one_line(opts: list[str], message: str, tmp_path: Path) -> None:
+    path = write_yaml(tmp_path, CONFIGS['panoptic'])
+    with pytest.raises(ValueError, match=message) as caught:
+        EoMTTrainer.build_model(load_yaml(path, opts))
+    assert '\n' not in str(caught.value)
 
 
 # Hooks ----------------------------------------------------------------------------------------------------------------

@@ -1,20 +1,13 @@
 """The meta-architecture against the mm side: same weights and samples, same logits, losses, steps and results."""
 
-import importlib
-import sys
-from importlib.abc import MetaPathFinder
-from pathlib import Path
 from typing import Any
 
-import detectron2
 import pytest
 import torch
-from copies import forget, in_copies
 from detectron2.config import instantiate
 from detectron2.structures import BitMasks, Instances, PolygonMasks
 from detectron2_models import CONFIGS, pair, samples, small_lazy
 from mmengine.optim import build_optim_wrapper
-from paths import ROOT
 
 TASKS = tuple(CONFIGS)
 
@@ -84,6 +77,8 @@ def test_gradients_are_clipped_inside_the_step() -> None:
     assert torch.cat([weight.detach() for weight in weights]).norm() == pytest.approx(1, abs=1e-4)
     with pytest.raises(ValueError, match="optimizer.kind='Adams'"):
         build_optimizer([], 'Adams')
+    with pytest.raises(ValueError, match=r'optimizer\.rate: torch.optim.AdamW has no such argument'):
+        build_optimizer([], rate=1)
 
 
 def test_inputs_need_not_be_square() -> None:
@@ -151,53 +146,3 @@ def test_wrong_items_are_named(semantic: Any, item: dict[str, Any], message: str
 def test_wrong_arguments_are_named(override: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         instantiate(small_lazy(CONFIGS['semantic'], override).model)
-
-
-# Without OpenMMLab ----------------------------------------------------------------------------------------------------
-
-MM = ('mmcv', 'mmengine', 'mmdet', 'mmseg')
-
-
-class NoMM(MetaPathFinder):
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname.partition('.')[0] in MM:
-            raise ImportError(f'{fullname} is blocked')
-
-
-def run_without_mm(_: int, config: Path, names: list[str]) -> None:
-    """Import every module, and train and evaluate as far as a copy of a process can: without gradients."""
-    forget(*MM, 'eomt_mm', 'detectron2')
-    sys.meta_path.insert(0, NoMM())
-    for name in names:
-        importlib.import_module(name)
-    from eomt_mm.detectron2 import lazy_config
-
-    cfg = lazy_config(config, dict(img_size=64))
-    cfg.model.backbone.depth = 3
-    model = importlib.import_module('detectron2.config').instantiate(cfg.model)
-    with torch.no_grad():
-        (result,) = model.eval()([dict(image=torch.zeros(3, 64, 48, dtype=torch.uint8), height=30, width=20)])
-    assert result['panoptic_seg'][0].shape == (30, 20)
-    assert not {name for name in sys.modules if name.partition('.')[0] in MM}
-
-
-def test_the_package_needs_no_mm() -> None:
-    names = [f'eomt_mm.detectron2.{path.stem}' for path in (ROOT / 'eomt_mm' / 'detectron2').glob('[!_]*.py')]
-    assert len(names) > 8
-    in_copies(1, run_without_mm, CONFIGS['panoptic'], names)
-
-
-def test_a_missing_or_old_detectron2_is_one_line() -> None:
-    in_copies(1, import_without_detectron2)
-
-
-def import_without_detectron2(_: int) -> None:
-    detectron2.__version__ = '0.5'
-    forget('eomt_mm')
-    with pytest.raises(ImportError, match='needs detectron2 >= 0.6, 0.5 is there: pip install'):
-        importlib.import_module('eomt_mm.detectron2')
-    forget('eomt_mm', 'detectron2')
-    sys.path[:] = [folder for folder in sys.path if not (Path(folder) / 'detectron2' / '__init__.py').is_file()]
-    with pytest.raises(ImportError, match='needs detectron2, which is not installed: pip install') as caught:
-        importlib.import_module('eomt_mm.detectron2')
-    assert '\n' not in str(caught.value)

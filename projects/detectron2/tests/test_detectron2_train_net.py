@@ -12,7 +12,7 @@ import pytest
 import torch
 from copies import in_new_processes
 from detectron2.config import LazyConfig, instantiate
-from detectron2_models import SMALL
+from detectron2_models import CONFIGS, SMALL
 from paths import ROOT
 
 PROJECT = ROOT / 'projects' / 'detectron2'
@@ -101,10 +101,14 @@ def test_evaluation_and_pictures(
         (['--config-file', CONFIG, '--eval-only'], '--eval-only: which weights'),
         (['--config-file', CONFIG, 'train_cfg.max_iters=3'], 'is an option of the mm side'),
         (['--config-file', CONFIG, 'train.max_iter'], 'give KEY=VALUE'),
+        (['--config-file', CONFIG, 'optim_wrapper.accumulative_counts=4'], 'does not accumulate gradients'),
+        (['--config-file', CONFIG, 'dataloader.train.total_batch_size=0'], 'give a positive multiple'),
+        (['--config-file', CONFIG, 'train.device=tpu'], 'give cpu, cuda or cuda:0'),
+        (['--config-file', CONFIG, 'model.task=semantic', 'model.num_things=null'], 'is for panoptic segmentation'),
         (['--config-file', CONFIG, 'train.amp.enabled=True', 'train.device=cpu'], 'mixed precision needs a GPU'),
         (['--config-file', CONFIG, 'data_root=none/such', 'dataloader.train.num_workers=0'], 'none/such'),
     ],
-    ids=['config', 'weights', 'mm option', 'form', 'amp', 'data'],
+    ids=['config', 'weights', 'mm option', 'form', 'accumulation', 'batch', 'device', 'task', 'amp', 'data'],
 )
 def test_wrong_use_ends_in_one_line(
     arguments: list[Any], message: str, script: Script, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -115,6 +119,26 @@ def test_wrong_use_ends_in_one_line(
             'train_net.py', *arguments, *([] if arguments[-1] == '--eval-only' else [f'train.output_dir={tmp_path}'])
         )
     assert str(stopped.value).startswith('train_net.py: ') and message in str(stopped.value)
+    assert '\n' not in str(stopped.value)
+
+
+@pytest.mark.parametrize(
+    ('recipe', 'options', 'message'),
+    [
+        (CONFIG, ['model.backbone.embed_dim=96'], 'does not fit'),
+        (CONFIG, ['model.head.num_queries=12'], 'Set model.head.num_queries=10'),
+        (CONFIG, ['model.backbone.depth=3'], 'does not fit'),
+        (CONFIGS['instance'], [], 'classes'),
+        (CONFIGS['semantic'], [], 'classes'),
+    ],
+    ids=['width', 'queries', 'depth', 'instance', 'semantic'],
+)
+def test_a_checkpoint_of_another_shape_or_task_ends_in_one_line(
+    recipe: Path, options: list[str], message: str, trained: Path, script: Script, tmp_path: Path
+) -> None:
+    own = [f'train.output_dir={tmp_path}', f'train.init_checkpoint={trained / "model_final.pth"}']
+    with pytest.raises(SystemExit, match=message) as stopped:
+        script('train_net.py', '--config-file', recipe, '--eval-only', 'img_size=64', *SMALL, *options, *own)
     assert '\n' not in str(stopped.value)
 
 
@@ -148,6 +172,8 @@ def test_yaml_trains_resumes_and_predicts(config: Path, coco_root: Path, script:
     path.write_text(YAML.format(recipe=recipe, out=tmp_path / 'out'))
     script('train_net.py', '--config-file', path)
     script('train_net.py', '--config-file', path, '--resume', 'SOLVER.MAX_ITER', '4')
+    with pytest.raises(SystemExit, match='--eval-only: which weights and data'):
+        script('train_net.py', '--config-file', path, '--eval-only')
     weights = tmp_path / 'out' / 'model_final.pth'
     assert torch.load(weights, weights_only=True)['iteration'] == 3
     script('train_net.py', '--config-file', path, '--eval-only', 'MODEL.WEIGHTS', weights)
