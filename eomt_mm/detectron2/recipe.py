@@ -30,6 +30,7 @@ MM_ONLY = {
     'strategy': 'train with tools/train.py to use it',
     'tta_model': 'evaluate with tools/test.py to use it',
 }
+NEEDED = ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg')
 ACCUMULATION = (
     'detectron2 does not accumulate gradients: leave it out, and lower the learning rate or use more processes'
 )
@@ -90,6 +91,9 @@ class Recipe:
             raise ValueError(
                 f'config {self.name}: model.type={kind!r} is no EoMT for images: detectron2 trains {", ".join(MODELS)}'
             )
+        absent = [key for key in NEEDED if key not in self.cfg]
+        if absent:
+            raise ValueError(f'config {self.name} lacks {", ".join(absent)}: inherit a config of configs/eomt (_base_)')
         self.learning_rate()
         model = self.model()
         check_task(self.dataset('val'), self.task)

@@ -102,7 +102,7 @@ if __name__ == '__main__':
             dist_url=arguments.dist_url,
             args=(arguments,),
         )
-    except (OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError, KeyError) as error:
         sys.exit(f'train_net.py: {error}')
     except torch.multiprocessing.ProcessRaisedException as error:  # its text is the traceback of the process
         last = str(error).rstrip().rpartition('\n')[2]

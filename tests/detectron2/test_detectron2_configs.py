@@ -206,6 +206,13 @@ def test_what_only_mm_has_is_refused(change: str, message: str, tmp_path: Path) 
     assert '\n' not in str(caught.value)
 
 
+def test_a_config_without_data_or_schedule_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / 'bare.py'
+    path.write_text("model = dict(type='EoMTSegmentor', decode_head=dict(num_classes=2))\n")
+    with pytest.raises(ValueError, match='config bare lacks train_dataloader, val_dataloader, optim_wrapper'):
+        lazy_config(path)
+
+
 def test_class_counts_must_be_those_of_the_data(tmp_path: Path) -> None:
     path = changed(tmp_path, 'model = dict(panoptic_head=dict(num_things_classes=79))', 'instance')
     with pytest.raises(ValueError, match='num_classes=79 of the model, the data have 80'):
