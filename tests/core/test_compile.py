@@ -82,6 +82,7 @@ def test_one_dynamic_dimension_is_enough(family: str) -> None:
             assert_same(compiled(x), network(images(batch)))
 
 
+@pytest.mark.slow
 def test_other_batch_sizes_would_be_noticed() -> None:
     """Otherwise the tests above could not fail."""
     compiled = torch.compile(Network(FAMILIES[0]).eval(), fullgraph=True, dynamic=False, backend='eager')

@@ -62,6 +62,7 @@ def run_without_mm(_: int, root: Path) -> None:
     assert not {name for name in sys.modules if name.partition('.')[0] in MM}
 
 
+@pytest.mark.slow  # tests/test_borders.py reads the imports
 def test_the_package_needs_no_mm(tmp_path: Path) -> None:
     for folder in ('images', 'labels'):
         (tmp_path / folder).mkdir()

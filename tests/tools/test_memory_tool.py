@@ -52,14 +52,8 @@ def test_live_bytes_are_counted_once_and_given_back(memory: Any) -> None:
         assert (live.now, live.peak) == (0, 8000)
 
 
-@pytest.mark.parametrize(
-    'name',
-    [
-        '--amp, frozen, with_cp',
-        pytest.param('float32', marks=pytest.mark.slow),
-        pytest.param('--amp, accumulation', marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize('name', ['--amp, frozen, with_cp', 'float32', '--amp, accumulation'])
 def test_tensors_without_content_cost_what_real_ones_do(memory: Any, tiny: Any, name: str) -> None:
     option = memory.OPTIONS[name]
     with memory.norms_in_float32(), memory.LiveBytes() as live:
