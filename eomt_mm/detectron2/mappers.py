@@ -110,16 +110,21 @@ class EoMTMapper:
 
     def _train(self, image: np.ndarray, item: Item) -> tuple[Tensor, Instances]:
         size = image.shape[0], image.shape[1]
-        truth: GroundTruth = read_ground_truth(item, self.task, size)
+        ground_truth: GroundTruth = read_ground_truth(item, self.task, size)
         if self.jitter is not None:
             changes = draw_colour_changes(**self.jitter)
             if changes:
                 image = _as_image(change_colours(_as_tensor(image), changes))
         if self.flip_prob is not None and draw_flip(self.flip_prob):
-            image, truth = np.ascontiguousarray(image[:, ::-1]), truth.flip()
-        has_none = not truth.has_target()
+            image, ground_truth = np.ascontiguousarray(image[:, ::-1]), ground_truth.flip()
+        has_none = not ground_truth.has_target()
         scaled, corner, cut = draw_crop_with_targets(
-            size, self.img_size, self.scale_range, self.max_tries, truth.crop, lambda cut: has_none or cut.has_target()
+            size,
+            self.img_size,
+            self.scale_range,
+            self.max_tries,
+            ground_truth.crop,
+            lambda cut: has_none or cut.has_target(),
         )
         target = cut.target(self.num_classes, _source(item))
         instances = Instances(self.img_size, gt_classes=target['labels'], gt_masks=target['masks'])

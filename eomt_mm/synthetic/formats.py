@@ -187,7 +187,7 @@ def write_cityscapes_split(folder: Path, split: str, scenes: Scenes) -> None:
         city = cities[index % len(cities)]
         stem = f'{city}_{index // len(cities):06d}_000019'
         _save(scene.image, folder / 'leftImg8bit' / split / city / f'{stem}_leftImg8bit.png')
-        truth = folder / 'gtFine' / split / city
+        ground_truth = folder / 'gtFine' / split / city
         labels = _labels(scene, CITYSCAPES_LABELS, CITYSCAPES_VOID[index % 2])
         instances = labels.astype(np.uint16)
         numbers = dict.fromkeys(CITYSCAPES_LABELS, 0)
@@ -196,9 +196,9 @@ def write_cityscapes_split(folder: Path, split: str, scenes: Scenes) -> None:
                 label = CITYSCAPES_LABELS[segment.label]
                 instances[scene.ids == segment.id] = 1000 * label + numbers[label]
                 numbers[label] += 1
-        _save(labels, truth / f'{stem}_gtFine_labelIds.png')
-        _save(instances, truth / f'{stem}_gtFine_instanceIds.png')
-        _save(_labels(scene, CITYSCAPES_TRAIN_IDS, 255), truth / f'{stem}_gtFine_labelTrainIds.png')
+        _save(labels, ground_truth / f'{stem}_gtFine_labelIds.png')
+        _save(instances, ground_truth / f'{stem}_gtFine_instanceIds.png')
+        _save(_labels(scene, CITYSCAPES_TRAIN_IDS, 255), ground_truth / f'{stem}_gtFine_labelTrainIds.png')
 
 
 def _labels(scene: Scene, values: tuple[int, ...], void: int) -> Array:

@@ -240,14 +240,14 @@ def test_a_predicted_class_without_ground_truth_lowers_the_mean(
     roots: dict[str, Path], caplog: pytest.LogCaptureFixture
 ) -> None:
     _, items = sets('ade20k', 'semantic', roots['ade20k'])
-    truth = [read_label_map(item) for item in items]
-    absent = next(label for label in range(150) if not any((labels == label).any() for labels in truth))
-    perfect = [dict(sem_seg=torch.from_numpy(np.where(labels == 255, 0, labels))) for labels in truth]
+    ground_truth = [read_label_map(item) for item in items]
+    absent = next(label for label in range(150) if not any((labels == label).any() for labels in ground_truth))
+    perfect = [dict(sem_seg=torch.from_numpy(np.where(labels == 255, 0, labels))) for labels in ground_truth]
     assert ours(perfect, items)['mIoU'] == 100
     assert re.search(r'\d+ of 150 classes do not occur in the ground truth of the 4 evaluated images', caplog.text)
     wrong = [dict(sem_seg=one['sem_seg'].clone()) for one in perfect]
     wrong[0]['sem_seg'][0, 0] = absent
-    assert ours(wrong, items)['mIoU'] < 99 or (truth[0] == 255)[0, 0]
+    assert ours(wrong, items)['mIoU'] < 99 or (ground_truth[0] == 255)[0, 0]
 
 
 def test_processes_are_joined(roots: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
