@@ -184,7 +184,8 @@ def split_options(texts: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
     """
     wrong = [text for text in texts if not text.partition('=')[1]]
     if wrong:
-        raise ValueError(f'{wrong[0]!r}: give KEY=VALUE, such as train.max_iter=1000')
+        order = '; options go before the first of them' if wrong[0].startswith('-') else ''
+        raise ValueError(f'{wrong[0]!r}: give KEY=VALUE, such as train.max_iter=1000{order}')
     shared = [text for text in texts if text.partition('=')[0].partition('.')[0] in SHARED_KEYS]
     try:
         options: dict[str, Any] = plain(OmegaConf.from_dotlist(shared))
