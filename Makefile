@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 test test-slow lint docs demo demo-video demo-detectron2 clean
+.PHONY: help setup detectron2 test test-slow lint docs dist demo demo-video demo-detectron2 clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -55,6 +55,13 @@ lint: setup ## ruff and mypy
 
 docs: setup ## the documentation as a site in build/site; a warning is an error
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: ## sdist and wheel in dist/, checked for a package index; tools in build/dist-tools
+	@test -x build/dist-tools/bin/twine || { $(PYTHON) -m venv build/dist-tools \
+		&& build/dist-tools/bin/python -m pip --disable-pip-version-check install -q build twine; }
+	rm -rf dist
+	build/dist-tools/bin/python -m build
+	build/dist-tools/bin/twine check --strict dist/*
 
 demo: $(RUNTIME) ## train a small model on generated images, evaluate it and draw pictures (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py $(DEMO_ARGS)

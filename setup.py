@@ -1,21 +1,25 @@
-"""Packaging of eomt_mm: requirements by purpose, and the ``.mim`` folder that openmim reads."""
+"""What pyproject.toml cannot state: the ``.mim`` folder that openmim reads, and the text of the package's page."""
 
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-# What `mim train`, `mim download` and mmengine's model look-up read, as <package>/.mim/<name>.
-MIM_CONTENT = ('configs', 'tools', 'model-index.yml')
+# What `mim train`, `mim download`, mmengine's model look-up and eomt_mm.recipes.names read, as <package>/.mim/<name>.
+MIM_CONTENT = ('configs', 'projects', 'tools', 'model-index.yml')
+PICTURE = re.compile(r'^!\[[^\]]*\]\((?!https?:)[^)]*\)\n+', re.MULTILINE)
+LINK = re.compile(r'(?<!!)\[([^\]]+)\]\((?!https?:|#)[^)]*\)')
 
 
 class BuildWithMim(build_py):
-    """Puts configs, tools and the model index into ``eomt_mm/.mim``: copies in a build, links in an editable install.
+    """Puts configs, projects, tools and the model index into ``eomt_mm/.mim``.
 
-    setuptools makes an editable install through ``build_py`` too (PEP 660), and marks it by ``editable_mode``.
+    They are copies in a build, links in an editable install. setuptools makes an editable install through ``build_py``
+    too (PEP 660), and marks it by ``editable_mode``.
     """
 
     def run(self) -> None:
@@ -36,47 +40,23 @@ class BuildWithMim(build_py):
             except OSError:  # Windows lets only privileged users make links
                 pass
         if source.is_dir():
-            shutil.copytree(source, target, ignore=shutil.ignore_patterns('__pycache__', '*.pyc'))
+            shutil.copytree(source, target, ignore=self._left_out)
         else:
             shutil.copyfile(source, target)
 
-
-def requirements(name: str) -> list[str]:
-    """The lines of ``requirements/<name>.txt`` without comments."""
-    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
-    return [line for line in lines if line and not line.startswith('#')]
-
-
-def version() -> str:
-    """``__version__`` of the package, read without importing it."""
-    source = (ROOT / 'eomt_mm' / '__init__.py').read_text(encoding='utf-8')
-    found = re.search(r"^__version__ = '([^']+)'$", source, re.MULTILINE)
-    if found is None:
-        raise RuntimeError("eomt_mm/__init__.py has no line __version__ = '...'; setup.py reads the version there")
-    return found[1]
+    def _left_out(self, folder: str, names: Iterable[str]) -> list[str]:
+        """Caches, the projects' tests, and their packages, which are installed as such."""
+        found = shutil.ignore_patterns('__pycache__', '*.pyc', 'tests')(folder, list(names))
+        return [*found, *(name for name in names if name == Path(folder).name and name in self.packages)]
 
 
-readme = ROOT / 'README.md'
+def package_page(readme: str) -> str:
+    """Return the README without links to files and without its pictures, which a package's page does not have."""
+    return LINK.sub(r'\1', PICTURE.sub('', readme))
+
+
 setup(
-    name='eomt_mm',
-    version=version(),
-    description='EoMT (a plain ViT as segmentation model, CVPR 2025) for mmdetection and mmsegmentation',
-    long_description=readme.read_text(encoding='utf-8') if readme.exists() else '',
+    long_description=package_page((ROOT / 'README.md').read_text(encoding='utf-8')),
     long_description_content_type='text/markdown',
-    license='Apache-2.0',
-    packages=find_packages(include=['eomt_mm', 'eomt_mm.*']),
-    python_requires='>=3.10',
-    install_requires=requirements('runtime'),
-    extras_require={
-        'lite': requirements('lite'),
-        'mim': requirements('mim'),
-        'deepspeed': requirements('deepspeed'),
-        'detectron2': requirements('detectron2'),
-        'docs': requirements('docs'),
-        'export': requirements('export'),
-        'web': requirements('web'),
-        'test': [line for name in ('tests', 'detectron2', 'docs', 'export', 'web') for line in requirements(name)],
-    },
     cmdclass={'build_py': BuildWithMim},
-    zip_safe=False,
 )

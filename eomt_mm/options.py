@@ -13,7 +13,8 @@ from typing import Any
 OVERRIDES = 'overrides, such as img_size=512'
 TASKS = ('semantic', 'instance', 'panoptic')
 AMP_DTYPES = ('float16', 'bfloat16')
-OURS = ('__main__', 'benchmark', 'eomt_mm')  # modules of tools and of the package
+# Modules of tools and of the packages that are installed.
+OURS = ('__main__', 'benchmark', 'eomt_mm', 'videomt', 'vit_mask2former')
 PICTURES, PREDICTIONS = 'vis', 'preds'  # sub-folders of an inferencer's results
 
 

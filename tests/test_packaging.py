@@ -1,8 +1,10 @@
 """Wheels, sdists and editable installs carry ``.mim``; requirement files, constraints, Makefile and CI fit together."""
 
 import ast
+import email
 import importlib.metadata
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -18,19 +20,24 @@ from paths import ROOT
 
 import eomt_mm
 from eomt_mm import compat
+from eomt_mm.options import OURS
+from eomt_mm.recipes.names import project_configs
+from eomt_mm.recipes.reading import read_file
 
-PACKAGED = ('eomt_mm', 'configs', 'tools', 'requirements')
-PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'model-index.yml')
+PACKAGED = ('eomt_mm', 'configs', 'projects', 'tools', 'requirements')
+PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml')
+PACKAGES = {'eomt_mm', *(path.name for path in ROOT.glob('projects/*') if (path / path.name / '__init__.py').is_file())}
 
 
-def build(tree: Path, kind: str) -> Path:
-    """Builds through setuptools' standard interface, as pip does; ``kind``: wheel, sdist or editable."""
+def build(tree: Path, *kinds: str) -> list[Path]:
+    """Builds through setuptools' standard interface, as pip does; ``kinds``: wheel, sdist, editable."""
     out = tree / 'dist'
     out.mkdir(exist_ok=True)
-    code = f'from setuptools import build_meta; print("built", build_meta.build_{kind}({str(out)!r}))'
+    calls = ''.join(f'; print("built", build_meta.build_{kind}({str(out)!r}))' for kind in kinds)
+    code = f'from setuptools import build_meta{calls}'
     done = subprocess.run([sys.executable, '-c', code], cwd=tree, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    return out / done.stdout.split('built ')[-1].strip()
+    return [out / line.removeprefix('built ') for line in done.stdout.splitlines() if line.startswith('built ')]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -42,78 +49,136 @@ def files_below(folder: Path) -> set[str]:
     }
 
 
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A copy of what gets packaged, with things that must not be: caches, tests, projects."""
-    tree = tmp_path / 'tree'
+@pytest.fixture(scope='module')
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of what gets packaged, with things that must not be: caches, tests."""
+    tree = tmp_path_factory.mktemp('source') / 'tree'
     for name in PACKAGED:
         shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
     for name in PACKAGED_FILES:
         shutil.copy(ROOT / name, tree / name)
-    for stray in ('configs/__pycache__/a.pyc', 'tools/__pycache__/a.pyc', 'tests/__init__.py', 'projects/__init__.py'):
+    for stray in ('configs/__pycache__/a.pyc', 'tools/__pycache__/a.pyc', 'tests/__init__.py', 'tests/test_a.py'):
         (tree / stray).parent.mkdir(exist_ok=True)
         (tree / stray).touch()
     (tree / 'tools' / 'some_tool.sh').write_text('echo\n')
     return tree
 
 
+@pytest.fixture(scope='module')
+def wheel(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    tree = Path(shutil.copytree(source, tmp_path_factory.mktemp('wheel') / 'tree'))
+    gone = tree / 'build' / 'lib' / 'eomt_mm' / '.mim' / 'configs' / 'gone.py'  # of an earlier build
+    gone.parent.mkdir(parents=True)
+    gone.touch()
+    (wheel,) = build(tree, 'wheel')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def sdist(source: Path) -> Path:
+    """Built where an editable install has left links, which it must not follow."""
+    (source / 'eomt_mm' / '.mim' / 'configs').mkdir(parents=True)  # left over from an install that had to copy
+    return build(source, 'editable', 'editable', 'sdist')[-1]
+
+
+@pytest.fixture(scope='module')
+def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that pip would unpack the wheel into."""
+    folder = tmp_path_factory.mktemp('site-packages')
+    zipfile.ZipFile(wheel).extractall(folder)
+    return folder
+
+
 def expected_wheel_content(tree: Path) -> set[str]:
-    mim = {f'eomt_mm/.mim/{folder}/{name}' for folder in ('configs', 'tools') for name in files_below(tree / folder)}
-    return mim | {f'eomt_mm/{name}' for name in files_below(tree / 'eomt_mm')} | {'eomt_mm/.mim/model-index.yml'}
+    """The package, the projects' packages, and in ``.mim`` the rest of what is packaged, without tests."""
+    content = {f'eomt_mm/{name}' for name in files_below(tree / 'eomt_mm')} | {'eomt_mm/.mim/model-index.yml'}
+    for folder in ('configs', 'projects', 'tools'):
+        for name in files_below(tree / folder):
+            project, _, inner = name.partition('/')
+            if inner.startswith(f'{project}/'):
+                content.add(inner)
+            elif not inner.startswith('tests/'):
+                content.add(f'eomt_mm/.mim/{folder}/{name}')
+    return content
 
 
 def wheel_content(wheel: Path) -> set[str]:
     return {name for name in zipfile.ZipFile(wheel).namelist() if '.dist-info/' not in name}
 
 
-def test_wheel_is_complete_and_forgets_removed_files(tree: Path) -> None:
-    gone = tree / 'configs' / 'gone.py'
-    gone.touch()
-    assert 'eomt_mm/.mim/configs/gone.py' in wheel_content(build(tree, 'wheel'))
-    gone.unlink()
-    assert wheel_content(build(tree, 'wheel')) == expected_wheel_content(tree)
+def test_wheel_is_complete_and_forgets_removed_files(wheel: Path, source: Path) -> None:
+    content = wheel_content(wheel)
+    assert content == expected_wheel_content(source)
+    assert {Path(name).suffix for name in content} <= {'.md', '.py', '.sh', '.typed', '.yml'}  # no data
+    assert not [name for name in content if {'tests', 'test'} & set(Path(name).parts)]
+    assert {name.partition('/')[0] for name in content} == PACKAGES
+    assert {f'{package}/py.typed' for package in PACKAGES} <= content
+    assert set(OURS) > PACKAGES, 'tools show the mistakes that a package reports in one line'
 
 
-def test_wheel_of_an_sdist_is_the_same(tree: Path) -> None:
-    expected = expected_wheel_content(tree)
-    build(tree, 'editable')  # links in the source tree, which the sdist must not follow
-    sdist = build(tree, 'sdist')
+def test_wheel_of_an_sdist_is_the_same(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         names = archive.getnames()
         assert not [name for name in names if '.mim' in name or name.endswith('.pyc')]
-        archive.extractall(tree / 'unpacked', **({'filter': 'data'} if sys.version_info >= (3, 12) else {}))
-    wheel = build(tree / 'unpacked' / sdist.name.removesuffix('.tar.gz'), 'wheel')
-    assert wheel_content(wheel) == expected
+        assert not [name for name in names if 'tests' in Path(name).parts], 'some of the tests are of no use'
+        archive.extractall(tmp_path, **({'filter': 'data'} if sys.version_info >= (3, 12) else {}))
+    (again,) = build(tmp_path / sdist.name.removesuffix('.tar.gz'), 'wheel')
+    assert wheel_content(again) == wheel_content(wheel)
 
 
-def test_editable_install_links_to_the_sources(tree: Path) -> None:
-    (tree / 'eomt_mm' / '.mim' / 'configs').mkdir(parents=True)  # left over from an install that had to copy
-    build(tree, 'editable')
-    build(tree, 'editable')
-    for name in ('configs', 'tools', 'model-index.yml'):
-        link = tree / 'eomt_mm' / '.mim' / name
-        assert link.is_symlink() and link.resolve() == (tree / name).resolve()
+def test_editable_install_links_to_the_sources(sdist: Path, source: Path) -> None:
+    for name in ('configs', 'projects', 'tools', 'model-index.yml'):
+        link = source / 'eomt_mm' / '.mim' / name
+        assert link.is_symlink() and link.resolve() == (source / name).resolve()
 
 
-def test_metadata(tree: Path) -> None:
-    with zipfile.ZipFile(wheel := build(tree, 'wheel')) as archive:
+def test_projects_configs_of_the_wheel_are_those_of_the_repository(installed: Path) -> None:
+    home = installed / 'eomt_mm' / '.mim'
+    for path in project_configs():  # whose bases are other folders' files
+        assert read_file(home / path.relative_to(ROOT)) == read_file(path), path
+
+
+@pytest.mark.parametrize('name', ['eomt_dinov2-l_12e_coco-panoptic-640', 'videomt_dinov2-s_40k_ytvis2019-448'])
+def test_installed_package_finds_configs_by_name(name: str, installed: Path) -> None:
+    code = (
+        f'import sys; sys.path.insert(0, {str(installed)!r})\n'
+        f'from eomt_mm.recipes import names; print(names.__file__, names.find_config({name!r}))'
+    )
+    done = subprocess.run([sys.executable, '-I', '-c', code], capture_output=True, text=True, check=True)
+    module, config = map(Path, done.stdout.split())
+    assert module.is_relative_to(installed) and config.is_relative_to(installed / 'eomt_mm' / '.mim')
+
+
+def test_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
         folder = f'eomt_mm-{eomt_mm.__version__}.dist-info'
         text = archive.read(f'{folder}/METADATA').decode()
-        assert any(name.startswith(folder) and name.endswith('LICENSE') for name in archive.namelist())
+        assert f'{folder}/licenses/LICENSE' in archive.namelist()
     assert wheel.name == f'eomt_mm-{eomt_mm.__version__}-py3-none-any.whl'
-    assert 'Requires-Python: >=3.10\n' in text
-    assert {line for line in text.splitlines() if line.startswith('Provides-Extra')} == {
-        'Provides-Extra: deepspeed',
-        'Provides-Extra: detectron2',
-        'Provides-Extra: docs',
-        'Provides-Extra: export',
-        'Provides-Extra: lite',
-        'Provides-Extra: mim',
-        'Provides-Extra: test',
-        'Provides-Extra: web',
-    }
-    needed = [line for line in text.splitlines() if line.startswith('Requires-Dist') and 'extra ==' not in line]
-    assert needed and not [line for line in needed if 'mm' in line.replace('timm', '')]  # neutral: no OpenMMLab package
+    fields = email.message_from_string(text)
+    assert fields['License-Expression'] == 'Apache-2.0' and fields['Author'] and fields['Keywords']
+    assert fields['Requires-Python'] == '>=3.10'
+    extras = {'deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'test', 'web'}
+    assert set(fields.get_all('Provides-Extra', ())) == extras
+    found: dict[str, set[str]] = {name: set() for name in (*extras, '')}
+    for requirement in map(Requirement, fields.get_all('Requires-Dist', ())):
+        extra = str(requirement.marker or '').partition('extra == ')[2].strip('"')
+        found[extra].add(canonicalize_name(requirement.name))
+    for extra in ('deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'web'):
+        assert found[extra] == set(requirements(extra)), extra
+    assert found[''] == set(requirements('runtime'))
+    assert not [name for name in found[''] if 'mm' in name.replace('timm', '')]  # neutral: no OpenMMLab package
+    assert found['test'] == set().union(*map(requirements, ('tests', 'detectron2', 'docs', 'export', 'web')))
+    for url in fields.get_all('Project-URL', ()):
+        assert url.split(', ')[1] in (ROOT / 'README.md').read_text() + (ROOT / 'CITATION.cff').read_text()
+
+
+def test_the_packages_page_has_no_dead_links(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        page = archive.read(f'eomt_mm-{eomt_mm.__version__}.dist-info/METADATA').decode().partition('\n\n')[2]
+    assert page.startswith('# eomt_mm') and 'make demo' in page
+    assert [link for link in re.findall(r'\]\(([^)]*)\)', page) if not link.startswith('https://')] == []
+    assert '[Installation]' in (ROOT / 'README.md').read_text() and 'Installation covers' in page  # the text stays
 
 
 def test_every_folder_with_modules_is_a_package() -> None:
@@ -138,6 +203,11 @@ def test_compat_and_requirement_files_demand_the_same() -> None:
             assert group[name].specifier == Requirement(f'{name}{needed}').specifier, name
     assert str(lite['mmcv-lite'].specifier) == str(full['mmcv'].specifier) == f'=={compat.MMCV_VERSION}'
     assert 'mmcv' not in lite and 'mmcv-lite' not in full
+
+
+def test_tests_need_the_setuptools_that_builds() -> None:
+    text = (ROOT / 'pyproject.toml').read_text()
+    assert f'requires = ["{requirements("tests")["setuptools"]}"]' in text
 
 
 @pytest.mark.parametrize('group', ['runtime', 'lite', 'tests', 'detectron2', 'docs', 'export', 'web'])
@@ -202,7 +272,7 @@ def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    assert ' '.join(targets) == 'help setup detectron2 test test-slow lint docs demo demo-video demo-detectron2 clean'
+    assert ' '.join(targets) == 'help setup detectron2 test test-slow lint docs dist demo demo-video demo-detectron2 clean'
 
 
 @pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo', 'demo-video'])

@@ -25,7 +25,7 @@ from eomt_mm.visualization import PALETTES
 
 def make_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument('--out-dir', type=Path, required=True, help='folder for the pictures')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--split', choices=['train', 'val', 'test'], default='train')

@@ -21,7 +21,7 @@ from eomt_mm.options import ToolParser, add_cfg_options, read_options
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(__doc__)
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')

@@ -39,7 +39,7 @@ def load_config(
     """Read a config file, apply overrides, update everything derived from them, and check that the parts fit.
 
     Args:
-        path: config file.
+        path: config file, or name of a config (:func:`~eomt_mm.recipes.names.find_config`).
         cfg_options: overrides that map dotted keys to values, as after ``--cfg-options``. ``data_root``, ``img_size``
             (a side or (height, width)), ``metainfo`` (class names, see
             :func:`~eomt_mm.recipes.classes.apply_metainfo`), ``label_ids``, ``img_suffix`` and ``seg_map_suffix``
@@ -56,8 +56,7 @@ def load_config(
         ValueError: ``img_size`` or ``label_ids`` has conflicting values, or is overridden where the config has none, or
             the head's class counts do not match the data.
     """
-    if not Path(path).is_file():
-        raise FileNotFoundError(f'config {path} does not exist: give one of configs/eomt/*/*.py or your own')
+    path = find_config(path)
     install()  # before the file is read: the first type that a config builds need not be one of ours
     cfg = Config.fromfile(path, import_custom_modules=False)
     _import_modules(cfg)

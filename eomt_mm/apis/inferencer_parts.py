@@ -11,7 +11,6 @@ from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.class_names import placeholders
 from eomt_mm.options import AMP_DTYPES, TASKS
-from eomt_mm.recipes.names import find_config
 
 Item = dict[str, Any]
 INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
@@ -35,7 +34,7 @@ def config_of(config: str | Path | Config, cfg_options: dict[str, Any] | None = 
         ValueError: overrides are given for a config that is already loaded.
     """
     if not isinstance(config, Config):
-        return load_config(find_config(config), cfg_options)
+        return load_config(config, cfg_options)
     if cfg_options:
         raise ValueError('cfg_options with a config that is loaded already: give them to load_config')
     return config

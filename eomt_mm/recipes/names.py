@@ -4,7 +4,9 @@ import difflib
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
-PROJECTS = PACKAGE.parent / 'projects'  # of a checkout; an installed package has none
+PLACES = (PACKAGE.parent, PACKAGE / '.mim')  # a checkout, an installed package
+HOME = next((place for place in PLACES if (place / 'configs' / 'eomt').is_dir()), PACKAGE.parent)
+PROJECTS = HOME / 'projects'  # with the projects' packages in a checkout only; otherwise they are installed
 
 
 def find_config(config: str | Path) -> Path:
@@ -31,13 +33,9 @@ def find_config(config: str | Path) -> Path:
 
 def shipped_configs() -> list[Path]:
     """List the configs that the package ships with, without the ``_base_`` fragments."""
-    for root in (PACKAGE.parent, PACKAGE / '.mim'):  # a checkout, an installed package
-        folder = root / 'configs' / 'eomt'
-        if folder.is_dir():
-            return sorted(file for file in folder.glob('*/*.py') if file.parent.name != '_base_')
-    return []
+    return sorted(file for file in HOME.glob('configs/eomt/*/*.py') if file.parent.name != '_base_')
 
 
 def project_configs() -> list[Path]:
-    """List the projects' configs, without the ``_base_`` fragments; an installed package has none."""
+    """List the projects' configs, without the ``_base_`` fragments."""
     return sorted(path for path in PROJECTS.glob('*/configs/**/*.py') if '_base_' not in path.parts)

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from paths import ROOT
 
-from eomt_mm.apis import init_model, load_config
+from eomt_mm.apis import find_config, init_model, load_config
 from eomt_mm.apis.classes import dataset_meta
 from eomt_mm.apis.config import check_data_apart
 from eomt_mm.synthetic.shapes import SHAPES_METAINFO
@@ -198,6 +198,13 @@ def test_init_model_is_ready_and_downloads_nothing(monkeypatch: pytest.MonkeyPat
     class_logits, mask_logits = model(torch.rand(2, 3, 64, 64), mode='tensor')
     assert [x.shape for x in class_logits] == [(2, 200, 134)]
     assert [x.shape for x in mask_logits] == [(2, 200, 16, 16)]
+
+
+@pytest.mark.parametrize('name', ['eomt_tiny_shapes-panoptic-128', 'videomt_tiny_500i_shapes-96.py'])
+def test_configs_are_loaded_by_name(name: str) -> None:
+    assert Path(load_config(name).filename) == find_config(name)
+    with pytest.raises(FileNotFoundError, match=f"config '{name}x' is no file, nor the name of a config; did you mean"):
+        load_config(f'{name}x')
 
 
 def test_configs_of_a_project_import_its_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from eomt_mm.options import ToolParser, add_cfg_options, file_to_write, read_opt
 
 def make_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
-    parser.add_argument('config', help='config file of the semantic model')
+    parser.add_argument('config', help='config file of the semantic model, or its name')
     parser.add_argument('results', type=Path, help='folder of --out, or pickle of --dump')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument(

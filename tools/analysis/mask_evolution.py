@@ -18,7 +18,7 @@ from eomt_mm.options import ToolParser, add_cfg_options, file_to_write, read_opt
 def make_parser() -> argparse.ArgumentParser:
     parser = ToolParser(__doc__)
     parser.add_argument('image', help='image file')
-    parser.add_argument('config', help='config file')
+    parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
     parser.add_argument('--out', type=file_to_write, required=True, help='picture (PNG)')
     parser.add_argument('--queries', nargs='+', type=whole_number(0), help='numbers of queries; default: the best')
