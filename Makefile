@@ -2,6 +2,9 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+ONEDL_VENV ?= .venv-onedl
+# Extra with the OpenMMLab packages: lite, or onedl for the maintained forks; each in an environment of its own.
+HOSTS ?= lite
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime
@@ -10,7 +13,7 @@ INSTALLED := $(VENV)/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 test test-slow lint docs dist demo demo-video demo-detectron2 clean
+.PHONY: help setup detectron2 test test-slow test-onedl smoke-onedl smoke lint docs dist demo demo-video demo-detectron2 clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -18,8 +21,8 @@ help: ## this list
 
 setup: $(INSTALLED) ## install into .venv, with pinned versions and test tools (PYTHON=python3.x chooses the interpreter)
 
-$(INSTALLED): EXTRAS := lite,test
-$(RUNTIME): EXTRAS := lite
+$(INSTALLED): EXTRAS := $(HOSTS),test
+$(RUNTIME): EXTRAS := $(HOSTS)
 $(RUNTIME) $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
 		|| { echo 'eomt_mm needs Python >= 3.10, and "$(PYTHON)" is not that; try: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
@@ -48,6 +51,15 @@ test: setup detectron2 ## fast tests: two processes of one thread each
 test-slow: setup detectron2 ## slow tests
 	$(PYTEST) -m slow $(ARGS)
 
+test-onedl: ## fast tests with the maintained forks of the OpenMMLab packages, in .venv-onedl
+	@$(MAKE) test HOSTS=onedl VENV=$(ONEDL_VENV)
+
+smoke-onedl: ## a few steps with them: import, demo, resume, a hostile checkpoint
+	@$(MAKE) smoke HOSTS=onedl VENV=$(ONEDL_VENV)
+
+smoke: $(RUNTIME)
+	@$(BIN)/python tests/support/smoke.py
+
 lint: setup ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -72,6 +84,6 @@ demo-video: $(RUNTIME) ## the same with videos: train a small VidEoMT on moving 
 demo-detectron2: setup detectron2 ## the demo on images with detectron2 in place of OpenMMLab (DEMO_ARGS)
 	@$(BIN)/python tools/make_demo.py --detectron2 $(DEMO_ARGS)
 
-clean: ## remove build products and caches; .venv and results in work_dirs stay
+clean: ## remove build products and caches; .venv, .venv-onedl and results in work_dirs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . \( -path ./$(VENV) -o -path ./$(ONEDL_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

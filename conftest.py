@@ -25,8 +25,9 @@ import eomt_mm  # noqa: F401  isort: skip
 import pytest
 
 # The first import of yapf, by mmengine, writes its grammar to the user's cache, and a second process that imports it at
-# that moment reads half a file: done here before the workers start.
-importlib.import_module('yapf')
+# that moment reads half a file: done here before the workers start. A run writes its configuration out five times, and
+# each time yapf would lay it out anew for most of a second; mmengine takes this function over when it is imported.
+setattr(importlib.import_module('yapf.yapflib.yapf_api'), 'FormatCode', lambda text, **_: (text, False))  # noqa: B010
 
 WITHOUT_DETECTRON2 = missing_packages()
 collect_ignore = ['tests/detectron2', 'projects/detectron2/tests'] if WITHOUT_DETECTRON2 else []
@@ -72,14 +73,6 @@ def ade20k_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     root = tmp_path_factory.mktemp('ade') / 'root'
     return write_ade20k(root, num_train=6, num_val=4, size=(96, 96), progress=False)
-
-
-@pytest.fixture(scope='session', autouse=True)
-def plain_config_text() -> Iterator[None]:
-    """A run writes its configuration out five times, and each time yapf lays it out anew for most of a second."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, False))
-        yield
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,8 @@ Hosts are only imported inside functions, so that a bare ``import eomt_mm`` stay
 import importlib.util
 import pkgutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -15,20 +16,51 @@ from typing import Any
 
 EXTENSION = 'mmcv._ext'
 
-# Versions that the tests run with, or that the hosts' own assertions require (mmdet 3.3.0: mmcv < 2.2).
-# ftfy and regex: mmseg 1.2.2 imports them (mmseg.utils.tokenizer) but does not list them as requirements.
+
+@dataclass(frozen=True)
+class Family:
+    """Packages of one maintainer that fit together; those of two families install the same files.
+
+    Args:
+        modules: for each module of the hosts, the distributions that install it and the versions that the tests run
+            with, or that the hosts' own assertions require (mmdet 3.3.0: mmcv < 2.2). Our commands install the first.
+        compiled_ops: command that replaces mmcv by a build with its compiled ops.
+    """
+
+    modules: dict[str, dict[str, str]]
+    compiled_ops: str
+
+
+NO_VERSION = '<0'
+FAMILIES = (
+    Family(
+        {
+            'mmengine': {'mmengine': '>=0.10.6,<1.0'},
+            'mmcv': {'mmcv-lite': '==2.1.0', 'mmcv': '==2.1.0', 'mmcv-full': NO_VERSION},
+            'mmdet': {'mmdet': '>=3.3.0,<3.4'},
+            'mmseg': {'mmsegmentation': '>=1.2.0,<1.3'},
+        },
+        'pip uninstall -y mmcv-lite && pip install openmim "setuptools<81" && mim install "mmcv==2.1.0"',
+    ),
+    Family(
+        {
+            'mmengine': {'onedl-mmengine': '>=0.10.12,<0.11'},
+            'mmcv': {'onedl-mmcv': '>=2.3.6,<2.4'},
+            'mmdet': {'onedl-mmdetection': '>=3.5.1,<3.6'},
+            'mmseg': {'onedl-mmsegmentation': '>=1.4.2,<1.5'},
+        },
+        'pip install setuptools ninja && pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir '
+        '"onedl-mmcv>=2.3.6,<2.4"',
+    ),
+)
+# Versions that the tests run with. ftfy and regex: mmseg imports them (mmseg.utils.tokenizer), and mmseg 1.2.2 does not
+# list them as requirements.
 REQUIREMENTS = {
     'torch': '>=2.4',
     'timm': '>=1.0.26',
-    'mmengine': '>=0.10.6,<1.0',
-    'mmdet': '>=3.3.0,<3.4',
-    'mmsegmentation': '>=1.2.0,<1.3',
     'ftfy': '',
     'regex': '',
 }
-MMCV_VERSION = '2.1.0'
-# Distributions that install the same files: the last one installed wins, and removing either breaks the other.
-MMCV_DISTRIBUTIONS = ('mmcv-lite', 'mmcv', 'mmcv-full')
 OPENCV_DISTRIBUTIONS = (
     'opencv-python',
     'opencv-python-headless',
@@ -38,7 +70,7 @@ OPENCV_DISTRIBUTIONS = (
 
 
 class CompiledOpMissingError(NotImplementedError):
-    """A compiled op of mmcv was called, but mmcv-lite has none."""
+    """A compiled op of mmcv was called, but the installed mmcv has none."""
 
 
 class _ExtensionStandIn(ModuleType):
@@ -50,9 +82,8 @@ class _ExtensionStandIn(ModuleType):
 
         def op(*args: Any, **kwargs: Any) -> Any:
             raise CompiledOpMissingError(
-                f"mmcv's compiled op '{name}' was called, but the installed mmcv has no compiled ops (mmcv-lite). "
-                f'EoMT needs none of them. For models that do, install the full package: pip uninstall -y mmcv-lite && '
-                f'pip install openmim "setuptools<81" && mim install "mmcv=={MMCV_VERSION}"'
+                f"mmcv's compiled op '{name}' was called, but the installed mmcv has no compiled ops. EoMT needs none "
+                f'of them. For models that do, install mmcv with its ops: {installed_family().compiled_ops}'
             )
 
         op.__name__ = op.__qualname__ = name
@@ -76,7 +107,7 @@ class _ExtensionFinder(MetaPathFinder, Loader):
 
 
 def make_hosts_importable() -> None:
-    """Make mmdet and mmseg importable with mmcv-lite; a second call changes nothing.
+    """Make mmdet and mmseg importable without mmcv's compiled ops; a second call changes nothing.
 
     Their import fails only because the extension module ``mmcv._ext`` is missing. The finder is the last in
     ``sys.meta_path``, so a compiled extension always takes precedence.
@@ -102,7 +133,7 @@ def check_versions() -> None:
     rows: list[tuple[str, str, str]] = []
     remove: list[str] = []
     add: list[str] = []
-    for check in (_check_requirements, _check_torchvision, _check_mmcv, _check_opencv):
+    for check in (_check_requirements, _check_torchvision, _check_hosts, _check_opencv):
         check(rows, remove, add)
     if rows:
         raise ImportError(_clash_message(rows, remove, add))
@@ -112,9 +143,8 @@ def check_versions() -> None:
 def _check_requirements(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
     for name, needed in REQUIREMENTS.items():
         version = _version(name)
-        module = 'mmseg' if name == 'mmsegmentation' else name
-        if version is None and _importable(module):
-            continue  # a source checkout on the path: the hosts' own assertions check its version
+        if version is None and _importable(name):
+            continue  # a source checkout on the path
         if version is None or not _fits(version, needed):
             rows.append((name, version or 'missing', needed or 'any version'))
             add.append(f'{name}{needed}')
@@ -134,15 +164,26 @@ def _check_torchvision(rows: list[tuple[str, str, str]], remove: list[str], add:
             add += [f'torch=={torch_version}', 'torchvision']
 
 
-def _check_mmcv(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
-    found = _installed(MMCV_DISTRIBUTIONS)
-    if not found and _importable('mmcv'):
-        return
-    if [_fits(version, f'=={MMCV_VERSION}') for version in found.values()] == [True]:
-        return
-    rows.append(('mmcv', _listed(found), f'{MMCV_VERSION}, either mmcv-lite or mmcv, never both'))
-    remove += found
-    add.append(f'mmcv-lite=={MMCV_VERSION}')
+def _check_hosts(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
+    """Check that each module of the hosts comes from one distribution, and all from one family."""
+    family = installed_family()
+    for module, needed in family.modules.items():
+        found = _installed(name for one in FAMILIES for name in one.modules[module])
+        if not found and _importable(module):
+            continue  # a source checkout on the path: the hosts' own assertions check its version
+        if [_fits(version, needed.get(name, NO_VERSION)) for name, version in found.items()] == [True]:
+            continue
+        fitting = [name + versions for name, versions in needed.items() if versions != NO_VERSION]
+        rows.append((module, _listed(found), ' or '.join(fitting) + (', only one' if len(found) > 1 else '')))
+        remove += found
+        add.append(fitting[0])
+
+
+def installed_family() -> Family:
+    """Return the family that most of the installed packages belong to; the first one if two have as many."""
+    return max(
+        FAMILIES, key=lambda family: len(_installed(name for names in family.modules.values() for name in names))
+    )
 
 
 def _check_opencv(rows: list[tuple[str, str, str]], remove: list[str], add: list[str]) -> None:
@@ -178,7 +219,7 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _installed(names: Sequence[str]) -> dict[str, str]:
+def _installed(names: Iterable[str]) -> dict[str, str]:
     return {name: version for name in names if (version := _version(name)) is not None}
 
 

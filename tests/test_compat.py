@@ -4,6 +4,7 @@ import importlib.metadata
 import importlib.util
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,14 @@ GOOD = {
     'ftfy': '6.3.1',
     'regex': '2026.1.1',
 }
+OPENMMLAB = ('mmengine', 'mmcv-lite', 'mmdet', 'mmsegmentation')
+ONEDL = {
+    'onedl-mmengine': '0.10.12',
+    'onedl-mmcv': '2.3.6',
+    'onedl-mmdetection': '3.5.1',
+    'onedl-mmsegmentation': '1.4.2',
+}
+FORKS = dict.fromkeys(OPENMMLAB) | ONEDL  # changes that turn one good stack into the other
 
 
 def run_python(code: str, *flags: str, paths: tuple[Path, ...] = ()) -> str:
@@ -40,6 +49,25 @@ def run_python(code: str, *flags: str, paths: tuple[Path, ...] = ()) -> str:
     )
     assert done.returncode == 0, done.stdout
     return done.stdout
+
+
+@pytest.fixture
+def installed(monkeypatch: pytest.MonkeyPatch):
+    """Returns a function that lets the good stack with changes (None removes a package) appear installed."""
+
+    def appear(changes: dict[str, str | None], importable: tuple[str, ...] = ()) -> None:
+        there = {name: version for name, version in (GOOD | changes).items() if version is not None}
+
+        def version(name: str) -> str:
+            if name not in there:
+                raise importlib.metadata.PackageNotFoundError(name)
+            return there[name]
+
+        monkeypatch.setattr(importlib.metadata, 'version', version)
+        monkeypatch.setattr(importlib.metadata, 'requires', lambda name: ['numpy', 'torch==2.14.1', 'pillow!=8.3.*'])
+        monkeypatch.setattr(compat, '_importable', lambda module: module in importable)
+
+    return appear
 
 
 # The finder -----------------------------------------------------------------------------------------------------------
@@ -100,10 +128,19 @@ def test_mmengine_finds_the_stand_in(monkeypatch: pytest.MonkeyPatch, python_314
     assert pkgutil.find_loader('mmcv._no_such_module') is None
 
 
-def test_a_called_op_names_itself_the_reason_and_the_hint() -> None:
+@pytest.mark.parametrize(
+    ('changes', 'command'),
+    [
+        ({}, r'pip uninstall.*mim install "mmcv==2\.1\.0"'),
+        (FORKS, r'pip install .*--no-build-isolation .*"onedl-mmcv>=2\.3\.6,<2\.4"'),
+    ],
+    ids=['OpenMMLab', 'onedl'],
+)
+def test_a_called_op_names_itself_the_reason_and_the_hint(installed, changes: dict[str, str], command: str) -> None:
     from mmcv.ops import nms
 
-    message = r"'nms' was called.*no compiled ops.*EoMT needs none.*pip uninstall.*mim install \"mmcv==2\.1\.0\""
+    installed(changes)
+    message = f"'nms' was called.*no compiled ops.*EoMT needs none.*{command}"
     with pytest.raises(RuntimeError, match=message):
         nms(torch.rand(2, 4), torch.rand(2), 0.5)
 
@@ -295,20 +332,11 @@ def test_only_statistics_of_the_history_buffer_are_reachable(tmp_path: Path, all
 
 
 @pytest.fixture
-def clash(monkeypatch: pytest.MonkeyPatch):
+def clash(installed):
     """Returns a function that gives the message for the good stack with changes (None removes a package)."""
 
     def message(changes: dict[str, str | None], importable: tuple[str, ...] = ()) -> str:
-        there = {name: version for name, version in (GOOD | changes).items() if version is not None}
-
-        def version(name: str) -> str:
-            if name not in there:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return there[name]
-
-        monkeypatch.setattr(importlib.metadata, 'version', version)
-        monkeypatch.setattr(importlib.metadata, 'requires', lambda name: ['numpy', 'torch==2.14.1', 'pillow!=8.3.*'])
-        monkeypatch.setattr(compat, '_importable', lambda module: module in importable)
+        installed(changes, importable)
         try:
             compat.check_versions()
         except ImportError as error:
@@ -331,6 +359,7 @@ def test_the_installed_stack_fits() -> None:
         {'opencv-python-headless': GOOD['opencv-python']},
         {'mmengine': '0.10.6', 'mmdet': '3.3.1', 'mmsegmentation': '1.2.0', 'timm': '1.0.26'},
         {'torchvision': None},
+        FORKS,
     ],
     ids=str,
 )
@@ -346,10 +375,22 @@ def test_source_checkouts_pass(clash) -> None:
 @pytest.mark.parametrize(
     ('changes', 'row', 'command'),
     [
-        ({'mmengine': None}, 'mmengine missing >=0.10.6,<1.0', 'pip install "mmengine>=0.10.6,<1.0"'),
-        ({'mmengine': '0.10.5'}, 'mmengine 0.10.5 >=0.10.6,<1.0', 'pip install "mmengine>=0.10.6,<1.0"'),
-        ({'mmdet': '3.2.0'}, 'mmdet 3.2.0 >=3.3.0,<3.4', 'pip install "mmdet>=3.3.0,<3.4"'),
-        ({'mmsegmentation': '1.3.0'}, 'mmsegmentation 1.3.0 >=1.2.0,<1.3', 'pip install "mmsegmentation>=1.2.0,<1.3"'),
+        ({'mmengine': None}, 'mmengine missing mmengine>=0.10.6,<1.0', 'pip install "mmengine>=0.10.6,<1.0"'),
+        (
+            {'mmengine': '0.10.5'},
+            'mmengine mmengine 0.10.5 mmengine>=0.10.6,<1.0',
+            'pip uninstall -y mmengine && pip install "mmengine>=0.10.6,<1.0"',
+        ),
+        (
+            {'mmdet': '3.2.0'},
+            'mmdet mmdet 3.2.0 mmdet>=3.3.0,<3.4',
+            'pip uninstall -y mmdet && pip install "mmdet>=3.3.0,<3.4"',
+        ),
+        (
+            {'mmsegmentation': '1.3.0'},
+            'mmseg mmsegmentation 1.3.0 mmsegmentation>=1.2.0,<1.3',
+            'pip uninstall -y mmsegmentation && pip install "mmsegmentation>=1.2.0,<1.3"',
+        ),
         ({'timm': '0.9.16'}, 'timm 0.9.16 >=1.0.26', 'pip install "timm>=1.0.26"'),
         ({'ftfy': None}, 'ftfy missing any version', 'pip install "ftfy"'),
         (
@@ -359,13 +400,43 @@ def test_source_checkouts_pass(clash) -> None:
         ),
         (
             {'mmcv-lite': '2.2.0'},
-            'mmcv mmcv-lite 2.2.0 2.1.0, either mmcv-lite or mmcv, never both',
+            'mmcv mmcv-lite 2.2.0 mmcv-lite==2.1.0 or mmcv==2.1.0',
             'pip uninstall -y mmcv-lite && pip install "mmcv-lite==2.1.0"',
         ),
         (
             {'mmcv': '2.1.0'},
-            'mmcv mmcv-lite 2.1.0 and mmcv 2.1.0 2.1.0, either mmcv-lite or mmcv, never both',
+            'mmcv mmcv-lite 2.1.0 and mmcv 2.1.0 mmcv-lite==2.1.0 or mmcv==2.1.0, only one',
             'pip uninstall -y mmcv-lite mmcv && pip install "mmcv-lite==2.1.0"',
+        ),
+        (
+            {'mmcv-lite': None, 'mmcv-full': '1.7.2'},
+            'mmcv mmcv-full 1.7.2 mmcv-lite==2.1.0 or mmcv==2.1.0',
+            'pip uninstall -y mmcv-full && pip install "mmcv-lite==2.1.0"',
+        ),
+        (
+            {'onedl-mmcv': '2.3.6'},
+            'mmcv mmcv-lite 2.1.0 and onedl-mmcv 2.3.6 mmcv-lite==2.1.0 or mmcv==2.1.0, only one',
+            'pip uninstall -y mmcv-lite onedl-mmcv && pip install "mmcv-lite==2.1.0"',
+        ),
+        (
+            {'mmdet': None, 'onedl-mmdetection': '3.5.1'},
+            'mmdet onedl-mmdetection 3.5.1 mmdet>=3.3.0,<3.4',
+            'pip uninstall -y onedl-mmdetection && pip install "mmdet>=3.3.0,<3.4"',
+        ),
+        (
+            FORKS | {'mmengine': '0.10.7'},
+            'mmengine mmengine 0.10.7 and onedl-mmengine 0.10.12 onedl-mmengine>=0.10.12,<0.11, only one',
+            'pip uninstall -y mmengine onedl-mmengine && pip install "onedl-mmengine>=0.10.12,<0.11"',
+        ),
+        (
+            FORKS | {'onedl-mmdetection': None},
+            'mmdet missing onedl-mmdetection>=3.5.1,<3.6',
+            'pip install "onedl-mmdetection>=3.5.1,<3.6"',
+        ),
+        (
+            FORKS | {'onedl-mmsegmentation': '1.4.1'},
+            'mmseg onedl-mmsegmentation 1.4.1 onedl-mmsegmentation>=1.4.2,<1.5',
+            'pip uninstall -y onedl-mmsegmentation && pip install "onedl-mmsegmentation>=1.4.2,<1.5"',
         ),
         (
             {'opencv-python-headless': '4.9.0.80'},
@@ -389,8 +460,27 @@ def test_a_clash_shows_what_is_there_what_is_needed_and_the_hint(clash, changes,
 
 def test_all_clashes_come_in_one_message_with_one_command(clash) -> None:
     lines = clash({'mmdet': None, 'mmcv': '2.2.0', 'regex': None, 'torch': '2.3.1'}).splitlines()
-    assert [line.split()[0] for line in lines[2:-2]] == ['torch', 'mmdet', 'regex', 'torchvision', 'mmcv']
+    assert [line.split()[0] for line in lines[2:-2]] == ['torch', 'regex', 'torchvision', 'mmcv', 'mmdet']
     assert lines[-1].count('pip install') == lines[-1].count('pip uninstall') == 1
+
+
+@pytest.mark.parametrize(
+    ('changes', 'removed', 'added'),
+    [
+        (ONEDL, {*OPENMMLAB, *ONEDL}, set(OPENMMLAB)),
+        (FORKS | {'mmengine': '0.10.7', 'mmcv': '2.1.0'}, {'mmengine', 'mmcv', 'onedl-mmengine', 'onedl-mmcv'},
+         {'onedl-mmengine', 'onedl-mmcv'}),
+        ({'mmcv-lite': None, 'onedl-mmcv': '2.3.6', 'onedl-mmengine': '0.10.12'},
+         {'mmengine', 'onedl-mmengine', 'onedl-mmcv'}, {'mmengine', 'mmcv-lite'}),
+    ],
+    ids=['all of both', 'two beside onedl', 'two beside OpenMMLab'],
+)  # fmt: skip
+def test_of_two_families_the_larger_one_stays(
+    clash, changes: dict[str, str], removed: set[str], added: set[str]
+) -> None:
+    remove, _, add = clash(changes).splitlines()[-1].partition(' && ')
+    assert set(remove.split()[3:]) == removed
+    assert {re.split('[=>]', text)[0] for text in re.findall('"(.*?)"', add)} == added
 
 
 def test_a_missing_system_library_of_cv2_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -158,13 +158,13 @@ def test_metadata(wheel: Path) -> None:
     fields = email.message_from_string(text)
     assert fields['License-Expression'] == 'Apache-2.0' and fields['Author'] and fields['Keywords']
     assert fields['Requires-Python'] == '>=3.10'
-    extras = {'deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'test', 'web'}
+    extras = {'deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'onedl', 'test', 'web'}
     assert set(fields.get_all('Provides-Extra', ())) == extras
     found: dict[str, set[str]] = {name: set() for name in (*extras, '')}
     for requirement in map(Requirement, fields.get_all('Requires-Dist', ())):
         extra = str(requirement.marker or '').partition('extra == ')[2].strip('"')
         found[extra].add(canonicalize_name(requirement.name))
-    for extra in ('deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'web'):
+    for extra in ('deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'onedl', 'web'):
         assert found[extra] == set(requirements(extra)), extra
     assert found[''] == set(requirements('runtime'))
     assert not [name for name in found[''] if 'mm' in name.replace('timm', '')]  # neutral: no OpenMMLab package
@@ -197,12 +197,10 @@ def requirements(name: str) -> dict[str, Requirement]:
 
 
 def test_compat_and_requirement_files_demand_the_same() -> None:
-    lite, full, runtime = requirements('lite'), requirements('mminstall'), requirements('runtime')
+    groups = [requirements(name) for name in ('runtime', 'lite', 'mminstall', 'onedl')]
     for name, needed in compat.REQUIREMENTS.items():
-        for group in (lite, full) if name in lite else (runtime,):
-            assert group[name].specifier == Requirement(f'{name}{needed}').specifier, name
-    assert str(lite['mmcv-lite'].specifier) == str(full['mmcv'].specifier) == f'=={compat.MMCV_VERSION}'
-    assert 'mmcv' not in lite and 'mmcv-lite' not in full
+        stated = [str(group[name].specifier) for group in groups if name in group]
+        assert stated and set(stated) == {str(Requirement(name + needed).specifier)}, name
 
 
 def test_tests_need_the_setuptools_that_builds() -> None:
@@ -210,7 +208,24 @@ def test_tests_need_the_setuptools_that_builds() -> None:
     assert f'requires = ["{requirements("tests")["setuptools"]}"]' in text
 
 
-@pytest.mark.parametrize('group', ['runtime', 'lite', 'tests', 'detectron2', 'docs', 'export', 'web'])
+@pytest.mark.parametrize(('group', 'number'), [('lite', 0), ('mminstall', 0), ('onedl', 1)])
+def test_each_group_holds_one_distribution_per_module_of_one_family(group: str, number: int) -> None:
+    stated = requirements(group)
+    found = [
+        (family, module, name, versions)
+        for family in compat.FAMILIES
+        for module, names in family.modules.items()
+        for name, versions in names.items()
+        if name in stated
+    ]
+    assert [(family, module) for family, module, *_ in found] == [
+        (compat.FAMILIES[number], module) for module in compat.FAMILIES[number].modules
+    ]
+    for *_, name, versions in found:
+        assert stated[name].specifier == Requirement(name + versions).specifier
+
+
+@pytest.mark.parametrize('group', ['runtime', 'lite', 'onedl', 'tests', 'detectron2', 'docs', 'export', 'web'])
 def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
     pins = requirements('constraints')
     for name, requirement in requirements(group).items():
@@ -220,14 +235,14 @@ def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
         assert pin.operator == '==' and requirement.specifier.contains(pin.version), name
 
 
-def test_constraints_hold_one_mmcv_and_one_opencv() -> None:
+def test_constraints_hold_one_mmcv_per_family_and_one_version_of_opencv() -> None:
     pins = requirements('constraints')
-    assert [name for name in compat.MMCV_DISTRIBUTIONS if name in pins] == ['mmcv-lite']
-    assert [name for name in compat.OPENCV_DISTRIBUTIONS if name in pins] == ['opencv-python']
+    assert {name for name in pins if 'mmcv' in name} == {'mmcv-lite', 'onedl-mmcv'}
+    assert len({str(pins[name].specifier) for name in compat.OPENCV_DISTRIBUTIONS if name in pins}) == 1
 
 
 def test_every_import_is_declared() -> None:
-    declared = {'eomt-mm', *requirements('runtime'), *requirements('lite')}
+    declared = {'eomt-mm', *requirements('runtime'), *requirements('lite'), *requirements('onedl')}
     distributions = importlib.metadata.packages_distributions()
     peers = declared | set(requirements('tests'))  # comparisons with others are for developers
     by_file = {
@@ -272,13 +287,23 @@ def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    assert ' '.join(targets) == 'help setup detectron2 test test-slow lint docs dist demo demo-video demo-detectron2 clean'
+    tests = 'test test-slow test-onedl smoke-onedl'
+    assert ' '.join(targets) == f'help setup detectron2 {tests} lint docs dist demo demo-video demo-detectron2 clean'
 
 
-@pytest.mark.parametrize('target', ['test', 'test-slow', 'lint', 'demo', 'demo-video'])
-def test_each_target_installs_first(target: str, tmp_path: Path) -> None:
-    done = make('-n', target, f'VENV={tmp_path / "venv"}')
-    extras = 'lite' if target.startswith('demo') else 'lite,test'
+@pytest.mark.parametrize(
+    ('target', 'extras'),
+    [
+        *((target, 'lite,test') for target in ('test', 'test-slow', 'lint')),
+        *((target, 'lite') for target in ('demo', 'demo-video')),
+        ('test-onedl', 'onedl,test'),
+        ('smoke-onedl', 'onedl'),
+    ],
+)
+def test_each_target_installs_first(target: str, extras: str, tmp_path: Path) -> None:
+    which = 'ONEDL_VENV' if 'onedl' in target else 'VENV'
+    done = make('-n', target, f'{which}={tmp_path / "venv"}')
+    assert f'{tmp_path}/venv/bin/python -m pip' in done.stdout
     assert f"-e '.[{extras}]'" in done.stdout
 
 
