@@ -347,7 +347,8 @@ def test_ci_checks_the_last_lines_of_the_demos(tmp_path: Path, last_lines: tuple
     assert (done.returncode == 0) is passes, done.stderr
     calls = (tmp_path / 'calls').read_text().split()
     first_fails = last_lines[0] != IMAGES
-    assert calls == ['lint', 'docs', 'test', 'demo', *([] if first_fails else ['demo-video'])]
+    rest = [] if first_fails else ['demo-video', 'smoke-onedl'] if passes else ['demo-video']
+    assert calls == ['lint', 'docs', 'test', 'demo', *rest]
 
 
 def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
