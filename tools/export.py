@@ -1,13 +1,15 @@
-"""Export a model to one file for other runtimes: ONNX, or a torch.export program; see docs/export.md.
+"""Export a model for other runtimes: ONNX, OpenVINO, or a torch.export program; see docs/deployment.md.
 
 Examples:
     python tools/export.py CONFIG CHECKPOINT --out eomt.onnx
     python tools/export.py CONFIG hf://tue-mps/coco_panoptic_eomt_large_640 --dynamic-batch --out eomt.onnx
     python tools/export.py CONFIG CHECKPOINT --size 480 640 --with-postprocess --out eomt.onnx
+    python tools/export.py CONFIG CHECKPOINT --format openvino --out eomt.xml
     python tools/export.py CONFIG CHECKPOINT --format torch-export --half --out eomt.pt2
     python tools/export.py CONFIG none --out random.onnx    # random weights: for timing only
 
-The input is uint8 RGB (N, 3, H, W); the graph normalises it. tools/run_onnx.py runs the ONNX file.
+CONFIG is a file, or the name of a config of the package. The input is uint8 RGB (N, 3, H, W); the graph normalises it.
+tools/run_exported.py runs ONNX and OpenVINO files.
 """
 
 import argparse
@@ -15,25 +17,25 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from eomt_mm.export.formats import FORMATS
 from eomt_mm.options import ToolParser, add_cfg_options, read_options, whole_number
-
-SUFFIXES = {'onnx': '.onnx', 'torch-export': '.pt2'}
 
 
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(__doc__)
-    parser.add_argument('config', help='config of the model')
+    parser.add_argument('config', help='config file, or the name of one of the package')
     parser.add_argument(
         'checkpoint', help="file, folder or hf://owner/name of any known format; 'none': random weights"
     )
-    parser.add_argument('--format', choices=list(SUFFIXES), default='onnx', help='default: onnx')
+    parser.add_argument('--format', choices=list(FORMATS), default='onnx', help='default: onnx')
     parser.add_argument(
         '--size', type=whole_number(1), nargs=2, metavar=('H', 'W'), help="of the input; default: the config's"
     )
     parser.add_argument('--dynamic-batch', action='store_true', help='take any number of images, not one')
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument('--with-postprocess', action='store_true', help='results in place of logits')
-    parser.add_argument('--out', required=True, type=Path, help='file: *.onnx, or *.pt2 with --format torch-export')
+    suffixes = ', '.join(f'*{one.suffix} ({one.name})' for one in FORMATS.values())
+    parser.add_argument('--out', required=True, type=Path, help=f'file: {suffixes}')
     add_cfg_options(parser, 'overrides of the config, as in training')
     return parser.parse_args()
 
@@ -46,22 +48,22 @@ from eomt_mm.apis import init_model, load_config  # isort: skip
 from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
 from torch import nn
 
-from eomt_mm.export.onnx import OPSET, check_packages, save_onnx
-from eomt_mm.export.program import export_program, save_program
+from eomt_mm.export.program import export_program
 from eomt_mm.fileio.writing import check_apart, check_free
 
 
 def check_target(args: argparse.Namespace) -> None:
     """Reject arguments early that would otherwise fail only after the export."""
-    suffix = SUFFIXES[args.format]
+    form = FORMATS[args.format]
+    suffix = form.suffix
     if args.out.suffix != suffix:
         raise ValueError(
             f'--out {args.out}: --format {args.format} writes {suffix} files; name it {args.out.stem}{suffix}'
         )
-    check_free(args.out)
-    check_apart([args.out], [args.config, args.checkpoint])
-    if args.format == 'onnx':
-        check_packages()
+    for target in form.files(args.out):
+        check_free(target)
+    check_apart(form.files(args.out), [args.config, args.checkpoint])
+    form.check()
 
 
 def built_model(args: argparse.Namespace) -> nn.Module:
@@ -86,12 +88,9 @@ def export(args: argparse.Namespace) -> list[str]:
         f'input: images, uint8 RGB ({batch}, 3, {network.size[0]}, {network.size[1]}), normalised inside',
         *(f'output: {name}, {what}' for name, what in network.postprocess.outputs.items()),
     ]
-    if args.format == 'torch-export':
-        save_program(program, args.out, metadata)
-        return told
-    found = save_onnx(program, network, args.out, metadata)
+    found = FORMATS[args.format].save(program, network, args.out, metadata)
     compared = ', '.join(f'{name} {value:.1e}' for name, value in found.items())
-    return [f'opset {OPSET}', *told, f'onnxruntime against PyTorch, relative difference or share: {compared}']
+    return [*told, f'difference to PyTorch, relative or share: {compared or "not compared"}']
 
 
 def main(args: argparse.Namespace) -> None:
@@ -100,7 +99,8 @@ def main(args: argparse.Namespace) -> None:
     except (ValueError, OSError, ImportError) as error:
         sys.exit(f'export: {error}')
     print('\n'.join(told))
-    print(f'written: {args.out} ({args.format}, {args.out.stat().st_size / 2**20:.0f} MB)')
+    size = sum(file.stat().st_size for file in FORMATS[args.format].files(args.out) if file.exists())
+    print(f'written: {args.out} ({args.format}, {size / 2**20:.0f} MB)')
 
 
 if __name__ == '__main__':

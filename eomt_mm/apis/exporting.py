@@ -62,8 +62,7 @@ def network_of(
     head, preprocessor = head_of(model), model.data_preprocessor
     fitting: Size = preprocessor.img_size if size is None else as_size(size)
     mean, std = (values.flatten().tolist() for values in (preprocessor.mean, preprocessor.std))
-    postprocess = postprocess_of(head) if with_postprocess else None
-    return ExportNetwork(model.backbone, head, fitting, mean, std, postprocess, half)
+    return ExportNetwork(model.backbone, head, fitting, mean, std, postprocess_of(head), with_postprocess, half)
 
 
 def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, dynamic_batch: bool) -> dict[str, Any]:

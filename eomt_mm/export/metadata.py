@@ -3,9 +3,9 @@
 import json
 from typing import Any
 
-# Of ONNX' metadata_props, and of the extra file beside a torch.export program.
+# Of ONNX' metadata_props, of OpenVINO's rt_info, and of the extra file in a torch.export program.
 KEY = 'eomt_mm.json'
-FORMAT = 1  # raised when a reader of older files would misread newer ones
+FORMAT = 2  # raised when a reader of older files would misread newer ones
 INPUT = 'images'
 
 

@@ -23,8 +23,13 @@ class ExportNetwork(nn.Module):
         backbone, head: of a model.
         size: (height, width) of the input in pixels, multiples of the patch size.
         mean, std: per RGB channel, in [0, 255].
-        postprocess: post-processing inside the graph; None: logits are returned.
+        postprocess: rules of the task.
+        in_graph: return its results; otherwise logits, and runners post-process them in ``steps``.
         half: weights and activations in float16. Normalisation before and logits after are float32.
+
+    Attributes:
+        postprocess: what the graph does with its logits; `Logits`: nothing.
+        steps: what is left to a runner, by name; see :mod:`eomt_mm.export.steps`.
 
     Raises:
         ValueError: ``size`` does not fit the patches.
@@ -40,7 +45,8 @@ class ExportNetwork(nn.Module):
         size: Size,
         mean: Sequence[float],
         std: Sequence[float],
-        postprocess: Postprocess | None = None,
+        postprocess: Postprocess,
+        in_graph: bool = False,
         half: bool = False,
     ) -> None:
         super().__init__()
@@ -56,7 +62,8 @@ class ExportNetwork(nn.Module):
         self.backbone = with_fixed_positions(backbone, size)
         self.head = copy.deepcopy(head)
         self.head.predict_intermediate = False
-        self.postprocess = postprocess or Logits()
+        self.postprocess = postprocess if in_graph else Logits()
+        self.steps = {} if in_graph else postprocess.steps()
         self.dtype = torch.float16 if half else torch.float32
         self.backbone.to(self.dtype)
         self.head.to(self.dtype)

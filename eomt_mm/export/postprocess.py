@@ -1,4 +1,4 @@
-"""Post-processing inside the graph: the rules of :mod:`eomt_mm.core.postprocess` for whole batches, with fixed shapes.
+"""Post-processing in the network's graph: the rules of :mod:`eomt_mm.core.postprocess` for batches, with fixed shapes.
 
 Results cover the whole input, padding included; the caller crops and resizes them to the image. Shapes do not depend on
 the number of kept queries: all queries are processed, and the kept ones are marked.
@@ -18,6 +18,16 @@ from eomt_mm.core.postprocess import (
     segment_map,
     sum_of_masks,
 )
+from eomt_mm.export.steps import (
+    AssignPixels,
+    BestClass,
+    BestPairs,
+    ChooseQueries,
+    ClassScores,
+    InstanceMasks,
+    NumberSegments,
+    Step,
+)
 
 # Query maps resized together; more would only take more memory (16 maps of 640 x 640 are 26 MB per image).
 MAPS_AT_ONCE = 16
@@ -34,6 +44,10 @@ class Postprocess(nn.Module):
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
         raise NotImplementedError
+
+    def steps(self) -> dict[str, Step]:
+        """The same rules in steps; see :mod:`eomt_mm.export.steps`."""
+        return {}
 
 
 class Logits(Postprocess):
@@ -52,6 +66,9 @@ class SemanticLabels(Postprocess):
     """The class of largest score of every pixel; see :func:`~eomt_mm.core.postprocess.semantic_scores`."""
 
     outputs = dict(label_map='int32 (N, H, W), class indices')
+
+    def steps(self) -> dict[str, Step]:
+        return dict(class_scores=ClassScores(), best_class=BestClass())
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
         return (sum_of_masks(class_probs(class_logits), resize(mask_logits, size)).argmax(1).int(),)
@@ -72,6 +89,9 @@ class TopInstances(Postprocess):
     def __init__(self, max_per_image: int) -> None:
         super().__init__()
         self.max_per_image = max_per_image
+
+    def steps(self) -> dict[str, Step]:
+        return dict(best_pairs=BestPairs(self.max_per_image), instance_masks=InstanceMasks())
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
         scores, queries, labels = best_pairs(class_logits, self.max_per_image)
@@ -101,6 +121,13 @@ class PanopticMap(Postprocess):
         self.num_things = num_things
         self.score_thr = score_thr
         self.overlap_thr = overlap_thr
+
+    def steps(self) -> dict[str, Step]:
+        return dict(
+            choose_queries=ChooseQueries(self.score_thr),
+            assign_pixels=AssignPixels(),
+            number_segments=NumberSegments(self.num_things, self.overlap_thr),
+        )
 
     def forward(self, class_logits: Tensor, mask_logits: Tensor, size: Size) -> tuple[Tensor, ...]:
         scores, labels, kept = choose_queries(class_logits, self.score_thr)

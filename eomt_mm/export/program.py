@@ -27,10 +27,17 @@ def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> Expor
         return torch.export.export(network, (example,), dynamic_shapes=shapes, strict=False)
 
 
-def save_program(program: ExportedProgram, path: str | Path, metadata: dict[str, Any]) -> None:
-    """Write a ``.pt2`` file, whole or not at all; the metadata is its extra file ``eomt_mm.json``."""
+def save_program(
+    program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
+) -> dict[str, float]:
+    """Write a ``.pt2`` file, whole or not at all; the metadata is its extra file ``eomt_mm.json``.
+
+    Returns:
+        {}: PyTorch itself traced the program; it is not compared.
+    """
     with written_aside(path) as aside:
         torch.export.save(program, aside, extra_files={KEY: as_text(metadata)})
+    return {}
 
 
 def run_program(path: str | Path, images: Tensor) -> tuple[Tensor, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 import videomt.inferencer  # noqa: F401  it registers
@@ -20,6 +21,8 @@ from torch import nn
 from eomt_mm.apis import EoMTInferencer, init_inferencer
 from eomt_mm.apis.inputs import ImageInput
 from eomt_mm.evaluation import InstanceAP
+from eomt_mm.export.onnx import step_graph
+from eomt_mm.export.postprocess import PanopticMap, SemanticLabels, TopInstances
 
 pytestmark = pytest.mark.slow
 SIDE, QUERIES = 2900, 24  # a map of 33 MB is above what malloc keeps when it is freed
@@ -95,21 +98,30 @@ def test_evaluation_keeps_a_byte_per_instance_and_pixel(make: Make, tmp_path: Pa
     assert per_pixel(evaluate) < number + BOUND
 
 
+RULES = dict(instance=TopInstances(50), panoptic=PanopticMap(3, 0.0, 0.0), semantic=SemanticLabels())
+
+
 @pytest.mark.parametrize('task', ['instance', 'panoptic', 'semantic'])
-def test_runner_of_exported_files(task: str, tmp_path: Path) -> None:
-    runner, rng = tool('run_onnx'), np.random.default_rng(0)
+def test_runner_of_exported_files(task: str) -> None:
+    runner, rng = tool('run_exported'), np.random.default_rng(0)
     outputs = dict(
         class_logits=rng.normal(0, 4, (1, QUERIES, 6)).astype(np.float32),
         mask_logits=rng.normal(0, 4, (1, QUERIES, 16, 16)).astype(np.float32),
     )
     meta: dict[str, Any] = dict(
         task=task, input=dict(size=(64, 64)), geometry='windows' if task == 'semantic' else 'padding', num_things=3,
-        classes=list('abcde'), palette=[], postprocess_in_graph=False, score_thr=0.0, overlap_thr=0.0, max_per_image=50,
+        classes=list('abcde'), palette=[], postprocess_in_graph=False,
     )  # fmt: skip
+    read = runner.onnx_reader(onnxruntime, 'f32', 1)
+    sides = dict(Q=QUERIES, K=5, K1=6, h=16, w=16)
+    steps = {
+        name: runner.named(read(step_graph(step, sides))[0], step.outputs) for name, step in RULES[task].steps().items()
+    }
+    model = runner.Model(meta, lambda images: outputs, steps)
 
     def run(pixels: np.ndarray) -> None:
         image = Image.fromarray(pixels)
-        segments = runner.segment(lambda _: outputs, meta, image)
+        segments = runner.segment(model, image)
         assert len(segments) >= (40 if task == 'instance' else 3)
         assert all(runner.described(segment, meta)['area'] for segment in segments)
         runner.drawn(image, segments[:5], meta)

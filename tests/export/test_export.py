@@ -121,7 +121,7 @@ def test_metadata_says_what_a_runtime_needs() -> None:
 def test_program_runs_any_batch_and_carries_its_metadata(tmp_path: Path) -> None:
     task, built = 'panoptic', model('panoptic', 3)
     network = network_of(built, WIDE)
-    save_program(export_program(network, dynamic_batch=True), tmp_path / 'x.pt2', dict(task=task))
+    save_program(export_program(network, dynamic_batch=True), network, tmp_path / 'x.pt2', dict(task=task))
     extra = {KEY: ''}
     loaded = torch.export.load(tmp_path / 'x.pt2', extra_files=extra).module()
     for batch, run in ((1, loaded), (4, partial(run_program, tmp_path / 'x.pt2'))):

@@ -97,14 +97,14 @@ def by_path(path: Path) -> np.ndarray:
 
 
 def by_runner(path: Path) -> np.ndarray:
-    return np.asarray(tool('run_onnx').read_image(path))[..., ::-1]
+    return np.asarray(tool('run_exported').read_image(path))[..., ::-1]
 
 
 WAYS: dict[str, Callable[[Path], np.ndarray]] = {
     'path': by_path,
     'PIL image': lambda path: given(Image.open(path)),
     'PIL image of bytes': lambda path: given(Image.open(io.BytesIO(path.read_bytes()))),
-    'ONNX runner': by_runner,
+    'runner of exported files': by_runner,
     'picture of a test': lambda path: image_loader(None)(dict(img_path=str(path)))['img'],
 }
 

@@ -114,8 +114,8 @@ def test_results_never_replace_inputs(
     with pytest.raises(SystemExit, match='2'):
         tool('benchmark.py', model[0], '--stage', 'full', '--image', image, '--plot', image)
     assert 'would replace the input' in capsys.readouterr().err
-    with pytest.raises(SystemExit, match='run_onnx: .* would replace the input'):
-        tool('run_onnx.py', tmp_path / 'x.onnx', image, '--out', image)
+    with pytest.raises(SystemExit, match='run_exported: .*a.png would replace the input'):
+        tool('run_exported.py', tmp_path / 'x.onnx', image.parent, '--out-dir', image.parent)
     (tmp_path / 'link.pth').symlink_to(model[1])
     with pytest.raises(SystemExit, match='link.pth (would replace the input|is SRC)'):
         tool('convert_checkpoint.py', model[1], tmp_path / 'link.pth')

@@ -1,0 +1,45 @@
+"""Export to OpenVINO: a graph (``.xml``) with its weights (``.bin``) beside it, checked before they get their names."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import openvino
+import torch
+from torch import Tensor
+from torch.export import ExportedProgram
+
+from eomt_mm.export.checks import check_results
+from eomt_mm.export.metadata import INPUT, KEY, as_text
+from eomt_mm.export.network import ExportNetwork
+from eomt_mm.export.onnx import step_graphs, write_graph
+from eomt_mm.fileio.writing import written_aside
+
+
+def save_openvino(
+    program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
+) -> dict[str, float]:
+    """Write an OpenVINO model, converted from the ONNX graph, if it gives the same results as PyTorch.
+
+    Args, returns and errors are those of :func:`~eomt_mm.export.onnx.save_onnx`; ``path`` ends in .xml. The steps of
+    the post-processing stay ONNX graphs, which OpenVINO reads.
+    """
+    metadata = dict(metadata, steps=step_graphs(program, network))
+    with written_aside(path) as aside:
+        graph = aside.with_suffix('.onnx')
+        write_graph(program, network, graph, metadata)
+        model = openvino.convert_model(graph)
+        model.set_rt_info(as_text(metadata), [KEY])
+        openvino.save_model(model, aside, compress_to_fp16=False)
+        number = 2 if metadata['dynamic_batch'] else 1
+        found = check_results(network, lambda images: run_openvino(aside, images), number, 'OpenVINO')
+        Path(path).unlink(missing_ok=True)  # an old graph never lies beside new weights
+        os.replace(aside.with_suffix('.bin'), Path(path).with_suffix('.bin'))
+    return found
+
+
+def run_openvino(path: str | Path, images: Tensor) -> list[Tensor]:
+    """Outputs of a file on the CPU, computed in float32, for images uint8 (N, 3, H, W)."""
+    settings = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
+    compiled = openvino.Core().compile_model(path, 'CPU', settings)
+    return [torch.from_numpy(output) for output in compiled({INPUT: images.numpy()}).values()]

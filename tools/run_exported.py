@@ -1,0 +1,505 @@
+"""Segment images and videos with a file of tools/export.py. Needs numpy, pillow and the runtime only, not eomt_mm.
+
+Examples:
+    python run_exported.py eomt.onnx street.jpg --out-dir results
+    python run_exported.py eomt.xml photos/ --out-dir results --no-pictures --threads 4
+    python run_exported.py eomt.xml clip.mp4 --out-dir results --precision bf16    # videos also need opencv-python
+
+Runtimes are onnxruntime (.onnx) and openvino (.xml, with its .bin file beside it). For each image, OUT_DIR gets a
+picture with the segments, and a JSON file that lists them: class, score, area, box and mask (COCO's uncompressed run
+lengths). For each video it gets a video, and a file with one line of JSON for each frame. Segments without a pixel in
+the image are left out. Files that cannot be read are reported and skipped; the exit code is then 1.
+
+The exported file contains all rules: the metadata states how images are prepared, and holds the steps of the
+post-processing as small graphs.
+"""
+
+import argparse
+import base64
+import importlib
+import io
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+try:
+    import numpy as np
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+except ImportError as error:
+    sys.exit(f'run_exported: {error}: pip install numpy pillow')
+
+Array = np.ndarray
+Size = tuple[int, int]  # (height, width) in pixels
+Graph = Callable[[dict[str, Array]], Iterable[Array]]  # from inputs by name to outputs in order
+Call = Callable[..., dict[str, Array]]  # the same, with named outputs
+Reader = Callable[[Path | bytes], tuple[Graph, str]]  # from a file, or an ONNX file's content, to graph and metadata
+KEY = 'eomt_mm.json'
+FORMAT = 2
+# As in eomt_mm; docs/inference.md gives the reasons.
+MAX_PIXELS, VARIABLE, MAX_ASPECT = 120_000_000, 'EOMT_MM_MAX_PIXELS', 20
+BITS_VARIABLE = 'EOMT_MM_IMAGE_BITS'
+IMAGE_SUFFIXES = ('.bmp', '.jfif', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
+VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
+STRIP = 2**22  # values that a step computes at once: 16 MB
+# Okabe and Ito, "Color Universal Design", 2008: assigned to things in turn.
+COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 180, 233), (0, 158, 115), (230, 159, 0))
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A segment of the image, without its mask, because the masks of many segments of a large image fill the memory.
+
+    Attributes:
+        label: class index.
+        score: in [0, 1], or None (semantic).
+        size: (H, W) of the image.
+        counts: of the mask in COCO's uncompressed run lengths: column by column, pixels outside and inside in turns.
+    """
+
+    label: int
+    score: float | None
+    size: Size
+    counts: Array
+
+    @classmethod
+    def of(cls, label: int, score: float | None, mask: Array) -> 'Segment':
+        """Make one from a mask (H, W), bool."""
+        flat = mask.flatten(order='F')
+        changes = np.flatnonzero(np.diff(flat, prepend=False, append=not flat[-1]))
+        return cls(label, score, (mask.shape[0], mask.shape[1]), np.diff(changes, prepend=0).astype(np.int32))
+
+    @property
+    def area(self) -> int:
+        """Number of pixels."""
+        return int(self.counts[1::2].sum())
+
+    @property
+    def mask(self) -> Array:
+        """Mask (H, W), bool."""
+        flat = np.repeat(np.arange(len(self.counts)) % 2 == 1, self.counts)
+        return np.ascontiguousarray(flat.reshape(self.size, order='F'))
+
+
+def corners(size: Size, window: Size) -> list[tuple[int, int]]:
+    """Top and left of each window, row by row: the fewest that cover the image, evenly overlapping along each side."""
+    sides = []
+    for length, side in zip(size, window, strict=True):
+        n = math.ceil(length / side)
+        step = side - (n * side - length) / max(1, n - 1)
+        sides.append([int(j * step) for j in range(n - 1)] + [max(0, length - side)])
+    return [(top, left) for top in sides[0] for left in sides[1]]
+
+
+def read_image(path: Path) -> Image.Image:
+    """Read an image file as RGB, rotated according to EXIF; reject files with too many pixels before decoding."""
+    limit = int(os.environ.get(VARIABLE) or MAX_PIXELS)
+    Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit differs, and at first only warns
+    try:
+        with Image.open(path) as image:
+            if image.width * image.height > limit:
+                raise ValueError(f'{image.width} x {image.height} pixels; the limit is {limit}, {VARIABLE} raises it')
+            return to_8_bits(ImageOps.exif_transpose(image), bits_of(image, path)).convert('RGB')
+    except FileNotFoundError as error:
+        raise ValueError(f'image {path} does not exist') from error
+    except Exception as error:  # Pillow passes on its codecs' errors
+        raise ValueError(f'image {path} cannot be read ({error})') from error
+
+
+def bits_of(image: Image.Image, path: Path) -> int:
+    """Bits per channel of a file; Pillow's modes do not state them for colour images."""
+    content = path.read_bytes()
+    if image.format == 'PNG':
+        return content[24]
+    if image.format == 'TIFF':
+        return int(np.max(image.tag_v2.get(258, 1)))  # type: ignore[attr-defined]
+    if image.format == 'AVIF':
+        return 32 if content[content.find(b'av1C') + 6] & 0x60 else 8
+    if image.format == 'JPEG2000':
+        return 8 if content[content.find(b'\xff\x4f\xff\x51') + 42] & 0x7F < 8 else 32
+    found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', content[:1000])
+    return 8 if found is None or int(found[1]) < 256 else 32  # Pillow rescales the values of deeper ones, too
+
+
+def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
+    """Reduce an image to 8 bits per channel; reject deeper images unless the number of bits in use is stated."""
+    if bits <= 8:
+        return image
+    used, values = int(os.environ.get(BITS_VARIABLE) or 0), np.asarray(image)
+    if bits > 16 or not 8 < used <= 16 or values.dtype.kind not in 'iu' or (image.mode == 'RGB' and used < 16):
+        raise ValueError(
+            f'it has more than 8 bits per channel: convert it, or state how many bits its pixels use '
+            f'in the environment variable {BITS_VARIABLE} (9 to 16; of colours only 16)'
+        )
+    if image.mode == 'RGB':  # Pillow keeps the upper 8 of 16
+        return image
+    return Image.fromarray(np.minimum(values >> (used - 8), 255).astype(np.uint8))
+
+
+def resized(size: Size, meta: dict[str, Any]) -> Size:
+    """Size of an image after resizing: inside the input (padding), or covering it (windows)."""
+    ratios = [side / old for side, old in zip(meta['input']['size'], size, strict=True)]
+    if meta['geometry'] == 'padding':
+        factor = min(ratios)
+    elif max(size) > MAX_ASPECT * min(size):
+        raise ValueError(f'the image has {size[1]} x {size[0]} pixels, more than {MAX_ASPECT} to 1: cut it')
+    else:
+        factor = max(ratios)
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def windows(image: Image.Image, meta: dict[str, Any]) -> Iterator[tuple[int, int, Array]]:
+    """Yield top, left and pixels, uint8 (1, 3, *input), of each window, padded with black at the bottom and right."""
+    height, width = meta['input']['size']
+    h, w = resized((image.height, image.width), meta)
+    pixels = np.asarray(image.resize((w, h), Image.Resampling.BILINEAR)).transpose(2, 0, 1)
+    pixels = np.pad(pixels, ((0, 0), (0, max(0, height - h)), (0, max(0, width - w))))
+    for top, left in corners((h, w), (height, width)):
+        yield top, left, np.ascontiguousarray(pixels[None, :, top : top + height, left : left + width])
+
+
+def bilinear(old: int, new: int) -> Array:
+    """Matrix (new, old) that resizes one side bilinearly: half-pixel centres, no antialiasing."""
+    place = np.maximum((np.arange(new) + 0.5) * old / new - 0.5, 0)
+    low = np.minimum(place.astype(int), old - 1)
+    part = place - low
+    matrix = np.zeros((new, old), np.float32)
+    matrix[np.arange(new), low] += 1 - part
+    matrix[np.arange(new), np.minimum(low + 1, old - 1)] += part
+    return matrix
+
+
+def unpadded(masks: Array, size: Size, meta: dict[str, Any]) -> tuple[Array, Array]:
+    """Matrices (H, h) and (w, W) that resize logits (..., h, w) of a padded input to the image's size (H, W)."""
+    sides = zip(masks.shape[-2:], meta['input']['size'], resized(size, meta), size, strict=True)
+    rows, columns = (bilinear(inside, final) @ bilinear(old, full)[:inside] for old, full, inside, final in sides)
+    return rows, columns.T
+
+
+def strips(rows: Array, values: int) -> Iterator[slice]:
+    """Yield slices of ``rows`` that are computed together, for a number of values in each row of the image."""
+    step = max(1, STRIP // values)
+    for top in range(0, len(rows), step):
+        yield slice(top, top + step)
+
+
+@dataclass(frozen=True)
+class Model:
+    """A file of tools/export.py: its metadata, network, and the steps of its post-processing by name."""
+
+    meta: dict[str, Any]
+    network: Call
+    steps: dict[str, Call]
+
+
+def label_map(model: Model, image: Image.Image) -> Array:
+    """Class of every pixel (H, W); scores of overlapping windows are averaged."""
+    size, meta = (image.height, image.width), model.meta
+    (height, width), (h, w) = meta['input']['size'], resized(size, meta)
+    scores = np.zeros((len(meta['classes']), max(h, height), max(w, width)), np.float32)
+    coverage = np.zeros(scores.shape[1:], np.float32)
+    if meta['postprocess_in_graph'] and coverage.shape != (height, width):
+        raise ValueError(
+            f'an image of {image.width} x {image.height} pixels takes several windows, and their scores are not in the '
+            f'outputs of this file: export it without --with-postprocess'
+        )
+    for top, left, pixels in windows(image, meta):  # one by one: memory does not grow with their number
+        found = model.network(images=pixels)
+        if meta['postprocess_in_graph']:
+            return nearest(found['label_map'][0], size, meta)
+        logits = {name: values[0] for name, values in found.items()}
+        rows, columns = (
+            bilinear(*sides) for sides in zip(logits['mask_logits'].shape[1:], (height, width), strict=True)
+        )
+        place = np.s_[..., top : top + height, left : left + width]
+        scores[place] += model.steps['class_scores'](**logits, rows=rows, columns=columns.T)['scores']
+        coverage[place] += 1
+    scores /= coverage
+    scores, rows, columns = scores[:, :h, :w], bilinear(h, size[0]), bilinear(w, size[1]).T
+    strip = model.steps['best_class']
+    parts = [rows[part] for part in strips(rows, len(scores) * max(w, size[1]))]
+    return np.concatenate([strip(scores=scores, rows=part, columns=columns)['label_map'] for part in parts])
+
+
+def nearest(maps: Array, size: Size, meta: dict[str, Any]) -> Array:
+    """Resize labels or masks (..., *input) from the graph to the image's size by nearest neighbour."""
+    sides = zip(size, resized(size, meta), strict=True)
+    rows, columns = (((np.arange(new) + 0.5) * old / new).astype(int) for new, old in sides)
+    return maps[..., rows[:, None], columns]
+
+
+def semantic(model: Model, image: Image.Image) -> Iterator[Segment]:
+    """Semantic segments: one for each class that occurs."""
+    labels = label_map(model, image)
+    for k in np.bincount(labels.ravel()).nonzero()[0]:
+        yield Segment.of(int(k), None, labels == k)
+
+
+def instance(model: Model, image: Image.Image) -> Iterator[Segment]:
+    """Instances: the best pairs of query and class."""
+    size, ((_, _, pixels),) = (image.height, image.width), windows(image, model.meta)
+    found = model.network(images=pixels)
+    if model.meta['postprocess_in_graph']:
+        for label, score, mask in zip(*(found[name][0] for name in ('labels', 'scores', 'masks')), strict=True):
+            yield Segment.of(int(label), float(score), nearest(mask, size, model.meta))
+        return
+    pairs, masks = model.steps['best_pairs'](class_logits=found['class_logits'][0]), found['mask_logits'][0]
+    rows, columns = unpadded(masks, size, model.meta)
+    for prob, query, label in zip(pairs['probs'], pairs['queries'], pairs['labels'], strict=True):  # one by one
+        mask = dict(probs=prob[None], mask_logits=masks[query][None], rows=rows, columns=columns)
+        one = model.steps['instance_masks'](**mask)
+        yield Segment.of(int(label), float(one['scores'][0]), one['masks'][0])
+
+
+def panoptic(model: Model, image: Image.Image) -> Iterator[Segment]:
+    """Panoptic segments without overlap, in the order of queries; all stuff of a class is one segment."""
+    size, ((_, _, pixels),) = (image.height, image.width), windows(image, model.meta)
+    found = model.network(images=pixels)
+    if model.meta['postprocess_in_graph']:
+        opened, labels, scores = (found[name][0] for name in ('segment_ids', 'labels', 'scores'))
+        segment_map = nearest(found['segment_map'][0], size, model.meta)
+    else:
+        chosen = model.steps['choose_queries'](class_logits=found['class_logits'][0])
+        scores, labels = (chosen[name][chosen['kept']] for name in ('scores', 'labels'))
+        if len(labels) == 0:
+            return
+        masks = found['mask_logits'][0][chosen['kept']]
+        rows, columns = unpadded(masks, size, model.meta)
+        codes, counts = np.empty(size, np.int32), np.zeros((3, len(labels)), np.int64)
+        for part in strips(rows, len(labels) * size[1]):
+            strip = dict(scores=scores, mask_logits=masks, rows=rows[part], columns=columns)
+            assigned = model.steps['assign_pixels'](**strip)
+            codes[part] = assigned['codes']
+            counts += assigned['pixels']
+        numbered = model.steps['number_segments'](labels=labels, pixels=counts)
+        opened, segment_map = numbered['opened'], np.append(0, numbered['ids']).astype(np.int32)[codes]
+    for query in opened.nonzero()[0]:
+        yield Segment.of(int(labels[query]), float(scores[query]), segment_map == opened[query])
+
+
+SEGMENTS = dict(semantic=semantic, instance=instance, panoptic=panoptic)
+
+
+def segment(model: Model, image: Image.Image) -> list[Segment]:
+    """Segment an RGB image; instances are sorted, best first. Segments without a pixel in the image are left out."""
+    task = model.meta['task']
+    found = [one for one in SEGMENTS[task](model, image) if one.area]
+    return sorted(found, key=lambda one: -(one.score or 0)) if task == 'instance' else found
+
+
+def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
+    """Open a file of tools/export.py.
+
+    Args:
+        path: .onnx or .xml file.
+        precision: 'f32', or 'bf16' of OpenVINO, on processors that compute with it.
+        threads: 0: the runtime's own choice.
+    """
+    runtimes = {'.onnx': ('onnxruntime', onnx_reader), '.xml': ('openvino', openvino_reader)}
+    if path.suffix not in runtimes:
+        raise ValueError(f'model {path}: .onnx and .xml files of tools/export.py are read')
+    if not path.is_file():
+        raise ValueError(f'model {path} does not exist: tools/export.py writes one')
+    name, reader = runtimes[path.suffix]
+    try:
+        read = reader(importlib.import_module(name), precision, threads)
+    except ModuleNotFoundError as error:
+        raise ValueError(f'{error}: pip install {name}') from error
+    graph, text = read(path)
+    meta = json.loads(text or '{}')
+    if meta.get('format') != FORMAT:
+        raise ValueError(f'model {path} has metadata of format {meta.get("format")}, read is {FORMAT}: export it again')
+    steps = {
+        name: named(read(base64.b64decode(step['onnx']))[0], step['outputs']) for name, step in meta['steps'].items()
+    }
+    return Model(meta, named(graph, meta['outputs']), steps)
+
+
+def named(graph: Graph, outputs: Iterable[str]) -> Call:
+    """Name the outputs of a graph."""
+    return lambda **inputs: dict(zip(outputs, graph(inputs), strict=True))
+
+
+def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
+    if precision != 'f32':
+        raise ValueError(f'--precision {precision} is for OpenVINO: give an .xml file')
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # no warnings about float16 on a CPU
+    options.intra_op_num_threads = threads
+    providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
+
+    def read(source: Path | bytes) -> tuple[Graph, str]:
+        content = source if isinstance(source, bytes) else str(source)
+        session = onnxruntime.InferenceSession(content, options, providers=providers)
+        return lambda inputs: session.run(None, inputs), session.get_modelmeta().custom_metadata_map.get(KEY, '')
+
+    return read
+
+
+def openvino_reader(openvino: Any, precision: str, threads: int) -> Reader:
+    core = openvino.Core()
+    settings: dict[str, Any] = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision)
+    able = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if precision == 'bf16' and 'BF16' not in able:  # OpenVINO would silently compute in float32
+        raise ValueError(f'--precision bf16: this processor does not compute with it, only with {", ".join(able)}')
+    if threads:
+        settings['INFERENCE_NUM_THREADS'] = threads
+
+    def read(source: Path | bytes) -> tuple[Graph, str]:
+        graph = core.read_model(source)
+        exact = dict(settings, INFERENCE_PRECISION_HINT='f32') if isinstance(source, bytes) else settings
+        compiled = core.compile_model(graph, 'CPU', exact)
+        text = graph.get_rt_info(KEY).astype(str) if graph.has_rt_info(KEY) else ''
+        return lambda inputs: compiled(inputs).values(), text
+
+    return read
+
+
+def described(found: Segment, meta: dict[str, Any]) -> dict[str, Any]:
+    """Convert a segment to JSON types; box (x, y, w, h) in pixels."""
+    left, top, right, bottom = Image.fromarray(found.mask).getbbox() or (0, 0, 0, 0)
+    return dict(
+        label=found.label, class_name=meta['classes'][found.label], score=found.score, area=found.area,
+        bbox=[left, top, right - left, bottom - top],
+        segmentation=dict(size=list(found.size), counts=found.counts.tolist()),
+    )  # fmt: skip
+
+
+def drawn(image: Image.Image, segments: list[Segment], meta: dict[str, Any]) -> Image.Image:
+    """Draw the image with coloured segments, outlines and class names."""
+    pixels = np.asarray(image).astype(np.float32)
+    for i, found in reversed(list(enumerate(segments))):  # the best on top
+        thing = meta['task'] == 'instance' or found.label < meta['num_things']
+        own = meta['palette'][found.label : found.label + 1]
+        colour = own[0] if own and not thing else COLOURS[i % len(COLOURS)]
+        mask = found.mask
+        pixels[mask] = 0.45 * pixels[mask] + 0.55 * np.array(colour, np.float32)
+        around = [np.roll(mask, step, axis) for axis in (0, 1) for step in (-1, 1)]
+        pixels[mask & ~np.logical_and.reduce(around)] = colour
+    picture = Image.fromarray(pixels.round().astype(np.uint8))
+    pen = ImageDraw.Draw(picture)
+    font = ImageFont.load_default(size=max(12, min(picture.size) // 36))
+    for found in segments:
+        step = -(-max(found.size) // 1000)  # precise enough for the place of a name
+        rows, cols = (step * places for places in found.mask[::step, ::step].nonzero())
+        name = meta['classes'][found.label]
+        left, top, right, bottom = pen.textbbox((0, 0), name, font=font)
+        if len(rows) == 0 or right - left > np.ptp(cols) or bottom - top > np.ptp(rows):
+            continue
+        centre = ((rows - rows.mean()) ** 2 + (cols - cols.mean()) ** 2).argmin()
+        x = min(max(0, cols[centre] - (right - left) / 2), image.width - (right - left))
+        y = min(max(0, rows[centre] - (bottom - top) / 2), image.height - (bottom - top))
+        pen.text((x - left, y - top), name, fill='white', font=font, stroke_width=2, stroke_fill='black')
+    return picture
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        aside.write_bytes(content)
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def find_files(given: Iterable[Path], out_dir: Path) -> dict[Path, Path]:
+    """Find images and videos, in folders in order of their names; map each to its results, without suffix."""
+    results: dict[Path, Path] = {}
+    for path in given:
+        below = [file for file in sorted(path.rglob('*')) if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
+        inside = path.resolve() in out_dir.resolve().parents  # leave out earlier results
+        files = [path] if path.is_file() else [file for file in below if not (inside and out_dir in file.parents)]
+        if not files:
+            raise ValueError(f'{path} {"has no image or video" if path.is_dir() else "does not exist"}: name another')
+        for file in files:
+            whole = out_dir / (file.relative_to(path) if path.is_dir() else file.name)
+            name = whole.with_suffix('')
+            results.setdefault(file, whole if name in results.values() else name)
+    for out in results.values():
+        for target in (Path(f'{out}.png'), Path(f'{out}.json')):
+            if target.exists() and any(target.samefile(file) for file in results if file.exists()):
+                raise ValueError(f'{target} would replace the input: name another folder with --out-dir')
+    return results
+
+
+def images_of(path: Path, out: Path) -> Iterator[tuple[Path, Image.Image]]:
+    """Yield an image, or the frames of a video, with the path of its results without suffix; one at a time."""
+    if path.suffix.lower() not in VIDEO_SUFFIXES:
+        yield out, read_image(path)
+        return
+    try:
+        cv2: Any = importlib.import_module('cv2')
+    except ModuleNotFoundError as error:
+        raise ValueError(f'video {path} needs OpenCV: pip install opencv-python') from error
+    capture, number = cv2.VideoCapture(str(path)), 0
+    try:
+        while (frame := capture.read())[0]:
+            yield out / f'{number:06d}', Image.fromarray(np.ascontiguousarray(frame[1][..., ::-1]))
+            number += 1
+    finally:
+        capture.release()
+    if number == 0:
+        raise ValueError(f'video {path} cannot be read: convert it, for instance with ffmpeg to H.264 in .mp4')
+
+
+def run(model: Model, path: Path, out: Path, score_thr: float | None) -> int:
+    """Segment an image or video; write the results, without pictures if ``score_thr`` is None; count the segments."""
+    count = 0
+    for name, image in images_of(path, out):
+        segments = segment(model, image)
+        count += len(segments)
+        if score_thr is not None:
+            content, shown = io.BytesIO(), [s for s in segments if s.score is None or s.score >= score_thr]
+            drawn(image, shown, model.meta).save(content, 'PNG')
+            write(Path(f'{name}.png'), content.getvalue())
+        found = [described(one, model.meta) for one in segments]
+        write(Path(f'{name}.json'), json.dumps(dict(image=path.name, task=model.meta['task'], segments=found)).encode())
+    return count
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('model', type=Path, help='.onnx or .xml file; the files with its weights lie beside it')
+    parser.add_argument('inputs', type=Path, nargs='+', help='images, videos and folders')
+    parser.add_argument('--out-dir', type=Path, required=True, help='folder of the results')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='of the instances that are drawn; all are listed')
+    parser.add_argument('--no-pictures', action='store_true', help='write results only')
+    parser.add_argument('--precision', choices=['f32', 'bf16'], default='f32', help='bf16: OpenVINO, recent processors')
+    parser.add_argument('--threads', type=int, default=0, help="default: the runtime's choice")
+    args = parser.parse_args()
+    if not 0 <= args.score_thr <= 1:
+        parser.error(f'argument --score-thr: {args.score_thr} is not in [0, 1]')
+    if args.threads < 0:
+        parser.error(f'argument --threads: {args.threads} is below 0')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        results = find_files(args.inputs, args.out_dir)
+        model = open_model(args.model, args.precision, args.threads)
+    except Exception as error:  # runtimes' errors have no common class
+        sys.exit(f'run_exported: {error}')
+    failed = 0
+    for path, out in results.items():
+        try:
+            count = run(model, path, out, None if args.no_pictures else args.score_thr)
+            print(f'{path}: {count} segments; {out}{"/*" if path.suffix.lower() in VIDEO_SUFFIXES else ""}.json')
+        except Exception as error:
+            failed += 1
+            print(f'run_exported: {error}', file=sys.stderr)
+    if failed:
+        sys.exit(f'run_exported: {failed} of {len(results)} files could not be segmented')
+
+
+if __name__ == '__main__':
+    main()
