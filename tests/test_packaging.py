@@ -158,7 +158,7 @@ def test_metadata(wheel: Path) -> None:
     fields = email.message_from_string(text)
     assert fields['License-Expression'] == 'Apache-2.0' and fields['Author'] and fields['Keywords']
     assert fields['Requires-Python'] == '>=3.10'
-    extras = {'deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'onedl', 'test', 'web'}
+    extras = {'deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'onedl', 'openvino', 'test', 'web'}
     assert set(fields.get_all('Provides-Extra', ())) == extras
     found: dict[str, set[str]] = {name: set() for name in (*extras, '')}
     for requirement in map(Requirement, fields.get_all('Requires-Dist', ())):
@@ -166,9 +166,10 @@ def test_metadata(wheel: Path) -> None:
         found[extra].add(canonicalize_name(requirement.name))
     for extra in ('deepspeed', 'detectron2', 'docs', 'export', 'lite', 'mim', 'onedl', 'web'):
         assert found[extra] == set(requirements(extra)), extra
+    assert found['openvino'] == {*requirements('export'), *requirements('openvino')}
     assert found[''] == set(requirements('runtime'))
     assert not [name for name in found[''] if 'mm' in name.replace('timm', '')]  # neutral: no OpenMMLab package
-    assert found['test'] == set().union(*map(requirements, ('tests', 'detectron2', 'docs', 'export', 'web')))
+    assert found['test'] == set().union(*map(requirements, ('tests', 'detectron2', 'docs', 'export', 'openvino', 'web')))
     for url in fields.get_all('Project-URL', ()):
         assert url.split(', ')[1] in (ROOT / 'README.md').read_text() + (ROOT / 'CITATION.cff').read_text()
 
@@ -225,7 +226,7 @@ def test_each_group_holds_one_distribution_per_module_of_one_family(group: str, 
         assert stated[name].specifier == Requirement(name + versions).specifier
 
 
-@pytest.mark.parametrize('group', ['runtime', 'lite', 'onedl', 'tests', 'detectron2', 'docs', 'export', 'web'])
+@pytest.mark.parametrize('group', ['runtime', 'lite', 'onedl', 'tests', 'detectron2', 'docs', 'export', 'openvino', 'web'])
 def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
     pins = requirements('constraints')
     for name, requirement in requirements(group).items():

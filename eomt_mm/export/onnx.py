@@ -42,20 +42,6 @@ def save_onnx(
         ValueError: float32 logits differ.
     """
     metadata = dict(metadata, opset=OPSET, steps=step_graphs(program, network))
-    with written_aside(path) as aside:
-        write_graph(program, network, aside, metadata)
-        onnx.checker.check_model(aside, full_check=True)
-        number = 2 if metadata['dynamic_batch'] else 1
-        found = check_results(network, lambda images: run_onnx(aside, images), number, 'onnxruntime')
-        Path(path).unlink(missing_ok=True)  # an old file never lies beside new weights
-        data = f'{Path(path).name}.data'
-        if (aside.parent / data).exists():
-            os.replace(aside.parent / data, Path(path).parent / data)
-    return found
-
-
-def write_graph(program: ExportedProgram, network: ExportNetwork, path: Path, metadata: dict[str, Any]) -> None:
-    """Convert the program and write it with its metadata, unchecked."""
     shapes = ({0: 'batch'},) if metadata['dynamic_batch'] else None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of the exporter, about itself
@@ -65,7 +51,16 @@ def write_graph(program: ExportedProgram, network: ExportNetwork, path: Path, me
         )  # fmt: skip
     assert converted is not None
     converted.model.metadata_props[KEY] = as_text(metadata)
-    converted.save(path)
+    with written_aside(path) as aside:
+        converted.save(aside)
+        onnx.checker.check_model(aside, full_check=True)
+        number = 2 if metadata['dynamic_batch'] else 1
+        found = check_results(network, lambda images: run_onnx(aside, images), number, 'onnxruntime')
+        Path(path).unlink(missing_ok=True)  # an old file never lies beside new weights
+        data = f'{Path(path).name}.data'
+        if (aside.parent / data).exists():
+            os.replace(aside.parent / data, Path(path).parent / data)
+    return found
 
 
 def step_graphs(program: ExportedProgram, network: ExportNetwork) -> dict[str, Any]:

@@ -12,23 +12,24 @@ from torch.export import ExportedProgram
 from eomt_mm.export.checks import check_results
 from eomt_mm.export.metadata import INPUT, KEY, as_text
 from eomt_mm.export.network import ExportNetwork
-from eomt_mm.export.onnx import step_graphs, write_graph
+from eomt_mm.export.onnx import step_graphs
 from eomt_mm.fileio.writing import written_aside
 
 
 def save_openvino(
     program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
 ) -> dict[str, float]:
-    """Write an OpenVINO model, converted from the ONNX graph, if it gives the same results as PyTorch.
+    """Write an OpenVINO model if it gives the same results as PyTorch.
 
     Args, returns and errors are those of :func:`~eomt_mm.export.onnx.save_onnx`; ``path`` ends in .xml. The steps of
     the post-processing stay ONNX graphs, which OpenVINO reads.
     """
     metadata = dict(metadata, steps=step_graphs(program, network))
     with written_aside(path) as aside:
-        graph = aside.with_suffix('.onnx')
-        write_graph(program, network, graph, metadata)
-        model = openvino.convert_model(graph)
+        model = openvino.convert_model(program)
+        model.inputs[0].tensor.set_names({INPUT})
+        for output, name in zip(model.outputs, network.postprocess.outputs, strict=True):
+            output.tensor.set_names({name})
         model.set_rt_info(as_text(metadata), [KEY])
         openvino.save_model(model, aside, compress_to_fp16=False)
         number = 2 if metadata['dynamic_batch'] else 1
