@@ -27,6 +27,7 @@ from eomt_mm.recipes.reading import read_file
 PACKAGED = ('eomt_mm', 'configs', 'projects', 'tools', 'requirements')
 PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml')
 PACKAGES = {'eomt_mm', *(path.name for path in ROOT.glob('projects/*') if (path / path.name / '__init__.py').is_file())}
+TEST_GROUPS = ('tests', 'detectron2', 'docs', 'export', 'openvino', 'web')
 
 
 def build(tree: Path, *kinds: str) -> list[Path]:
@@ -169,7 +170,7 @@ def test_metadata(wheel: Path) -> None:
     assert found['openvino'] == {*requirements('export'), *requirements('openvino')}
     assert found[''] == set(requirements('runtime'))
     assert not [name for name in found[''] if 'mm' in name.replace('timm', '')]  # neutral: no OpenMMLab package
-    assert found['test'] == set().union(*map(requirements, ('tests', 'detectron2', 'docs', 'export', 'openvino', 'web')))
+    assert found['test'] == set().union(*map(requirements, TEST_GROUPS))
     for url in fields.get_all('Project-URL', ()):
         assert url.split(', ')[1] in (ROOT / 'README.md').read_text() + (ROOT / 'CITATION.cff').read_text()
 
@@ -226,7 +227,7 @@ def test_each_group_holds_one_distribution_per_module_of_one_family(group: str, 
         assert stated[name].specifier == Requirement(name + versions).specifier
 
 
-@pytest.mark.parametrize('group', ['runtime', 'lite', 'onedl', 'tests', 'detectron2', 'docs', 'export', 'openvino', 'web'])
+@pytest.mark.parametrize('group', ['runtime', 'lite', 'onedl', *TEST_GROUPS])
 def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
     pins = requirements('constraints')
     for name, requirement in requirements(group).items():
