@@ -22,7 +22,7 @@ FOREIGN_QUERIES = ('query.weight', 'network.q.weight')  # in Hugging Face's and 
 
 def allow_checkpoint_globals() -> None:
     """Allow the types of mmengine's checkpoints in this process, so that ``weights_only`` can read them."""
-    torch.serialization.add_safe_globals(GLOBALS)
+    torch.serialization.add_safe_globals([*GLOBALS])
 
 
 def read_checkpoints_safely() -> None:
