@@ -26,6 +26,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 try:
@@ -307,6 +308,9 @@ def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
     if not path.is_file():
         raise ValueError(f'model {path} does not exist: tools/export.py writes one')
     name, reader = runtimes[path.suffix]
+    # Otherwise both keep an id of the machine and report their use to web services.
+    os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+    sys.modules.setdefault('openvino_telemetry', ModuleType('openvino_telemetry'))
     try:
         read = reader(importlib.import_module(name), precision, threads)
     except ModuleNotFoundError as error:

@@ -1,8 +1,15 @@
 """The network as a file for other runtimes: ONNX, OpenVINO and torch.export; see docs/deployment.md."""
 
+import os
+import sys
+from types import ModuleType
 from typing import Any
 
 from eomt_mm.public import load, names_of
+
+# By default, both runtimes keep an id of the machine and report their use to web services.
+os.environ.setdefault('ORT_DISABLE_TELEMETRY', '1')
+sys.modules.setdefault('openvino_telemetry', ModuleType('openvino_telemetry'))  # without it, OpenVINO uses a stand-in
 
 PUBLIC = {
     'formats': ('FORMATS',),

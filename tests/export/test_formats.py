@@ -1,5 +1,6 @@
 """The table of formats: options are refused before a runtime is imported; weights beside a file replace no input."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ def test_options_are_refused_before_a_runtime_is_imported(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, 'openvino', None)
     with pytest.raises(ValueError, match='--no-such does not apply to --format openvino'):
         FORMATS['openvino'].check(['--no-such'])
+
+
+def test_runtimes_report_nothing_to_their_makers() -> None:
+    """By default both report each import. The runner's tests look at what is left on the disk."""
+    assert export_openvino.openvino.tools.ovc.telemetry_utils.tm.__name__ == 'openvino.tools.ovc.telemetry_stub'
+    assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'
 
 
 @pytest.mark.parametrize(
