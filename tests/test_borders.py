@@ -24,7 +24,7 @@ HOST_FREE: dict[str, tuple[set[str], set[str]]] = {
     'visualization': ({'fileio'}, {*PICTURES, 'matplotlib'}),
     'checkpoints': ({'core', 'fileio', 'annotations'}, {*CORE, 'safetensors', 'huggingface_hub', 'filelock'}),
     'recipes': (set(), set()),
-    'export': ({'core', 'fileio'}, {*CORE, 'onnx', 'onnxruntime', 'openvino'}),
+    'export': ({'core', 'fileio'}, {*CORE, 'onnx', 'onnxruntime', 'openvino', 'nncf'}),
 }
 SHARED = {*HOST_FREE, 'hosts', 'options', 'registry', 'compat', '__init__', '__version__'}
 ADAPTERS: dict[str, set[str]] = {

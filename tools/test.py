@@ -6,6 +6,7 @@ Examples:
     python tools/test.py CONFIG CHECKPOINT --out results/ --format-only --cfg-options \
         test_dataloader.dataset.data_prefix.img=leftImg8bit/test       # a test set without annotations
     python tools/test.py CONFIG CHECKPOINT --show-dir pictures/ # image, ground truth and prediction side by side
+    python tools/test.py CONFIG eomt.onnx                       # a file of tools/export.py, on the CPU; also .xml
 """
 
 import argparse
@@ -22,7 +23,7 @@ from eomt_mm.options import ToolParser, add_cfg_options, read_options
 def parse_args() -> argparse.Namespace:
     parser = ToolParser(__doc__)
     parser.add_argument('config', help='config file, or the name of one of the package')
-    parser.add_argument('checkpoint', help='checkpoint that training saved, or any that convert_checkpoint.py reads')
+    parser.add_argument('checkpoint', help='of training, any that convert_checkpoint.py reads, or an exported file')
     parser.add_argument('--work-dir', help='folder of logs; default: work_dirs/NAME_OF_CONFIG')
     parser.add_argument('--data-root', help='folder of the data set, in place of the one in the config')
     parser.add_argument('--out', help='folder for result files in the format of the benchmark server')
@@ -44,13 +45,17 @@ if __name__ == '__main__':
     args, load = parse_args(), Load()  # before torch is imported, so that -h and errors are fast
 
 # eomt_mm before the hosts: its error names the missing ones.
+from eomt_mm.apis.classes import config_meta  # isort: skip
 from eomt_mm.apis.config import check_data_apart, image_folder, load_config  # isort: skip
+from eomt_mm.apis.exported import ExportedNetwork  # isort: skip
 from eomt_mm.apis.model import local_checkpoint  # isort: skip
+import torch
 from mmengine.config import Config
 from mmengine.registry import METRICS, DefaultScope
 
 from eomt_mm.engine.console import build_runner
 from eomt_mm.engine.processes import start_processes
+from eomt_mm.export.sessions import is_exported
 from eomt_mm.fileio.writing import check_apart
 
 
@@ -111,13 +116,16 @@ def main(args: argparse.Namespace, load: Load) -> None:
     cfg = load_config(args.config, read_options(args.cfg_options), args.data_root)
     try:
         check_apart(filter(None, [args.dump]), [args.config, args.checkpoint])
+        if is_exported(args.checkpoint) and args.launcher != 'none':
+            raise ValueError(f'--launcher {args.launcher}: {args.checkpoint} runs in one process; leave it out')
         for folder in filter(None, (args.out, args.show_dir)):
             check_data_apart(cfg, folder)
     except ValueError as error:
         sys.exit(f'test: {error}')
     start_processes(cfg, args.launcher)
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
-    cfg.load_from = local_checkpoint(cfg, args.checkpoint)
+    exported = is_exported(args.checkpoint)
+    cfg.load_from = None if exported else local_checkpoint(cfg, args.checkpoint)
     if args.out:
         write_results(cfg, args.out, args.format_only)
     if args.dump:
@@ -127,7 +135,12 @@ def main(args: argparse.Namespace, load: Load) -> None:
             *cfg.get('custom_hooks', []),
             dict(type='eomt_mm.PictureHook', out_dir=args.show_dir, img_prefix=image_folder(cfg)),
         ]
-    build_runner(cfg).test()
+    runner = build_runner(cfg)
+    if exported:
+        model: Any = runner.model
+        threads = torch.get_num_threads()
+        model.extract_feat = ExportedNetwork(args.checkpoint, model, config_meta(cfg).get('classes', ()), threads)
+    runner.test()
 
 
 if __name__ == '__main__':

@@ -47,15 +47,20 @@ def model(task: str, family: int) -> Any:
     """A model that predicts different classes and masks for its queries; not to be changed."""
     torch.manual_seed(family)
     built = init_model(load_config(config(task, family), options(task)))
-    head = getattr(built, HEAD[task])
+    vary_queries(built, HEAD[task])
+    return built
+
+
+def vary_queries(built: Any, name: str) -> None:
+    """Let the queries of a model with random weights predict different classes and masks."""
+    head = getattr(built, name)
     with torch.no_grad():
         for module in (head.queries, head.class_predictor, *head.mask_mlp):
             if not isinstance(module, nn.GELU):
                 module.weight.mul_(8)
         head.mask_mlp[-1].weight.mul_(0.01)  # mask logits of about 4: beyond 100 all probabilities are equal
         head.mask_mlp[-1].bias.zero_()
-        built.backbone.vit.norm.bias.add_(torch.randn(48))
-    return built
+        built.backbone.vit.norm.bias.add_(torch.randn_like(built.backbone.vit.norm.bias))
 
 
 def checkpoint(task: str, family: int, folder: Path) -> Path:
