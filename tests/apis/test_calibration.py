@@ -59,7 +59,7 @@ def test_mistakes_are_named(tmp_path: Path) -> None:
         CalibrationImages(cfg, tmp_path, samples=0)
     with pytest.raises(FileNotFoundError, match='holds no images'):
         CalibrationImages(cfg, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r'none\.py does not exist'):
+    with pytest.raises(FileNotFoundError, match=r'none\.py. is no file'):
         CalibrationImages(cfg, tmp_path / 'none.py')
     with pytest.raises(FileNotFoundError, match='none'):
         CalibrationImages(cfg, tmp_path / 'none')
