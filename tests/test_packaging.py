@@ -253,6 +253,7 @@ def test_every_import_is_declared() -> None:
         'eomt_mm/export/onnx.py': declared | set(requirements('export')),
         'eomt_mm/export/openvino.py': declared | set(requirements('openvino')),
         'eomt_mm/export/sessions.py': declared | set(requirements('export')) | set(requirements('openvino')),
+        'eomt_mm/export/quantise.py': declared | set(requirements('openvino')),
     }
     foreign = {'eomt_mm', 'benchmark', 'detectron2'}  # the last is in no index
     # What `pip install .[detectron2]` must suffice for, without the packages of OpenMMLab.

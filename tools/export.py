@@ -6,6 +6,7 @@ Examples:
     python tools/export.py CONFIG CHECKPOINT --size 480 640 --with-postprocess --out eomt.onnx
     python tools/export.py CONFIG CHECKPOINT --format openvino --out eomt.xml
     python tools/export.py CONFIG CHECKPOINT --format torch-export --half --out eomt.pt2
+    python tools/export.py CONFIG CHECKPOINT --format openvino --quantize int8 --calibration photos/ --out eomt.xml
     python tools/export.py CONFIG none --out random.onnx    # random weights: for timing only
 
 CONFIG is a file, or the name of a config of the package. The input is uint8 RGB (N, 3, H, W); the graph normalises it.
@@ -34,6 +35,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--dynamic-batch', action='store_true', help='take any number of images, not one')
     parser.add_argument('--half', action='store_true', help='float16 weights and activations')
     parser.add_argument('--with-postprocess', action='store_true', help='results in place of logits')
+    parser.add_argument('--quantize', choices=['int8'], help='8-bit weights and activations; needs --calibration')
+    parser.add_argument(
+        '--calibration', metavar='FOLDER_OR_CONFIG', help='images, or a config (.py), whose training images are taken'
+    )
+    parser.add_argument('--samples', type=whole_number(1), metavar='N', help='calibration images; default: 100')
     suffixes = ', '.join(f'*{one.suffix} ({one.name})' for one in FORMATS.values())
     parser.add_argument('--out', required=True, type=Path, help=f'file: {suffixes}')
     add_cfg_options(parser, 'overrides of the config, as in training')
@@ -45,6 +51,7 @@ if __name__ == '__main__':
 
 # eomt_mm before the hosts: its error names the missing ones.
 from eomt_mm.apis import init_model, load_config  # isort: skip
+from eomt_mm.apis.calibration import SAMPLES, CalibrationImages  # isort: skip
 from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
 from torch import nn
 
@@ -63,7 +70,23 @@ def check_target(args: argparse.Namespace) -> None:
     for target in form.files(args.out):
         check_free(target)
     check_apart(form.files(args.out), [args.config, args.checkpoint])
-    form.check()
+    form.check(['--quantize'] if args.quantize else [])
+    if bool(args.quantize) != bool(args.calibration) or (args.samples and not args.quantize):
+        raise ValueError(
+            '--quantize int8 and --calibration FOLDER_OR_CONFIG need each other, and --samples needs both: give all, '
+            'or leave all out'
+        )
+    if args.quantize and args.half:
+        raise ValueError('--quantize int8 with --half: the parts that stay in float are float32; leave --half out')
+
+
+def calibration_of(args: argparse.Namespace) -> CalibrationImages | None:
+    """Find the calibration images, which are resized for the size of the exported input."""
+    if not args.calibration:
+        return None
+    size = dict(img_size=tuple(args.size)) if args.size else {}
+    cfg = load_config(args.config, {**(read_options(args.cfg_options) or {}), **size})
+    return CalibrationImages(cfg, args.calibration, args.samples or SAMPLES)
 
 
 def built_model(args: argparse.Namespace) -> nn.Module:
@@ -78,18 +101,22 @@ def built_model(args: argparse.Namespace) -> nn.Module:
 def export(args: argparse.Namespace) -> list[str]:
     """Export the model; return the lines to print."""
     check_target(args)
+    calibration = calibration_of(args)
     model: Any = built_model(args)
     network = network_of(model, args.size, args.with_postprocess, args.half)
     weights = None if args.checkpoint == 'none' else args.checkpoint
-    metadata = metadata_of(model, network, weights, args.dynamic_batch)
+    metadata = metadata_of(model, network, weights, args.dynamic_batch) | dict(quantised=args.quantize)
     program = export_program(network, args.dynamic_batch)
     batch = 'N' if args.dynamic_batch else 1
     told = [
         f'input: images, uint8 RGB ({batch}, 3, {network.size[0]}, {network.size[1]}), normalised inside',
         *(f'output: {name}, {what}' for name, what in network.postprocess.outputs.items()),
     ]
-    found = FORMATS[args.format].save(program, network, args.out, metadata)
+    options: Any = {} if calibration is None else dict(calibration=calibration)
+    found = FORMATS[args.format].save(program, network, args.out, metadata, **options)
     compared = ', '.join(f'{name} {value:.1e}' for name, value in found.items())
+    if calibration is not None:
+        told.append(f'quantised with {len(calibration)} images; compared on the first of them:')
     return [*told, f'difference to PyTorch, relative or share: {compared or "not compared"}']
 
 

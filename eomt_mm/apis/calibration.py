@@ -14,7 +14,7 @@ from eomt_mm.apis.exported import pixels_of
 from eomt_mm.apis.inferencer_parts import test_pipeline
 from eomt_mm.apis.inputs import find_sources
 
-Item = dict[str, Any]
+SAMPLES = 100
 
 
 class CalibrationImages:
@@ -24,7 +24,7 @@ class CalibrationImages:
         cfg: config of the model, which states how images are resized; for another input size, load it with another
             ``img_size``.
         source: folder of images (or another input of :func:`~eomt_mm.apis.inputs.find_sources`), or a config (.py),
-            whose training images are read, without their annotations.
+            whose training images are read, without their annotations. The file of ``cfg`` stands for ``cfg``.
         samples: number of images, evenly spaced over all of them; all, if there are fewer.
 
     Attributes:
@@ -35,10 +35,11 @@ class CalibrationImages:
         ValueError: ``samples`` is below 1, or the config has no training data.
     """
 
-    def __init__(self, cfg: Config, source: str | Path, samples: int = 100) -> None:
+    def __init__(self, cfg: Config, source: str | Path, samples: int = SAMPLES) -> None:
         if samples < 1:
             raise ValueError(f'samples={samples}: at least 1')
-        paths = list_images(source)
+        is_own = cfg.filename is not None and Path(cfg.filename) == Path(source)  # with its overrides
+        paths = training_images(cfg, source) if is_own else list_images(source)
         places = np.linspace(0, len(paths) - 1, min(samples, len(paths))).round().astype(int)
         self.paths = [paths[place] for place in places]
         self._load, self._pipeline = test_pipeline(cfg)

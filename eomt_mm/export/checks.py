@@ -1,7 +1,9 @@
 """Comparison of an exported file with PyTorch, before the file gets its name."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import cycle, islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,23 +15,32 @@ TOLERANCE = 1e-4
 Run = Callable[[Tensor], Sequence[Tensor]]  # outputs of a file for images uint8 (N, 3, H, W)
 
 
-def check_results(network: ExportNetwork, run: Run, num_images: int, runtime: str) -> dict[str, float]:
-    """Compare the results of a file with those of the network on random images.
+def check_results(
+    network: ExportNetwork,
+    run: Run,
+    num_images: int,
+    runtime: str,
+    calibration: Iterable[np.ndarray] | None = None,
+) -> dict[str, float]:
+    """Compare the results of a file with those of the network on random images or, of a quantised file, on its own.
 
     Args:
         network: that the file was made from.
         run: runs the file.
         num_images: to run at once.
         runtime: its name, for the error.
+        calibration: images uint8 (1, 3, H, W) that the file was quantised with; None: it was not.
 
     Returns:
         for each output, the largest difference relative to the largest value; for labels and maps, the fraction of
         values that differ.
 
     Raises:
-        ValueError: float32 logits differ by more than ``TOLERANCE``, or are NaN.
+        ValueError: float32 logits differ by more than ``TOLERANCE``, or are NaN; those of quantised files may differ.
     """
     images = network.example(num_images)
+    if calibration is not None:
+        images = torch.from_numpy(np.concatenate(list(islice(cycle(calibration), num_images))))
     with torch.no_grad():
         expected = network(images)
     found = {}
@@ -38,7 +49,7 @@ def check_results(network: ExportNetwork, run: Run, num_images: int, runtime: st
             found[name] = ((theirs - ours).abs().max() / ours.abs().max()).item()
         else:
             found[name] = (theirs != ours).float().mean().item()
-    exact = isinstance(network.postprocess, Logits) and network.dtype == torch.float32
+    exact = calibration is None and isinstance(network.postprocess, Logits) and network.dtype == torch.float32
     if exact and not all(value <= TOLERANCE for value in found.values()):
         raise ValueError(
             f'{runtime} differs from PyTorch by {found}, relative to the largest value; allowed is {TOLERANCE}. No '

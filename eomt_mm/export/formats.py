@@ -45,12 +45,14 @@ class Format:
         for option in sorted(set(options) - self.options):
             able = ', '.join(name for name, other in FORMATS.items() if option in other.options)
             raise ValueError(f'{option} does not apply to --format {self.name}, but to {able}: leave it out')
-        missing = [name for name in self.packages if find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f'--format {self.name} needs {", ".join(missing)}, of the extra [{self.extra}]: '
-                f"pip install -e '.[{self.extra}]'"
-            )
+        needed = {f'--format {self.name}': (self.packages, self.extra)}
+        needed |= {option: OPTIONS[option] for option in options if option in OPTIONS}
+        for wanted, (packages, extra) in needed.items():
+            missing = [name for name in packages if find_spec(name) is None]
+            if missing:
+                raise ImportError(
+                    f"{wanted} needs {', '.join(missing)}, of the extra [{extra}]: pip install -e '.[{extra}]'"
+                )
 
     @property
     def save(self) -> Callable[..., dict[str, float]]:
@@ -59,12 +61,14 @@ class Format:
         return save
 
 
+OPTIONS = {'--quantize': (('nncf',), 'openvino')}  # packages that an option needs in every format, and their extra
 ONNX = ('onnx', 'onnxscript', 'onnxruntime')
+OPENVINO = (*ONNX, 'openvino')
 FORMATS = {
     one.name: one
     for one in (
-        Format('onnx', '.onnx', 'onnx:save_onnx', '{name}.data', ONNX, 'export'),
-        Format('openvino', '.xml', 'openvino:save_openvino', '{stem}.bin', (*ONNX, 'openvino'), 'openvino'),
+        Format('onnx', '.onnx', 'onnx:save_onnx', '{name}.data', ONNX, 'export', frozenset(OPTIONS)),
+        Format('openvino', '.xml', 'openvino:save_openvino', '{stem}.bin', OPENVINO, 'openvino', frozenset(OPTIONS)),
         Format('torch-export', '.pt2', 'program:save_program'),
     )
 }

@@ -3,9 +3,11 @@
 import base64
 import os
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
@@ -18,12 +20,18 @@ from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.steps import Step
 from eomt_mm.fileio.writing import written_aside
 
+Array = np.ndarray
 # Has GELU as one operator; onnxruntime from 1.17 on.
 OPSET = 20
+MOST_BYTES = 1.5e9  # of weights in the ONNX file itself, which is limited to 2 GB
 
 
 def save_onnx(
-    program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
+    program: ExportedProgram,
+    network: ExportNetwork,
+    path: str | Path,
+    metadata: dict[str, Any],
+    calibration: Iterable[Array] | None = None,
 ) -> dict[str, float]:
     """Write an ONNX file if onnx' checker accepts it and onnxruntime gives the same results as PyTorch.
 
@@ -34,12 +42,13 @@ def save_onnx(
         network: the network that it was made from.
         path: of the file, which is replaced.
         metadata: see :func:`~eomt_mm.apis.exporting.metadata_of`.
+        calibration: images to quantise with, see :func:`~eomt_mm.export.quantise.quantise`; None: not quantised.
 
     Returns:
         see :func:`~eomt_mm.export.checks.check_results`.
 
     Raises:
-        ValueError: float32 logits differ.
+        ValueError: float32 logits differ, or the weights are too large to quantise.
     """
     metadata = dict(metadata, opset=OPSET, steps=step_graphs(program, network))
     shapes = ({0: 'batch'},) if metadata['dynamic_batch'] else None
@@ -52,15 +61,32 @@ def save_onnx(
     assert converted is not None
     converted.model.metadata_props[KEY] = as_text(metadata)
     with written_aside(path) as aside:
-        converted.save(aside)
+        if calibration is None:
+            converted.save(aside)
+        else:
+            onnx.save(quantised(converted, calibration), aside)
         onnx.checker.check_model(aside, full_check=True)
         number = 2 if metadata['dynamic_batch'] else 1
-        found = check_results(network, lambda images: run_onnx(aside, images), number, 'onnxruntime')
+        found = check_results(network, lambda images: run_onnx(aside, images), number, 'onnxruntime', calibration)
         Path(path).unlink(missing_ok=True)  # an old file never lies beside new weights
         data = f'{Path(path).name}.data'
         if (aside.parent / data).exists():
             os.replace(aside.parent / data, Path(path).parent / data)
     return found
+
+
+def quantised(converted: torch.onnx.ONNXProgram, calibration: Iterable[Array]) -> onnx.ModelProto:
+    """Quantise a converted program, see :func:`~eomt_mm.export.quantise.quantise`.
+
+    Raises:
+        ValueError: the weights exceed the largest ONNX file.
+    """
+    from eomt_mm.export.quantise import quantise  # nncf, which other files do without
+
+    size = sum(value.const_value.nbytes for value in converted.model.graph.initializers.values() if value.const_value)
+    if size > MOST_BYTES:
+        raise ValueError(f'weights of {size / 1e9:.1f} GB are too large to quantise as ONNX: take --format openvino')
+    return quantise(converted.model_proto, calibration)
 
 
 def step_graphs(program: ExportedProgram, network: ExportNetwork) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """Export to OpenVINO: a graph (``.xml``) with its weights (``.bin``) beside it, checked before they get their names."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import openvino
 import torch
 from torch import Tensor
@@ -17,7 +19,11 @@ from eomt_mm.fileio.writing import written_aside
 
 
 def save_openvino(
-    program: ExportedProgram, network: ExportNetwork, path: str | Path, metadata: dict[str, Any]
+    program: ExportedProgram,
+    network: ExportNetwork,
+    path: str | Path,
+    metadata: dict[str, Any],
+    calibration: Iterable[np.ndarray] | None = None,
 ) -> dict[str, float]:
     """Write an OpenVINO model if it gives the same results as PyTorch.
 
@@ -30,10 +36,14 @@ def save_openvino(
         model.inputs[0].tensor.set_names({INPUT})
         for output, name in zip(model.outputs, network.postprocess.outputs, strict=True):
             output.tensor.set_names({name})
+        if calibration is not None:
+            from eomt_mm.export.quantise import quantise  # nncf, which other files do without
+
+            model = quantise(model, calibration)
         model.set_rt_info(as_text(metadata), [KEY])
         openvino.save_model(model, aside, compress_to_fp16=False)
         number = 2 if metadata['dynamic_batch'] else 1
-        found = check_results(network, lambda images: run_openvino(aside, images), number, 'OpenVINO')
+        found = check_results(network, lambda images: run_openvino(aside, images), number, 'OpenVINO', calibration)
         Path(path).unlink(missing_ok=True)  # an old graph never lies beside new weights
         os.replace(aside.with_suffix('.bin'), Path(path).with_suffix('.bin'))
     return found
