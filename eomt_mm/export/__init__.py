@@ -15,9 +15,10 @@ PUBLIC = {
     'formats': ('FORMATS',),
     'metadata': ('FORMAT', 'KEY'),
     'network': ('ExportNetwork',),
-    'onnx': ('run_onnx', 'save_onnx'),
-    'openvino': ('run_openvino', 'save_openvino'),
+    'onnx': ('save_onnx',),
+    'openvino': ('save_openvino',),
     'program': ('export_program', 'run_program', 'save_program'),
+    'sessions': ('Session', 'open_session'),
 }
 __all__ = names_of(PUBLIC)
 

@@ -1,34 +1,29 @@
 """Comparison of an exported file with PyTorch, before the file gets its name."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from itertools import cycle, islice
+from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.postprocess import Logits
+from eomt_mm.export.sessions import open_session
 
 # Largest difference of float32 logits to PyTorch, relative to the largest logit, that a file may have.
 TOLERANCE = 1e-4
-Run = Callable[[Tensor], Sequence[Tensor]]  # outputs of a file for images uint8 (N, 3, H, W)
 
 
 def check_results(
-    network: ExportNetwork,
-    run: Run,
-    num_images: int,
-    runtime: str,
-    calibration: Iterable[np.ndarray] | None = None,
+    network: ExportNetwork, path: Path, dynamic_batch: bool, calibration: Iterable[np.ndarray] | None = None
 ) -> dict[str, float]:
     """Compare the results of a file with those of the network on random images or, of a quantised file, on its own.
 
     Args:
         network: that the file was made from.
-        run: runs the file.
-        num_images: to run at once.
-        runtime: its name, for the error.
+        path: of the file, see :func:`~eomt_mm.export.sessions.open_session`.
+        dynamic_batch: whether the file takes several images.
         calibration: images uint8 (1, 3, H, W) that the file was quantised with; None: it was not.
 
     Returns:
@@ -38,13 +33,16 @@ def check_results(
     Raises:
         ValueError: float32 logits differ by more than ``TOLERANCE``, or are NaN; those of quantised files may differ.
     """
+    num_images = 2 if dynamic_batch else 1
     images = network.example(num_images)
     if calibration is not None:
         images = torch.from_numpy(np.concatenate(list(islice(cycle(calibration), num_images))))
+    results = open_session(path, torch.get_num_threads()).run(images.numpy())
     with torch.no_grad():
         expected = network(images)
     found = {}
-    for name, ours, theirs in zip(network.postprocess.outputs, expected, run(images), strict=True):
+    for (name, values), ours in zip(results.items(), expected, strict=True):
+        theirs = torch.from_numpy(values)
         if ours.is_floating_point():
             found[name] = ((theirs - ours).abs().max() / ours.abs().max()).item()
         else:
@@ -52,7 +50,7 @@ def check_results(
     exact = calibration is None and isinstance(network.postprocess, Logits) and network.dtype == torch.float32
     if exact and not all(value <= TOLERANCE for value in found.values()):
         raise ValueError(
-            f'{runtime} differs from PyTorch by {found}, relative to the largest value; allowed is {TOLERANCE}. No '
-            f'file was written: are there NaN or infinite weights? Try another version of {runtime}'
+            f'the {path.suffix} file differs from PyTorch by {found}, relative to the largest value; allowed is '
+            f'{TOLERANCE}. No file was written: are there NaN or infinite weights? Try another version of the runtime'
         )
     return found

@@ -1,17 +1,17 @@
 """Open exported files on the CPU, whatever their format; each runtime is imported only for its own files."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from eomt_mm.export.metadata import INPUT, KEY
+from eomt_mm.export.metadata import FORMAT, INPUT, KEY
 
 Array = np.ndarray
-Run = Callable[[Array], dict[str, Array]]  # from images uint8 (N, 3, H, W) to outputs by name
+Graph = Callable[[Array], Iterable[Array]]  # from images uint8 (N, 3, H, W) to outputs in order
 
 
 @dataclass(frozen=True)
@@ -20,11 +20,15 @@ class Session:
 
     Attributes:
         metadata: as :func:`~eomt_mm.apis.exporting.metadata_of` describes it.
-        run: runs the network.
+        graph: the network.
     """
 
     metadata: dict[str, Any]
-    run: Run
+    graph: Graph
+
+    def run(self, images: Array) -> dict[str, Array]:
+        """Outputs by name for images uint8 (N, 3, H, W)."""
+        return dict(zip(self.metadata['outputs'], self.graph(images), strict=True))
 
 
 def is_exported(path: str | Path) -> bool:
@@ -33,7 +37,7 @@ def is_exported(path: str | Path) -> bool:
 
 
 def open_session(path: str | Path, threads: int = 0) -> Session:
-    """Open a file of tools/export.py.
+    """Open a file of tools/export.py; networks compute in float32, except for what the file holds in fewer bits.
 
     Args:
         path: .onnx or .xml file; its weights (.data, .bin), where there are any, are beside it.
@@ -41,7 +45,7 @@ def open_session(path: str | Path, threads: int = 0) -> Session:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has another format, or no metadata.
+        ValueError: the file has another format, or no metadata of this version.
         ImportError: the runtime is missing.
     """
     path = Path(path)
@@ -49,28 +53,25 @@ def open_session(path: str | Path, threads: int = 0) -> Session:
         raise FileNotFoundError(f'exported file {path} does not exist: tools/export.py writes one')
     if not is_exported(path):
         raise ValueError(f'exported file {path}: give one of {", ".join(OPENERS)}')
-    text, run = OPENERS[path.suffix](path, threads)
-    if not text:
-        raise ValueError(f'{path} has no metadata {KEY}: give a file that tools/export.py wrote')
-    return Session(json.loads(text), run)
+    text, graph = OPENERS[path.suffix](path, threads)
+    metadata = json.loads(text or '{}')
+    if metadata.get('format') != FORMAT:
+        raise ValueError(f'{path} has metadata of format {metadata.get("format")}, read is {FORMAT}: export it again')
+    return Session(metadata, graph)
 
 
-def _open_onnx(path: Path, threads: int) -> tuple[str, Run]:
+def _open_onnx(path: Path, threads: int) -> tuple[str, Graph]:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # without hints about float16 on a CPU
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
-    names = [output.name for output in session.get_outputs()]
-
-    def run(images: Array) -> dict[str, Array]:
-        return dict(zip(names, session.run(None, {INPUT: images}), strict=True))
-
-    return session.get_modelmeta().custom_metadata_map.get(KEY, ''), run
+    text = session.get_modelmeta().custom_metadata_map.get(KEY, '')
+    return text, lambda images: session.run(None, {INPUT: images})
 
 
-def _open_openvino(path: Path, threads: int) -> tuple[str, Run]:
+def _open_openvino(path: Path, threads: int) -> tuple[str, Graph]:
     import openvino
 
     core = openvino.Core()
@@ -78,12 +79,7 @@ def _open_openvino(path: Path, threads: int) -> tuple[str, Run]:
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else ''
     settings: dict[str, Any] = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads)
     compiled = core.compile_model(model, 'CPU', settings)
-    names = [output.any_name for output in compiled.outputs]
-
-    def run(images: Array) -> dict[str, Array]:
-        return dict(zip(names, compiled({INPUT: images}).values(), strict=True))
-
-    return text, run
+    return text, lambda images: compiled({INPUT: images}).values()
 
 
-OPENERS: dict[str, Callable[[Path, int], tuple[str, Run]]] = {'.onnx': _open_onnx, '.xml': _open_openvino}
+OPENERS: dict[str, Callable[[Path, int], tuple[str, Graph]]] = {'.onnx': _open_onnx, '.xml': _open_openvino}

@@ -15,6 +15,7 @@ from export_runs import SIZE, WIDE, checkpoint, config, expected_logits, model, 
 from eomt_mm.apis.exporting import network_of
 from eomt_mm.export import onnx as export_onnx
 from eomt_mm.export.metadata import KEY
+from eomt_mm.export.sessions import Session
 
 FAST = {('panoptic', 2, WIDE)}
 GRID = [
@@ -156,8 +157,9 @@ def test_a_file_that_differs_from_pytorch_is_not_written(
     (tmp_path / 'x.onnx').write_text('old')
     monkeypatch.setattr(tool('export'), 'export_program', lambda *args: None)
     monkeypatch.setattr('torch.onnx.export', lambda *args, **kwargs: Converted())
-    monkeypatch.setattr(export_onnx, 'run_onnx', lambda *args: [torch.full((1,), torch.nan)] * 2)
-    with pytest.raises(SystemExit, match='^export: onnxruntime differs from PyTorch by'):
+    nan = Session(dict(outputs=['class_logits', 'mask_logits']), lambda images: [np.full(1, np.nan, np.float32)] * 2)
+    monkeypatch.setattr('eomt_mm.export.checks.open_session', lambda *args: nan)
+    with pytest.raises(SystemExit, match='^export: the .onnx file differs from PyTorch by'):
         run('instance', 2, '--out', tmp_path / 'x.onnx', weights='none')
     assert [path.name for path in tmp_path.iterdir()] == ['x.onnx'] and (tmp_path / 'x.onnx').read_text() == 'old'
 
