@@ -102,8 +102,10 @@ class Upscale(nn.ModuleList):
         ``scaled`` (B, C, H', W) is output of the last transposed convolution.
         """
         last: Any = self[-1]
-        features = last.finish(scaled)[:, :, top:bottom]
-        return (embeddings @ features.flatten(2)).unflatten(2, features.shape[2:])
+        # Channels last, as the norm leaves them in memory: exported graphs then transpose the features only once (in
+        # OpenVINO, the scale blocks and this product of EoMT-S take 0.83 of the time).
+        features = last.finish(scaled)[:, :, top:bottom].permute(0, 2, 3, 1)  # (B, rows, W, C)
+        return (embeddings @ features.flatten(1, 2).mT).unflatten(2, features.shape[1:3])
 
 
 def _rows_per_strip(x: Tensor) -> int | None:
