@@ -1,10 +1,13 @@
 # Each target does what it needs first: on a fresh machine `make demo` alone installs, trains, evaluates and draws.
 
 PYTHON ?= python3
+PYTHON_OLDEST ?= python3.10
+PYTHON_NEWEST ?= python3.13
 VENV ?= .venv
 ONEDL_VENV ?= .venv-onedl
 # Extra with the OpenMMLab packages: lite, or onedl for the maintained forks; each in an environment of its own.
 HOSTS ?= lite
+CONSTRAINTS := requirements/constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 RUNTIME := $(VENV)/.runtime
@@ -13,7 +16,8 @@ INSTALLED := $(VENV)/.installed
 PYTEST := PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -q --durations=10
 
 .DEFAULT_GOAL := help
-.PHONY: help setup detectron2 test test-slow test-onedl smoke-onedl smoke lint docs dist demo demo-video demo-detectron2 clean
+.PHONY: help setup detectron2 test test-slow test-oldest test-newest test-onedl smoke-onedl smoke lint docs dist demo demo-video \
+	demo-detectron2 clean
 MAKEFLAGS += --no-print-directory
 
 help: ## this list
@@ -29,7 +33,7 @@ $(RUNTIME) $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import venv, ensurepip' \
 		|| { echo '"$(PYTHON)" lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install -c requirements/constraints.txt -e '.[$(EXTRAS)]'
+	$(PIP) install -c $(CONSTRAINTS) -e '.[$(EXTRAS)]'
 	@touch $(RUNTIME) $@
 
 detectron2: build/detectron2 ## what tests of eomt_mm.detectron2 need; without it they are left out
@@ -50,6 +54,12 @@ test: setup detectron2 ## fast tests: two processes of one thread each
 
 test-slow: setup detectron2 ## slow tests
 	$(PYTEST) -m slow $(ARGS)
+
+test-oldest: ## fast tests with the lowest versions that we allow, in .venv-oldest (PYTHON_OLDEST=python3.10)
+	@$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=requirements/oldest.txt
+
+test-newest: ## fast tests with the newest versions, in .venv-newest (PYTHON_NEWEST=python3.13)
+	@$(MAKE) test VENV=$(VENV)-newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS=/dev/null
 
 test-onedl: ## fast tests with the maintained forks of the OpenMMLab packages, in .venv-onedl
 	@$(MAKE) test HOSTS=onedl VENV=$(ONEDL_VENV)
@@ -86,4 +96,4 @@ demo-detectron2: setup detectron2 ## the demo on images with detectron2 in place
 
 clean: ## remove build products and caches; .venv, .venv-onedl and results in work_dirs stay
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
-	find . \( -path ./$(VENV) -o -path ./$(ONEDL_VENV) \) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+	find . -path './.venv*' -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -38,7 +38,7 @@ FAMILIES = (
             'mmengine': {'mmengine': '>=0.10.6,<1.0'},
             'mmcv': {'mmcv-lite': '==2.1.0', 'mmcv': '==2.1.0', 'mmcv-full': NO_VERSION},
             'mmdet': {'mmdet': '>=3.3.0,<3.4'},
-            'mmseg': {'mmsegmentation': '>=1.2.0,<1.3'},
+            'mmseg': {'mmsegmentation': '>=1.2.1,<1.3'},
         },
         'pip uninstall -y mmcv-lite && pip install openmim "setuptools<81" && mim install "mmcv==2.1.0"',
     ),
@@ -56,10 +56,10 @@ FAMILIES = (
 # Versions that the tests run with. ftfy and regex: mmseg imports them (mmseg.utils.tokenizer), and mmseg 1.2.2 does not
 # list them as requirements.
 REQUIREMENTS = {
-    'torch': '>=2.4',
+    'torch': '>=2.7',
     'timm': '>=1.0.26',
-    'ftfy': '',
-    'regex': '',
+    'ftfy': '>=6.0',
+    'regex': '>=2022.1.18',
 }
 OPENCV_DISTRIBUTIONS = (
     'opencv-python',
@@ -146,7 +146,7 @@ def _check_requirements(rows: list[tuple[str, str, str]], remove: list[str], add
         if version is None and _importable(name):
             continue  # a source checkout on the path
         if version is None or not _fits(version, needed):
-            rows.append((name, version or 'missing', needed or 'any version'))
+            rows.append((name, version or 'missing', needed))
             add.append(f'{name}{needed}')
 
 

@@ -357,7 +357,7 @@ def test_the_installed_stack_fits() -> None:
         {'mmcv-lite': None, 'mmcv': '2.1.0'},
         {'opencv-python': None, 'opencv-python-headless': '4.9.0.80'},
         {'opencv-python-headless': GOOD['opencv-python']},
-        {'mmengine': '0.10.6', 'mmdet': '3.3.1', 'mmsegmentation': '1.2.0', 'timm': '1.0.26'},
+        {'mmengine': '0.10.6', 'mmdet': '3.3.1', 'mmsegmentation': '1.2.1', 'timm': '1.0.26'},
         {'torchvision': None},
         FORKS,
     ],
@@ -388,11 +388,11 @@ def test_source_checkouts_pass(clash) -> None:
         ),
         (
             {'mmsegmentation': '1.3.0'},
-            'mmseg mmsegmentation 1.3.0 mmsegmentation>=1.2.0,<1.3',
-            'pip uninstall -y mmsegmentation && pip install "mmsegmentation>=1.2.0,<1.3"',
+            'mmseg mmsegmentation 1.3.0 mmsegmentation>=1.2.1,<1.3',
+            'pip uninstall -y mmsegmentation && pip install "mmsegmentation>=1.2.1,<1.3"',
         ),
         ({'timm': '0.9.16'}, 'timm 0.9.16 >=1.0.26', 'pip install "timm>=1.0.26"'),
-        ({'ftfy': None}, 'ftfy missing any version', 'pip install "ftfy"'),
+        ({'ftfy': None}, 'ftfy missing >=6.0', 'pip install "ftfy>=6.0"'),
         (
             {'torch': '2.13.0+cpu'},
             'torchvision 0.29.1 the release for torch 2.13.0+cpu',

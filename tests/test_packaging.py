@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
+from packaging.version import Version
 from paths import ROOT
 
 import eomt_mm
@@ -237,6 +239,44 @@ def test_constraints_pin_every_requirement_within_its_range(group: str) -> None:
         assert pin.operator == '==' and requirement.specifier.contains(pin.version), name
 
 
+def lower_bound(requirement: Requirement) -> Version | None:
+    """Lowest version that a requirement allows."""
+    found = [Version(part.version) for part in requirement.specifier if part.operator in ('>=', '==')]
+    return found[0] if found else None
+
+
+def lower_bounds(*groups: str) -> dict[str, Version]:
+    """Of the requirements of some files, by name; a package in two files has one bound."""
+    found: dict[str, Version] = {}
+    for group in groups:
+        for name, requirement in requirements(group).items():
+            bound = lower_bound(requirement)
+            assert bound or group == 'tests', f'{group}.txt: {name} has no lower bound'
+            if bound:
+                assert found.setdefault(name, bound) == bound, f'{group}.txt: {name}'
+    return found
+
+
+def test_the_oldest_versions_are_the_lower_bounds() -> None:
+    pins, bounds = requirements('oldest'), lower_bounds('runtime', 'lite', *TEST_GROUPS)
+    assert set(pins) == set(bounds) and lower_bounds('runtime', 'lite', 'mminstall', 'onedl')
+    needed = {canonicalize_name(r.name): r for r in map(Requirement, importlib.metadata.requires('transformers') or [])}
+    for name, pin in pins.items():
+        assert [part.operator for part in pin.specifier] == ['=='], name
+        # Higher only where transformers, which the tests compare with, forbids our bound.
+        assert lower_bound(pin) == bounds[name] or bounds[name] not in needed[name].specifier, name
+
+
+def test_pages_name_the_lowest_python_and_torch() -> None:
+    pages = {
+        page.name: page.read_text()
+        for page in (ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *(ROOT / 'docs').glob('*.md'))
+    }
+    (python,) = {found for text in pages.values() for found in re.findall(r'Python (\d\.\d+) or newer', text)}
+    assert SpecifierSet(f'>={python}') == SpecifierSet(importlib.metadata.metadata('eomt_mm')['Requires-Python'])
+    assert f'torch {lower_bounds("runtime")["torch"]} or newer' in pages['install.md']
+
+
 def test_constraints_hold_one_mmcv_per_family_and_one_version_of_opencv() -> None:
     pins = requirements('constraints')
     assert {name for name in pins if 'mmcv' in name} == {'mmcv-lite', 'onedl-mmcv'}
@@ -291,7 +331,7 @@ def test_make_alone_lists_the_targets() -> None:
     done = make()
     assert done.returncode == 0
     targets = [line.split()[1] for line in done.stdout.splitlines()]
-    tests = 'test test-slow test-onedl smoke-onedl'
+    tests = 'test test-slow test-oldest test-newest test-onedl smoke-onedl'
     assert ' '.join(targets) == f'help setup detectron2 {tests} lint docs dist demo demo-video demo-detectron2 clean'
 
 
@@ -309,6 +349,17 @@ def test_each_target_installs_first(target: str, extras: str, tmp_path: Path) ->
     done = make('-n', target, f'{which}={tmp_path / "venv"}')
     assert f'{tmp_path}/venv/bin/python -m pip' in done.stdout
     assert f"-e '.[{extras}]'" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ('target', 'constraints'),
+    [('test', 'constraints.txt'), ('test-oldest', 'oldest.txt'), ('test-newest', '/dev/null')],
+)
+def test_each_suite_has_its_own_environment_and_versions(target: str, constraints: str, tmp_path: Path) -> None:
+    venv = f'{tmp_path / "venv"}{target.removeprefix("test")}'
+    lines = make('-n', target, f'VENV={tmp_path / "venv"}').stdout.splitlines()
+    (install,) = [line for line in lines if ' -e ' in line]
+    assert install.startswith(f'{venv}/bin/python ') and f'{constraints} -e' in install
 
 
 @pytest.mark.parametrize(

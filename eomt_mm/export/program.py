@@ -12,6 +12,8 @@ from eomt_mm.export.metadata import KEY, as_text
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.fileio.writing import written_aside
 
+MAX_BATCH = 2**31 - 1  # torch 2.7 refuses a size without an upper limit, as a guard excludes 2**63 - 1
+
 
 def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> ExportedProgram:
     """Trace the network into a program that needs no Python code of this package.
@@ -20,7 +22,7 @@ def export_program(network: ExportNetwork, dynamic_batch: bool = False) -> Expor
         network: to trace.
         dynamic_batch: let the program take any number of images; otherwise it takes one.
     """
-    shapes = ({0: Dim('batch', min=1)},) if dynamic_batch else None
+    shapes = ({0: Dim('batch', min=1, max=MAX_BATCH)},) if dynamic_batch else None
     example = network.example(2 if dynamic_batch else 1)  # torch treats a dynamic size of 1 as a constant
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter('ignore')  # of torch, about its own internals

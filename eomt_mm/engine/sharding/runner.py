@@ -23,6 +23,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 
 from eomt_mm.core.backbone import PlainViT
 from eomt_mm.core.head import EoMTHead
@@ -88,15 +89,7 @@ def shard(model: nn.Module, settings: Sharding) -> int:
 
     Returns:
         number of blocks.
-
-    Raises:
-        ImportError: torch is older than 2.6, which made ``fully_shard`` public.
     """
-    try:
-        from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
-    except ImportError as error:
-        raise ImportError(f'sharding needs torch >= 2.6, and {torch.__version__} is installed') from error
-
     dtypes: dict[str, Any] = dict(
         param_dtype=DTYPES.get(settings.param_dtype or ''), reduce_dtype=DTYPES[settings.reduce_dtype]
     )

@@ -13,15 +13,11 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import apply_to
 from torch import Tensor, nn
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from eomt_mm.checkpoints.torch_files import read_torch
 from eomt_mm.engine.sharding.reader import LimitedReader
 from eomt_mm.fileio.writing import written_aside
-
-try:
-    from torch.distributed.tensor import DTensor, distribute_tensor
-except ImportError as too_old:
-    raise ImportError(f'sharding needs torch >= 2.6, and {torch.__version__} is installed') from too_old
 
 FOLDER_SUFFIX = '.dcp'
 REST = 'runner.pth'  # file in a checkpoint folder for everything but tensors: counters, message hub, schedulers, meta
