@@ -24,6 +24,8 @@ SIZE = H, W = 40, 60
 RGB = (np.linspace(0, 200, W)[None, :, None] + np.linspace(0, 50, H)[:, None, None] + [0, 3, 5]).clip(0, 255)
 RGB = RGB.astype(np.uint8)
 ALPHA = np.tile(np.linspace(0, 255, W).astype(np.uint8), (H, 1))
+Image.init()
+AVIF = [kind for kind in Image.SAVE if kind == 'AVIF']  # Pillow 11.3 and newer
 DEEP = 16 * RGB.astype(np.uint16)  # 12 bits
 
 
@@ -49,7 +51,8 @@ def files() -> dict[str, bytes]:
     rgba, la, palette = Image.fromarray(np.dstack([RGB, ALPHA])), Image.merge('LA', (grey, mask)), image.quantize(32)
     made = {f'{kind}_{name}': encoded(one, kind) for kind in ('PNG', 'TIFF') for name, one in dict(
         rgb=image, rgba=rgba, la=la, grey=grey, palette=palette, one=image.convert('1')).items()}  # fmt: skip
-    made |= {f'{kind}_turned': turned(kind) for kind in ('JPEG', 'PNG', 'TIFF', 'AVIF')}
+    made |= {kind: encoded(image, kind) for kind in AVIF}
+    made |= {f'{kind}_turned': turned(kind) for kind in ('JPEG', 'PNG', 'TIFF', *AVIF)}
     made |= dict(
         PNG_palette_alpha=encoded(palette, 'PNG', transparency=bytes(range(0, 256, 8))),
         PNG_transparent=encoded(image, 'PNG', transparency=(3, 3, 3)),
@@ -66,7 +69,6 @@ def files() -> dict[str, bytes]:
         PPM_7_bits=b'P6 # a comment\n60 40\n100\n' + (RGB * (100 / 255)).astype(np.uint8).tobytes(),
         PBM=encoded(image.convert('1'), 'PPM'),
         JPEG2000_rgba=encoded(rgba, 'JPEG2000'),
-        AVIF=encoded(image, 'AVIF'),
     )
     return made
 
@@ -80,7 +82,7 @@ DEEP_FILES = dict(
     PGM=of_opencv('.pgm', DEEP[..., 0]),
     PPM=of_opencv('.ppm', DEEP),
     JPEG2000=of_opencv('.jp2', DEEP, cv2.IMWRITE_JPEG2000_COMPRESSION_X1000, 1000),
-    AVIF=of_opencv('.avif', DEEP, cv2.IMWRITE_AVIF_DEPTH, 12, cv2.IMWRITE_AVIF_QUALITY, 100),
+    **{kind: of_opencv('.avif', DEEP, cv2.IMWRITE_AVIF_DEPTH, 12, cv2.IMWRITE_AVIF_QUALITY, 100) for kind in AVIF},
 )
 
 
