@@ -86,7 +86,7 @@ def damage(path: str | Path) -> str | None:
 
 
 def _tensor_damage(folder: Path) -> str | None:
-    from eomt_mm.engine.sharding.reader import folder_damage  # needs torch >= 2.6, like writing such a folder
+    from eomt_mm.engine.sharding.reader import folder_damage  # only folders need it
 
     try:
         fault = folder_damage(folder)

@@ -28,7 +28,7 @@ def allow_checkpoint_globals() -> None:
 def read_checkpoints_safely() -> None:
     """Make mmengine read every checkpoint with our reader.
 
-    mmengine leaves ``weights_only`` to torch, where it is off by default before 2.6, and always in ``torch.hub``. It
+    mmengine leaves ``weights_only`` to torch, where it is always off in ``torch.hub``. It
     also caches downloads by base name and verifies no checksums. Its fork onedl-mmengine unpickles without
     restrictions what ``weights_only`` refuses. Re-registering every scheme bypasses all of that code.
     """
