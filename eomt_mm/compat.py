@@ -49,8 +49,11 @@ FAMILIES = (
             'mmdet': {'onedl-mmdetection': '>=3.5.1,<3.6'},
             'mmseg': {'onedl-mmsegmentation': '>=1.4.2,<1.5'},
         },
-        'pip install setuptools ninja && pip install --no-build-isolation --no-deps --force-reinstall --no-cache-dir '
-        '"onedl-mmcv>=2.3.6,<2.4"',
+        # Their setup asks for C++17, which the headers of torch 2.13 and newer refuse.
+        'pip install setuptools ninja && '
+        'pip download --no-deps --no-build-isolation --no-binary onedl-mmcv onedl-mmcv==2.3.6 && '
+        'tar xzf onedl_mmcv-2.3.6.tar.gz && sed -i s/c++17/c++20/ onedl_mmcv-2.3.6/setup.py && '
+        'pip install --no-build-isolation --no-deps --force-reinstall ./onedl_mmcv-2.3.6',
     ),
 )
 # Versions that the tests run with. ftfy and regex: mmseg imports them (mmseg.utils.tokenizer), and mmseg 1.2.2 does not

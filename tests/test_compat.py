@@ -132,7 +132,7 @@ def test_mmengine_finds_the_stand_in(monkeypatch: pytest.MonkeyPatch, python_314
     ('changes', 'command'),
     [
         ({}, r'pip uninstall.*mim install "mmcv==2\.1\.0"'),
-        (FORKS, r'pip install .*--no-build-isolation .*"onedl-mmcv>=2\.3\.6,<2\.4"'),
+        (FORKS, r'onedl-mmcv==2\.3\.6 .*/c\+\+20/.*pip install --no-build-isolation .*onedl_mmcv-2\.3\.6$'),
     ],
     ids=['OpenMMLab', 'onedl'],
 )
