@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from builds import build, copy_source
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -26,21 +27,8 @@ from eomt_mm.options import OURS
 from eomt_mm.recipes.names import project_configs
 from eomt_mm.recipes.reading import read_file
 
-PACKAGED = ('eomt_mm', 'configs', 'projects', 'tools', 'requirements')
-PACKAGED_FILES = ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'LICENSE', 'README.md', 'model-index.yml')
 PACKAGES = {'eomt_mm', *(path.name for path in ROOT.glob('projects/*') if (path / path.name / '__init__.py').is_file())}
 TEST_GROUPS = ('tests', 'detectron2', 'docs', 'export', 'openvino', 'web')
-
-
-def build(tree: Path, *kinds: str) -> list[Path]:
-    """Builds through setuptools' standard interface, as pip does; ``kinds``: wheel, sdist, editable."""
-    out = tree / 'dist'
-    out.mkdir(exist_ok=True)
-    calls = ''.join(f'; print("built", build_meta.build_{kind}({str(out)!r}))' for kind in kinds)
-    code = f'from setuptools import build_meta{calls}'
-    done = subprocess.run([sys.executable, '-c', code], cwd=tree, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return [out / line.removeprefix('built ') for line in done.stdout.splitlines() if line.startswith('built ')]
 
 
 def files_below(folder: Path) -> set[str]:
@@ -55,11 +43,7 @@ def files_below(folder: Path) -> set[str]:
 @pytest.fixture(scope='module')
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of what gets packaged, with things that must not be: caches, tests."""
-    tree = tmp_path_factory.mktemp('source') / 'tree'
-    for name in PACKAGED:
-        shutil.copytree(ROOT / name, tree / name, ignore=shutil.ignore_patterns('__pycache__', '.mim'))
-    for name in PACKAGED_FILES:
-        shutil.copy(ROOT / name, tree / name)
+    tree = copy_source(tmp_path_factory.mktemp('source') / 'tree')
     for stray in ('configs/__pycache__/a.pyc', 'tools/__pycache__/a.pyc', 'tests/__init__.py', 'tests/test_a.py'):
         (tree / stray).parent.mkdir(exist_ok=True)
         (tree / stray).touch()
