@@ -308,7 +308,10 @@ def script(path: Path, body: str) -> Path:
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(['make', *arguments], cwd=ROOT, capture_output=True, text=True)
+    """Run make, without the variables of the make that may run the tests."""
+    inherited = ('MAKEFLAGS', 'MAKELEVEL', 'MAKEOVERRIDES', 'MFLAGS', 'HOSTS', 'PYTHON', 'VENV')
+    env = {name: value for name, value in os.environ.items() if name not in inherited}
+    return subprocess.run(['make', *arguments], cwd=ROOT, env=env, capture_output=True, text=True)
 
 
 def test_make_alone_lists_the_targets() -> None:

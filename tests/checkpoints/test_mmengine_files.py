@@ -16,15 +16,21 @@ from eomt_mm.hosts.install import install
 
 
 @contextmanager
-def without_mmengine() -> Iterator[None]:
-    """As in a process without mmengine: torch allows nothing but its own types."""
+def allowed_alone(*types: Any) -> Iterator[None]:
+    """As before ``install()``: torch allows its own types, and these."""
     before = torch.serialization.get_safe_globals()
     torch.serialization.clear_safe_globals()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delitem(sys.modules, HistoryBuffer.__module__)
-        yield
+    torch.serialization.add_safe_globals(list(types))
+    yield
     torch.serialization.clear_safe_globals()
     torch.serialization.add_safe_globals(before)
+
+
+@contextmanager
+def without_mmengine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch, allowed_alone():
+        patch.delitem(sys.modules, HistoryBuffer.__module__)
+        yield
 
 
 def log_file(folder: Path) -> Path:
@@ -87,7 +93,7 @@ def test_nothing_else_is_allowed(call: tuple[Any, ...], tmp_path: Path) -> None:
 @pytest.mark.parametrize('owner', [HistoryBuffer, np.ndarray], ids=['history', 'array'])
 def test_getattr_that_others_allowed_is_not_ours(owner: type, tmp_path: Path) -> None:
     torch.save(Reduced(getattr, owner, '__init__'), tmp_path / 'x.pth')
-    with torch.serialization.safe_globals([getattr, (getattr, 'builtins.getattr'), owner]):
+    with allowed_alone(getattr, (getattr, 'builtins.getattr'), owner):
         before = set(torch.serialization.get_safe_globals())
         torch.load(tmp_path / 'x.pth', weights_only=True)
         with pytest.raises(ValueError, match='more than weights'):
