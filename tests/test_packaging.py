@@ -14,6 +14,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from builds import build, copy_source
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -391,6 +392,14 @@ def test_ci_checks_the_last_lines_of_the_demos(tmp_path: Path, last_lines: tuple
     first_fails = last_lines[0] != IMAGES
     rest = [] if first_fails else ['demo-video', 'smoke-onedl'] if passes else ['demo-video']
     assert calls == ['lint', 'docs', 'test', 'demo', *rest]
+
+
+def test_the_workflow_runs_targets_that_exist() -> None:
+    jobs = yaml.safe_load((ROOT / '.github' / 'workflows' / 'ci.yml').read_text())['jobs']
+    commands = [entry['command'] for entry in jobs['checks']['strategy']['matrix']['include']]
+    targets = {line.split()[1] for line in make().stdout.splitlines()}
+    assert '.ci/run' in commands and {'test-oldest', 'test-newest', 'test-onedl'} <= targets
+    assert {command.removeprefix('make ') for command in commands} - {'.ci/run'} <= targets
 
 
 def test_ci_stops_at_the_first_failure(tmp_path: Path) -> None:
