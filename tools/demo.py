@@ -51,6 +51,7 @@ def parse_args() -> argparse.Namespace:
         '--score-thr', type=float, help='least score; default: instance 0.3, panoptic as in the config (0.8)'
     )
     parser.add_argument('--amp-dtype', choices=AMP_DTYPES, help='mixed precision; float16 on GPUs only')
+    parser.add_argument('--compile', action='store_true', help='compile the network first; for many images')
     parser.add_argument('--no-pictures', action='store_true', help='write results only')
     parser.add_argument('--no-results', action='store_true', help='write pictures only')
     parser.add_argument(
@@ -106,6 +107,7 @@ def main(args: argparse.Namespace, load: Load) -> None:
             device=args.device,
             task=args.task,
             amp_dtype=args.amp_dtype,
+            compile=args.compile,
         )
         kind = inferencer.kind
         results = inferencer.stream(

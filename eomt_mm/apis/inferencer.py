@@ -23,6 +23,7 @@ from eomt_mm.apis.calls import ColourOf, Item, Loaded, Predicted, Request, Resul
 from eomt_mm.apis.inferencer_parts import (
     INSTANCE_SCORE_THR,
     amp_dtype_of,
+    check_compiler,
     check_inferencer,
     class_meta,
     config_of,
@@ -66,20 +67,24 @@ class EoMTInferencer(BaseInferencer):
         amp_dtype: 'float16' or 'bfloat16' to run the network in mixed precision; the post-processing stays in float32.
         cfg_options: overrides of the config that map dotted keys to values.
         show_progress: show a progress bar on stderr, if that is a terminal.
+        compile: compile the network with ``torch.compile`` in the first call. One more compilation follows if both
+            single images and larger batches are given; no other batch size and no image size needs another.
 
     Attributes:
         kind: unit in which results are counted, 'image' or 'video'.
+        can_compile: whether the class accepts ``compile``.
         extra_options: further arguments of :meth:`stream` that a subclass accepts, with their defaults.
         skipped: files that the call that started last could not read. With several threads, use the
             :attr:`Results.skipped` of the call.
 
     Raises:
         FileNotFoundError: there is no such config or checkpoint.
-        ValueError: the model is not an EoMT or has another task, the weights do not fit the model, or ``device`` or
-            ``amp_dtype`` is not available.
+        ValueError: the model is not an EoMT or has another task, the weights do not fit the model, or ``device``,
+            ``amp_dtype`` or ``compile`` is not available.
     """
 
     kind = 'image'
+    can_compile = True
     extra_options: Mapping[str, Any] = {}
 
     def __init__(
@@ -91,16 +96,22 @@ class EoMTInferencer(BaseInferencer):
         amp_dtype: str | None = None,
         cfg_options: dict[str, Any] | None = None,
         show_progress: bool = True,
+        compile: bool = False,
     ) -> None:
         self.device = device_of(device)
         self.amp_dtype = amp_dtype_of(amp_dtype, self.device)
+        if compile and not self.can_compile:
+            raise ValueError(f'compile=True: {type(self).__name__} does not compile its network; leave it out')
         cfg = config_of(config, cfg_options)
         check_inferencer(cfg, type(self))
         self.task = task_of(cfg, task)
         self._head = next(head for head in HEADS if head in cfg.model)
+        if compile:
+            check_compiler(self.device)
         if checkpoint is None:
             warnings.warn('no checkpoint: the weights are random, and so are the results', stacklevel=2)
         super().__init__(cfg, checkpoint, str(self.device), cfg.get('default_scope'), show_progress)
+        self._compiled = torch.compile(self.model.extract_feat, dynamic=True) if compile else None
         self.meta = with_palette(class_meta(self.model.dataset_meta, self.head.num_classes))
         self.num_things = getattr(self.head, 'num_things_classes', 0)
         self.skipped: list[Path] = []
@@ -325,7 +336,7 @@ class EoMTInferencer(BaseInferencer):
 
     def _network(self, inputs: torch.Tensor) -> Any:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return self.model.extract_feat(inputs)
+            return (self._compiled or self.model.extract_feat)(inputs)
 
     def segments(self, sample: Any, score_thr: float) -> list[Segment]:
         """Segments of an image; instances with scores of at least ``score_thr``, best first."""

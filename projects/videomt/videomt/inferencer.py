@@ -58,6 +58,7 @@ class VideoInferencer(EoMTInferencer):
     """
 
     kind = 'video'
+    can_compile = False
     extra_options: Mapping[str, Any] = dict(whole_video=False, fps=None)
 
     def find_sources(self, find: Callable[..., list[Source]], options: Mapping[str, Any]) -> list[Video]:
