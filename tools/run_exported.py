@@ -258,8 +258,8 @@ def instance(model: Model, image: Image.Image) -> Iterator[Segment]:
         yield Segment.of(int(label), float(one['scores'][0]), one['masks'][0])
 
 
-def panoptic(model: Model, image: Image.Image) -> Iterator[Segment]:
-    """Panoptic segments without overlap, in the order of queries; all stuff of a class is one segment."""
+def panoptic_map(model: Model, image: Image.Image) -> tuple[Array, Array, Array, Array]:
+    """Segment ids of the pixels (H, W), 0 = void; id of the segment that each query opens, 0 = none; labels; scores."""
     size, ((_, _, pixels),) = (image.height, image.width), windows(image, model.meta)
     found = model.network(images=pixels)
     if model.meta['postprocess_in_graph']:
@@ -269,7 +269,7 @@ def panoptic(model: Model, image: Image.Image) -> Iterator[Segment]:
         chosen = model.steps['choose_queries'](class_logits=found['class_logits'][0])
         scores, labels = (chosen[name][chosen['kept']] for name in ('scores', 'labels'))
         if len(labels) == 0:
-            return
+            return np.zeros(size, np.int32), labels, labels, scores
         masks = found['mask_logits'][0][chosen['kept']]
         rows, columns = unpadded(masks, size, model.meta)
         codes, counts = np.empty(size, np.int32), np.zeros((3, len(labels)), np.int64)
@@ -280,6 +280,12 @@ def panoptic(model: Model, image: Image.Image) -> Iterator[Segment]:
             counts += assigned['pixels']
         numbered = model.steps['number_segments'](labels=labels, pixels=counts)
         opened, segment_map = numbered['opened'], np.append(0, numbered['ids']).astype(np.int32)[codes]
+    return segment_map, opened, labels, scores
+
+
+def panoptic(model: Model, image: Image.Image) -> Iterator[Segment]:
+    """Panoptic segments without overlap, in the order of queries; all stuff of a class is one segment."""
+    segment_map, opened, labels, scores = panoptic_map(model, image)
     for query in opened.nonzero()[0]:
         yield Segment.of(int(labels[query]), float(scores[query]), segment_map == opened[query])
 

@@ -13,7 +13,8 @@ import pytest
 import torch
 from tool_runs import CONFIGS
 
-from benchmark.subject import LEAF, Subject, agreement, check, check_tensors, load_subjects, measure
+from benchmark import forms
+from benchmark.subject import LEAF, Subject, agreement, check, check_maps, check_tensors, load_subjects, measure
 from benchmark.subjects import head, metrics, network
 
 Tool = Callable[..., None]
@@ -213,3 +214,60 @@ def test_memory_of_a_training_holds_weights_and_optimiser() -> None:
     weights = 4 * sum(parameter.numel() for parameter in model.parameters())
     for side in measure('training', Namespace(**vars(args), rounds=1, threads=1, no_memory=False)):
         assert side.memory is not None and 3 * weights < side.memory < 8 * weights + 500e6
+
+
+# Forms: PyTorch in bfloat16, compiled, and exported ----------------------------------------------------------------
+
+
+def test_bfloat16_is_a_further_side(compare: Callable[..., tuple[str, Any]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, 'lacks_bfloat16', lambda: False)
+    printed, content = compare('forward', '--size', 64, '--forms', 'bf16', '--cfg-options', *MODEL)
+    sides = ['eomt_mm', 'eomt_mm bf16', 'timm', 'timm bf16', 'transformers', 'transformers bf16']
+    assert sorted(names(content)) == sorted(sides)
+    assert 'results of eomt_mm bf16 differ from those of eomt_mm by' in printed and 'left out' not in printed
+
+
+def test_what_cannot_run_here_is_left_out_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(forms, 'lacks_bfloat16', lambda: True)
+    monkeypatch.setattr(forms, 'find_spec', lambda name: None if name == 'openvino' else True)
+    args = Namespace(forms=['bf16', 'compiled', 'onnxruntime', 'openvino', 'openvino-bf16'])
+    assert forms.chosen(args) == ['compiled', 'onnxruntime']
+    assert forms.left_out(args) == [
+        'left out: bf16, this processor has no bfloat16 instructions',
+        'left out: openvino, openvino is not installed',
+        'left out: openvino-bf16, openvino is not installed',
+    ]
+    assert {*forms.chosen(Namespace(forms=['all']))} >= {'compiled', 'onnxruntime'}
+    assert forms.chosen(Namespace()) == []
+
+
+def test_rounding_is_no_error_in_forms_of_lower_precision() -> None:
+    exact, rounded = (torch.linspace(0, 1, 9),), (torch.linspace(0, 1.01, 9),)
+    for form in ('bf16', 'openvino-bf16', 'openvino-int8'):
+        assert 'differ from those of a by 9.9e-03' in check_tensors({'a': exact, f'a {form}': rounded, 'vit': None})
+    with pytest.raises(RuntimeError, match='results of a openvino differ'):
+        check_tensors({'a': exact, 'a openvino': rounded})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['onnxruntime', 'openvino', 'onnxruntime-int8', 'openvino-int8', 'compiled'])
+def test_forms_of_forward(form: str, compare: Callable[..., tuple[str, Any]]) -> None:
+    printed, content = compare('forward', '--size', 64, '--batch', 2, '--forms', form, '--cfg-options', *MODEL)
+    assert {f'eomt_mm {form}', f'timm {form}'} < {*names(content)}
+    assert f'results of eomt_mm {form} differ from those of eomt_mm by' in printed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('form', ['onnxruntime', 'openvino'])
+def test_forms_of_file_to_panoptic(form: str) -> None:
+    options = {key: int(value) for key, value in (text.split('=') for text in MODEL)}
+    args = Namespace(
+        config=LEAF, ori_size=(48, 60), image=None, kept=5, forms=[form],
+        cfg_options=options, rounds=1, threads=1, no_memory=False,
+    )  # fmt: skip
+    subject = load_subjects()['file_to_panoptic']
+    calls = subject.calls(subject.problem(args))
+    assert list(calls) == ['eomt_mm', f'eomt_mm {form}', 'transformers']
+    share = check_maps({name: calls[name]() for name in ('eomt_mm', f'eomt_mm {form}')})
+    assert float(share.split()[-1].rstrip('%')) > 99
+    assert next(side for side in measure('file_to_panoptic', args) if side.name == f'eomt_mm {form}').memory is None

@@ -1,6 +1,7 @@
 """transformers' sides: its EoMT, with fused attention and the weights of our network."""
 
 from argparse import Namespace
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from benchmark.configs import class_counts
+from benchmark.forms import EAGER, Form, add_forms, in_torch
 from benchmark.harness import Call
 from benchmark.kept import keep_queries
 from benchmark.subjects import network as ours
@@ -31,7 +33,11 @@ def network(problem: Namespace, size: int) -> Any:
 
 @ours.FORWARD.side('transformers')
 def forward(problem: Namespace) -> Call:
-    theirs = network(problem, problem.images.shape[-1])
+    return forward_of(network(problem, problem.images.shape[-1]), problem)
+
+
+def forward_of(theirs: Callable[..., Any], problem: Namespace) -> Call:
+    """Make a call of its network, or of a form of it."""
 
     @torch.no_grad()
     def call() -> ours.Logits:
@@ -39,6 +45,14 @@ def forward(problem: Namespace) -> Call:
         return output.class_queries_logits, output.masks_queries_logits
 
     return call
+
+
+def forward_in(form: Form, problem: Namespace) -> Call:
+    """Make a call of a form of its network."""
+    return forward_of(in_torch(form, network(problem, problem.images.shape[-1])), problem)
+
+
+add_forms(ours.FORWARD.side, 'transformers', forward_in, exports=False)
 
 
 @ours.TRAINING.side('transformers')
@@ -83,15 +97,24 @@ def postprocess(problem: Namespace) -> Call | None:
 @ours.FILE_TO_PANOPTIC.side('transformers')
 def file_to_panoptic(problem: Namespace) -> Call:
     """From file to map: ``PIL.Image.open``, ``EomtImageProcessor``, model, ``post_process_panoptic_segmentation``."""
+    return file_to_panoptic_in(EAGER, problem)
+
+
+def file_to_panoptic_in(form: Form, problem: Namespace) -> Call:
+    """Make a call of a form of its network."""
     size, classes = problem.cfg.img_size, class_counts(problem.cfg)
     theirs, processor = network(problem, size), processor_of(size)
     theirs.num_classes = sum(classes)
     keep_queries(theirs, problem.kept)
+    run = in_torch(form, theirs)
 
     @torch.no_grad()
     def call() -> Tensor:
         image = Image.open(problem.path).convert('RGB')
-        outputs = theirs(**processor(images=image, return_tensors='pt'))
+        outputs = run(**processor(images=image, return_tensors='pt'))
         return panoptic_map(processor, outputs, image.size[::-1], classes)
 
     return call
+
+
+add_forms(ours.FILE_TO_PANOPTIC.side, 'transformers', file_to_panoptic_in, exports=False)

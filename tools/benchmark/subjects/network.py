@@ -6,29 +6,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import run_exported
 import torch
 from mmengine.config import Config
 from mmengine.dataset import Compose, pseudo_collate
 from mmengine.registry import DefaultScope
 from torch import Tensor, nn
 
+from benchmark import forms
 from benchmark.configs import class_counts, is_ours, is_video, side_config, task_of, test_pipeline, without_targets
+from benchmark.forms import Form, PlainViT, add_forms, exported, in_torch
 from benchmark.harness import Call
 from benchmark.inputs import random_targets, write_image
 from benchmark.kept import keep_queries
 from benchmark.models import build_model
 from benchmark.subject import CONFIG, OPTIONS, SHAPE, SIZE, SUBJECTS, Subject, check_maps, check_tensors, integer
+from eomt_mm.apis.exporting import metadata_of, network_of
+from eomt_mm.core.backbone import IMAGENET_MEAN, IMAGENET_STD
+from eomt_mm.export import export_program
+from eomt_mm.export.formats import FORMATS
 
 Logits = tuple[Tensor, Tensor]  # of classes (B, Q, K + 1) and masks (B, Q, H/4, W/4)
 
 
 def problem_of(args: Namespace) -> Namespace:
-    """Make a config, normalised images (B, 3, S, S), and the targets of each."""
+    """Make a config, uint8 RGB images ``pixels`` (B, 3, S, S), the same normalised, and the targets of each."""
     cfg = eomt_config(args.config, (args.size, args.size), args.cfg_options)
     generator = torch.Generator().manual_seed(1)
-    images = torch.randn(args.batch, 3, args.size, args.size, generator=generator)
+    pixels = torch.randint(0, 256, (args.batch, 3, args.size, args.size), generator=generator, dtype=torch.uint8)
+    mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
     targets = random_targets(args.batch, vars(args).get('targets', 0), args.size, sum(class_counts(cfg)))
-    return Namespace(cfg=cfg, images=images, targets=targets)
+    images, key = (pixels - mean) / std, key_of(args)
+    return Namespace(cfg=cfg, pixels=pixels, images=images, targets=targets, forms=forms.chosen(args), key=key)
+
+
+def key_of(args: Namespace) -> str:
+    """Text that states the options of a problem."""
+    return repr(sorted(vars(args).items()))
 
 
 def eomt_config(name: str, *changes: Any) -> Any:
@@ -53,33 +67,67 @@ FORWARD = SUBJECTS['forward'] = Subject(
     help='network, masks off, beside the ViT inside it and the model of transformers with equal weights',
     problem=problem_of,
     check=check_tensors,
-    options=CONFIG | SIZE | {'--batch': integer(1, 'images')} | OPTIONS,
+    options=CONFIG | SIZE | {'--batch': integer(1, 'images')} | forms.OPTIONS | OPTIONS,
     small=dict(size=64),
 )
 
 
 @FORWARD.side('eomt_mm')
 def forward(problem: Namespace) -> Call:
-    model = network(problem.cfg)
+    return forward_of(network(problem.cfg).extract_feat, problem)
+
+
+def forward_of(extract_feat: Callable[[Tensor], Any], problem: Namespace) -> Call:
+    """Make a call of our network, or of a form of it."""
 
     @torch.no_grad()
     def call() -> Logits:
-        class_logits, mask_logits = model.extract_feat(problem.images)
+        class_logits, mask_logits = extract_feat(problem.images)
         return class_logits[-1], mask_logits[-1]
 
     return call
+
+
+def forward_in(form: Form, problem: Namespace) -> Call:
+    """Make a call of a form of our network."""
+    model = network(problem.cfg)
+    if not form.format:
+        return forward_of(in_torch(form, model.extract_feat), problem)
+    run = exported(form, network_of(model, problem.images.shape[2:]), problem.pixels)
+    return lambda: run(problem.pixels)
+
+
+add_forms(FORWARD.side, 'eomt_mm', forward_in)
 
 
 @FORWARD.side('timm')
 def plain_vit(problem: Namespace) -> Call:
     """Only the ViT of our model; there are no predictions to compare."""
     vit = network(problem.cfg).backbone.vit
+    return no_result(lambda: vit.forward_features(problem.images))
+
+
+def plain_vit_in(form: Form, problem: Namespace) -> Call:
+    """Make a call of a form of the ViT."""
+    model = network(problem.cfg)
+    if not form.format:
+        features = in_torch(form, model.backbone.vit.forward_features)
+        return no_result(lambda: features(problem.images))
+    run = exported(form, PlainViT(network_of(model, problem.images.shape[2:])), problem.pixels)
+    return no_result(lambda: run(problem.pixels))
+
+
+def no_result(run: Callable[[], Any]) -> Call:
+    """Make a call without gradients and without a result to compare."""
 
     @torch.no_grad()
     def call() -> None:
-        vit.forward_features(problem.images)
+        run()
 
     return call
+
+
+add_forms(FORWARD.side, 'timm', plain_vit_in)
 
 
 TRAINING = SUBJECTS['training'] = Subject(
@@ -128,7 +176,7 @@ def file_problem(args: Namespace) -> Namespace:
         raise ValueError(f'config {args.config}: its task is {task_of(cfg)}, not panoptic')
     folder = tempfile.TemporaryDirectory()  # lives as long as the problem
     path = args.image or write_image(Path(folder.name) / 'image.jpg', tuple(args.ori_size))
-    return Namespace(cfg=cfg, path=path, kept=args.kept, folder=folder)
+    return Namespace(cfg=cfg, path=path, kept=args.kept, folder=folder, forms=forms.chosen(args), key=key_of(args))
 
 
 FILE_TO_PANOPTIC = SUBJECTS['file_to_panoptic'] = Subject(
@@ -141,6 +189,7 @@ FILE_TO_PANOPTIC = SUBJECTS['file_to_panoptic'] = Subject(
         '--image': dict(type=Path, help='default: one is drawn'),
         '--kept': integer(25, 'queries that are certain of a class; the others see no object'),
     }
+    | forms.OPTIONS
     | OPTIONS,
 )
 
@@ -148,8 +197,19 @@ FILE_TO_PANOPTIC = SUBJECTS['file_to_panoptic'] = Subject(
 @FILE_TO_PANOPTIC.side('eomt_mm')
 def file_to_panoptic(problem: Namespace) -> Call:
     """The config's own test pipeline and ``test_step``."""
-    cfg, model = problem.cfg, network(problem.cfg)
+    return file_to_panoptic_of(certain_network(problem), problem)
+
+
+def certain_network(problem: Namespace) -> Any:
+    """Build the model with queries that are certain of a class."""
+    model = network(problem.cfg)
     keep_queries(model.panoptic_head, problem.kept)
+    return model
+
+
+def file_to_panoptic_of(model: Any, problem: Namespace) -> Call:
+    """Make a call of the test pipeline and ``test_step``."""
+    cfg = problem.cfg
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
         pipeline = Compose(without_targets(test_pipeline(cfg)))
 
@@ -160,3 +220,28 @@ def file_to_panoptic(problem: Namespace) -> Call:
         return sample.pred_panoptic_seg.sem_seg[0]
 
     return call
+
+
+def file_to_panoptic_in(form: Form, problem: Namespace) -> Call:
+    """Make a call of a form: PyTorch, or the file's runner."""
+    model = certain_network(problem)
+    if not form.format:
+        model.extract_feat = in_torch(form, model.extract_feat)
+        return file_to_panoptic_of(model, problem)
+    made = network_of(model)
+    metadata, wanted = metadata_of(model, made, None, False), FORMATS[form.format]
+    path = Path(problem.folder.name) / f'{form.format}-{form.precision}{wanted.suffix}'
+    images = [pixels for _, _, pixels in run_exported.windows(run_exported.read_image(problem.path), metadata)]
+    calibration = [images] if form.precision == 'int8' else []
+    wanted.save(export_program(made), made, path, metadata, *calibration)
+    precision = 'bf16' if form.precision == 'bf16' else 'f32'
+    runner = run_exported.open_model(path, precision, torch.get_num_threads())
+
+    def call() -> Tensor:
+        segment_map, *_ = run_exported.panoptic_map(runner, run_exported.read_image(problem.path))
+        return torch.from_numpy(segment_map)
+
+    return call
+
+
+add_forms(FILE_TO_PANOPTIC.side, 'eomt_mm', file_to_panoptic_in)
