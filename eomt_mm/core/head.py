@@ -105,7 +105,7 @@ class Upscale(nn.ModuleList):
         # Channels last, as the norm leaves them in memory: exported graphs then transpose the features only once (in
         # OpenVINO, the scale blocks and this product of EoMT-S take 0.83 of the time).
         features = last.finish(scaled)[:, :, top:bottom].permute(0, 2, 3, 1)  # (B, rows, W, C)
-        return (embeddings @ features.flatten(1, 2).mT).unflatten(2, features.shape[1:3])
+        return (embeddings @ features.flatten(1, 2).transpose(1, 2)).unflatten(2, features.shape[1:3])
 
 
 def _rows_per_strip(x: Tensor) -> int | None:
