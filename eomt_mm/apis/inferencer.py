@@ -111,7 +111,7 @@ class EoMTInferencer(BaseInferencer):
         if checkpoint is None:
             warnings.warn('no checkpoint: the weights are random, and so are the results', stacklevel=2)
         super().__init__(cfg, checkpoint, str(self.device), cfg.get('default_scope'), show_progress)
-        self._compiled = torch.compile(self.model.extract_feat, dynamic=True) if compile else None
+        self._compiled = torch.compile(self.model.extract_feat) if compile else None
         self.meta = with_palette(class_meta(self.model.dataset_meta, self.head.num_classes))
         self.num_things = getattr(self.head, 'num_things_classes', 0)
         self.skipped: list[Path] = []
@@ -336,7 +336,14 @@ class EoMTInferencer(BaseInferencer):
 
     def _network(self, inputs: torch.Tensor) -> Any:
         with torch.autocast(self.device.type, self.amp_dtype, enabled=self.amp_dtype is not None):
-            return (self._compiled or self.model.extract_feat)(inputs)
+            if self._compiled is None:
+                return self.model.extract_feat(inputs)
+            # Copied, because windows are views, and torch compiles again for other strides. Only the batch is dynamic:
+            # a dynamic batch of 3 would be taken for the number of channels, and fixed with it.
+            inputs = inputs.clone(memory_format=torch.contiguous_format)
+            if len(inputs) > 1:
+                torch._dynamo.mark_dynamic(inputs, 0)
+            return self._compiled(inputs)
 
     def segments(self, sample: Any, score_thr: float) -> list[Segment]:
         """Segments of an image; instances with scores of at least ``score_thr``, best first."""
