@@ -2,8 +2,8 @@
 
     python tests/support/smoke.py
 
-Imports print nothing; the demo trains 4 steps, evaluates and draws; the training resumes for 2 more; a checkpoint that
-would run a command is refused. `make smoke-onedl` runs it with the maintained forks of the OpenMMLab packages.
+Imports print no warnings; the demo trains 4 steps, evaluates and draws; the training resumes for 2 more; a checkpoint
+that would run a command is refused. `make smoke-onedl` runs it with the maintained forks of the OpenMMLab packages.
 """
 
 import os
@@ -18,6 +18,8 @@ from hostile_files import write_hostile
 from paths import ROOT
 
 CONFIG = 'configs/eomt/toy/eomt_tiny_shapes-panoptic-128.py'
+# What the maintained forks always print where their maintainer's own package is missing.
+PRINTED_BY_FORKS = ('Could not import OneDL. Skipping OneDL datasets.', 'Could not import OneDL')
 IMPORTS = """
 import eomt_mm
 import mmdet.apis, mmdet.datasets, mmdet.evaluation, mmdet.models
@@ -43,10 +45,15 @@ def run(title: str, *command: str | Path, refused: bool = False) -> str:
     return done.stdout
 
 
+def noise_of(printed: str) -> list[str]:
+    """Return the lines that importing the hosts should not have printed."""
+    return [line for line in printed.splitlines() if line not in PRINTED_BY_FORKS]
+
+
 def main() -> None:
     with TemporaryDirectory() as folder:
         demo, marker = Path(folder, 'demo'), Path(folder, 'marker')
-        if noise := run('imports', '-c', IMPORTS):
+        if noise := noise_of(run('imports', '-c', IMPORTS)):
             sys.exit(f'{noise}\nsmoke: imports print this')
         counts = ('--max-iters', '4', '--num-train', '6', '--num-val', '2')
         said = run('demo', 'tools/make_demo.py', *counts, '--work-dir', demo)
