@@ -55,8 +55,14 @@ test: setup detectron2 ## fast tests: two processes of one thread each
 test-slow: setup detectron2 ## slow tests
 	$(PYTEST) -m slow $(ARGS)
 
+# Three tests are left out: torch 2.7 needs a GPU's driver to index its imitation of a tensor on a GPU, before matplotlib
+# 3.11 the hosts' canvas moves pixels by a half, and before 4.12 OpenCV ignores the orientation of WebP files.
+OLDEST_WITHOUT := --deselect tests/core/test_criterion.py::test_one_transfer_to_the_host_for_all_images_and_layers \
+	--deselect tests/apis/test_host_apis.py::test_map_without_segments \
+	--deselect 'tests/fileio/test_pixels.py::test_pixels_of_a_file_do_not_depend_on_the_way_in[WEBP_turned]'
+
 test-oldest: ## fast tests with the lowest versions that we allow, in .venv-oldest (PYTHON_OLDEST=python3.10)
-	@$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=requirements/oldest.txt
+	@$(MAKE) test VENV=$(VENV)-oldest PYTHON=$(PYTHON_OLDEST) CONSTRAINTS=requirements/oldest.txt ARGS="$(OLDEST_WITHOUT) $(ARGS)"
 
 test-newest: ## fast tests with the newest versions, in .venv-newest (PYTHON_NEWEST=python3.13)
 	@$(MAKE) test VENV=$(VENV)-newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS=/dev/null

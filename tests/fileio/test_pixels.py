@@ -24,8 +24,7 @@ SIZE = H, W = 40, 60
 RGB = (np.linspace(0, 200, W)[None, :, None] + np.linspace(0, 50, H)[:, None, None] + [0, 3, 5]).clip(0, 255)
 RGB = RGB.astype(np.uint8)
 ALPHA = np.tile(np.linspace(0, 255, W).astype(np.uint8), (H, 1))
-Image.init()
-AVIF = [kind for kind in Image.SAVE if kind == 'AVIF']  # Pillow 11.3 and newer
+AVIF = ['AVIF'] if cv2.haveImageWriter('a.avif') else []  # OpenCV 4.12 and newer
 DEEP = 16 * RGB.astype(np.uint16)  # 12 bits
 
 
