@@ -353,6 +353,8 @@ def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
 
 
 def openvino_reader(openvino: Any, precision: str, threads: int) -> Reader:
+    if int(openvino.__version__.partition('.')[0]) < 2026:  # 2025.4 computes wrong segments
+        raise ValueError(f'openvino {openvino.__version__} is too old: pip install -U openvino')
     core = openvino.Core()
     settings: dict[str, Any] = dict(PERFORMANCE_HINT='LATENCY', INFERENCE_PRECISION_HINT=precision)
     able = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')

@@ -282,6 +282,11 @@ def test_images_that_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         runner.read_image(strip)
 
 
+def test_runtimes_that_compute_wrong_segments_are_refused() -> None:
+    with pytest.raises(ValueError, match=r'openvino 2025\.4\.1-x is too old: pip install -U openvino'):
+        tool('run_exported').openvino_reader(SimpleNamespace(__version__='2025.4.1-x'), 'f32', 0)
+
+
 @pytest.mark.parametrize(('able', 'message'), [('FP32', 'computes? with it, only with FP32'), ('BF16', '')])
 def test_bf16_where_the_processor_has_none_is_refused(able: str, message: str) -> None:
     """OpenVINO itself would silently compute in float32."""
@@ -290,7 +295,8 @@ def test_bf16_where_the_processor_has_none_is_refused(able: str, message: str) -
         def get_property(self, device: str, name: str) -> list[str]:
             return [able]
 
-    read = partial(tool('run_exported').openvino_reader, SimpleNamespace(Core=Core), 'bf16', 0)
+    runtime = SimpleNamespace(Core=Core, __version__='2026.0')
+    read = partial(tool('run_exported').openvino_reader, runtime, 'bf16', 0)
     if message:
         with pytest.raises(ValueError, match=message):
             read()
