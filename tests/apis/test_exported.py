@@ -62,7 +62,8 @@ def test_same_results_as_the_checkpoint(
     assert METRIC[task] in ours and theirs == pytest.approx(ours, abs=0.1, nan_ok=True)
 
 
-@pytest.mark.parametrize('dynamic_batch', [False, pytest.param(True, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize('dynamic_batch', [False, True])
 def test_same_logits_as_the_network(dynamic_batch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr('eomt_mm.export.onnx.step_graphs', lambda *_: {})  # they take long, and are not run here
     built, path = model('panoptic', 2), tmp_path / 'x.onnx'

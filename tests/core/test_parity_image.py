@@ -233,6 +233,7 @@ def test_photographs_at_the_published_size(task: str, tmp_path: Path, files: dic
         assert share >= 0.995
 
 
+@pytest.mark.slow
 def test_the_comparison_can_fail(pair: Pair, files: dict[str, Path], results: dict[str, Result]) -> None:
     """There are regions, and they depend on the picture: with red and blue exchanged they are others."""
     ours = [results[name] for name in files]

@@ -381,6 +381,7 @@ def test_schedule_annealing_and_checkpoints_count_steps(tool: Callable, coco_roo
     assert len(set(scalars[0]['lr'])) == 6 and scalars[0]['mask_prob_1'][-1] == 0 < scalars[0]['mask_prob_1'][1]
 
 
+@pytest.mark.slow
 def test_epochs_decide_schedule_and_validation(tool: Callable, coco_root: Path, tmp_path: Path) -> None:
     options = small('panoptic', 1, train_dataloader__batch_size=2)
     options = [option for option in options if not option.startswith('train_cfg')]

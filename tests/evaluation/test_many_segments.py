@@ -53,6 +53,7 @@ def coco_file(path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('source', ['file', 'map', 'instances'])
 def test_instance_ap(source: str, tmp_path: Path) -> None:
     metric = InstanceAP(
@@ -71,6 +72,7 @@ def test_instance_ap(source: str, tmp_path: Path) -> None:
     assert len(json.loads((tmp_path / 'instance_results.json').read_text())) == NUMBER
 
 
+@pytest.mark.slow
 def test_run_lengths_in_place_of_masks() -> None:
     found = evaluate(
         InstanceAP(max_dets=(1, 100, NUMBER)),

@@ -17,12 +17,8 @@ from eomt_mm.export import onnx as export_onnx
 from eomt_mm.export.metadata import KEY
 from eomt_mm.export.sessions import Session
 
-FAST = {('panoptic', 2, WIDE)}
 GRID = [
-    pytest.param(task, family, size, marks=() if (task, family, size) in FAST else pytest.mark.slow)
-    for task in ('semantic', 'instance', 'panoptic')
-    for family in (2, 3)
-    for size in (None, WIDE)
+    (task, family, size) for task in ('semantic', 'instance', 'panoptic') for family in (2, 3) for size in (None, WIDE)
 ]
 
 
@@ -52,6 +48,7 @@ def outputs(path: Path, images: torch.Tensor) -> dict[str, np.ndarray]:
     return dict(zip(names, session.run(None, dict(images=images.numpy())), strict=True))
 
 
+@pytest.mark.slow  # the runner's tests export and compare one
 @pytest.mark.parametrize(('task', 'family', 'size'), GRID)
 def test_onnxruntime_agrees_with_the_model(task: str, family: int, size: Any, run: Any, tmp_path: Path) -> None:
     path = tmp_path / 'x.onnx'

@@ -200,6 +200,7 @@ def test_label_ids_are_undone() -> None:
     assert module('confusion_matrix.py')['labels_of_values'](load_config(CONFIGS['semantic'])) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['panoptic', 'semantic', pytest.param('instance', marks=pytest.mark.slow)])
 def test_how_masks_form(task: str, tool: Callable, coco_root: Path, tmp_path: Path, capsys: Any) -> None:
     options = small(task)

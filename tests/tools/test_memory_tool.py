@@ -119,6 +119,7 @@ def test_with_a_device_peaks_are_measured(
     assert body[0].endswith('batch 4') and {*body[1:]} == {'out of memory', '2.0'}
 
 
+@pytest.mark.slow
 def test_parts_are_a_table_too(
     memory: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -148,6 +148,7 @@ def test_operations_per_frame_are_eomts_and_the_query_updaters() -> None:
     assert clip.attention == ['6 flash_attention_for_cpu'] and clip.speedup is not None
 
 
+@pytest.mark.slow
 def test_videos_beside_images(tool: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out, picture = tmp_path / 'out.json', tmp_path / 'out.png'
     arguments = ['--size', 64, 64, '--stage', 'full', '--rounds', 1, '--no-memory', '--out', out, '--plot', picture]

@@ -103,6 +103,7 @@ class TestByHand:
         (text,) = told
         assert text.startswith('2 of 3 classes do not occur') and '1 evaluated video and' in text and 'ant, cat' in text
 
+    @pytest.mark.slow
     def test_300_tracks(self):
         # More than a byte counts; each has two pixels.
         masks = [np.arange(600).reshape(SIZE) // 2 == k for k in range(300)]
