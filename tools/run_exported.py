@@ -321,7 +321,10 @@ def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
         read = reader(importlib.import_module(name), precision, threads)
     except ModuleNotFoundError as error:
         raise ValueError(f'{error}: pip install {name}') from error
-    graph, text = read(path)
+    try:
+        graph, text = read(path)
+    except Exception as error:  # runtimes' errors have no common class, and many lines
+        raise ValueError(f'model {path} cannot be read ({" ".join(str(error).split())}): export it again') from error
     meta = json.loads(text or '{}')
     if meta.get('format') != FORMAT:
         raise ValueError(f'model {path} has metadata of format {meta.get("format")}, read is {FORMAT}: export it again')

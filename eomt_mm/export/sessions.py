@@ -53,7 +53,12 @@ def open_session(path: str | Path, threads: int = 0) -> Session:
         raise FileNotFoundError(f'exported file {path} does not exist: tools/export.py writes one')
     if not is_exported(path):
         raise ValueError(f'exported file {path}: give one of {", ".join(OPENERS)}')
-    text, graph = OPENERS[path.suffix](path, threads)
+    try:
+        text, graph = OPENERS[path.suffix](path, threads)
+    except ImportError:
+        raise
+    except Exception as error:  # runtimes' errors have no common class, and many lines
+        raise ValueError(f'{path} cannot be read ({" ".join(str(error).split())}): export it again') from error
     metadata = json.loads(text or '{}')
     if metadata.get('format') != FORMAT:
         raise ValueError(f'{path} has metadata of format {metadata.get("format")}, read is {FORMAT}: export it again')

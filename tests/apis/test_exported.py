@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from export_runs import SIZE, model, pixels, relative, vary_queries
+from export_runs import SIZE, model, pixels, relative, tool, vary_queries
 from pycocotools import mask as mask_api
 from tool_runs import CONFIGS, HEAD, METRIC, metrics, small
 
@@ -108,3 +108,9 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / 'x.pt2').touch()
     with pytest.raises(ValueError, match=r'x\.pt2: give one of \.onnx, \.xml'):
         open_session(tmp_path / 'x.pt2')
+    for name in ('x.onnx', 'x.xml'):
+        (tmp_path / name).write_text('<net/>')
+        with pytest.raises(ValueError, match=rf'{name} cannot be read [^\n]*export it again$'):
+            open_session(tmp_path / name)
+        with pytest.raises(ValueError, match=rf'{name} cannot be read [^\n]*export it again$'):
+            tool('run_exported').open_model(tmp_path / name)
