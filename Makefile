@@ -29,7 +29,7 @@ $(INSTALLED): EXTRAS := $(HOSTS),test
 $(RUNTIME): EXTRAS := $(HOSTS)
 $(RUNTIME) $(INSTALLED): setup.py pyproject.toml $(wildcard requirements/*.txt)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
-		|| { echo 'eomt_mm needs Python >= 3.10, and "$(PYTHON)" is not that; try: make $(MAKECMDGOALS) PYTHON=python3.11' >&2; exit 1; }
+		|| { echo 'eomt_mm needs Python >= 3.10, and "$(PYTHON)" is not that; give one: PYTHON=python3.11 (PYTHON_OLDEST, PYTHON_NEWEST)' >&2; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' \
 		|| { echo '"$(PYTHON)" lacks the venv module; on Debian and Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

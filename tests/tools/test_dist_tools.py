@@ -25,13 +25,15 @@ SCRIPTS = {
     'slurm_train.sh': ('PARTITION', 'JOB', 'CONFIG'),
     'slurm_test.sh': ('PARTITION', 'JOB', 'CONFIG', 'CHECKPOINT'),
 }
+# `make test PYTHON=python3.10` sets one of them for all processes below it.
+READ = {name for script in SCRIPTS for name in re.findall(r'\$\{([A-Z_]+)', (TOOLS / script).read_text())}
 # Prints its arguments, a line each, and the variables for the processes that it would start.
 STUB = '#!/bin/sh\nprintf "%s\\n" "$@"\necho "at=${MASTER_ADDR:-}:${MASTER_PORT:-}"\n'
 
 
 def run(script: str, *arguments: Any, folder: Path | None = None, **variables: str) -> subprocess.CompletedProcess:
     """Runs it in ``folder``, where mmengine's metrics of several processes meet."""
-    kept = {name: value for name, value in os.environ.items() if name not in ('MASTER_ADDR', 'MASTER_PORT', 'PORT')}
+    kept = {name: value for name, value in os.environ.items() if name not in READ}
     command = ['bash', str(TOOLS / script), *map(str, arguments)]
     return subprocess.run(command, env={**kept, **variables}, cwd=folder, capture_output=True, text=True)
 
