@@ -7,8 +7,8 @@ Examples:
 
 Runtimes are onnxruntime (.onnx) and openvino (.xml, with its .bin file beside it). For each image, OUT_DIR gets a
 picture with the segments, and a JSON file that lists them: class, score, area, box and mask (COCO's uncompressed run
-lengths). For each video it gets a video, and a file with one line of JSON for each frame. Segments without a pixel in
-the image are left out. Files that cannot be read are reported and skipped; the exit code is then 1.
+lengths). For each video it gets a folder with the same for each frame, named by its number. Segments without a pixel
+in the image are left out. Files that cannot be read are reported and skipped; the exit code is then 1.
 
 The exported file contains all rules: the metadata states how images are prepared, and holds the steps of the
 post-processing as small graphs.

@@ -1,7 +1,7 @@
-"""INT8 after training, with nncf: weights and activations of the network's linear layers and convolutions."""
+"""INT8 after training, with nncf: linear layers, and convolutions after the patch embedding."""
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
 
 import nncf
@@ -23,28 +23,35 @@ class Operator(NamedTuple):
     outputs: list[str]
 
 
-def quantise(model: Model, images: Iterable[np.ndarray]) -> Model:
+def quantise(model: Model, images: Iterable[np.ndarray], in_float: Collection[str] | None = None) -> Model:
     """Quantise the network of an exported file.
-
-    Products of two activations stay in float, see docs/deployment.md.
 
     Args:
         model: graph of a format that :mod:`eomt_mm.export.formats` lists, as ONNX or OpenVINO model; unchanged.
         images: calibration images, uint8 (1, 3, H, W), which are read several times.
+        in_float: names of operators that are not quantised; default: those of :func:`kept_in_float`.
 
     Returns:
         model of the same type.
     """
     nncf.set_log_level(logging.WARNING)
+    if in_float is None:
+        in_float = kept_in_float(list(operators_of(model)))
     count = sum(1 for _ in images)
     return nncf.quantize(
         model,
         nncf.Dataset(images, lambda image: {INPUT: image}),
         subset_size=count,
         model_type=nncf.ModelType.TRANSFORMER,
-        ignored_scope=nncf.IgnoredScope(names=products_of_activations(operators_of(model))),
+        ignored_scope=nncf.IgnoredScope(names=list(in_float)),
         advanced_parameters=nncf.AdvancedQuantizationParameters(overflow_fix=OverflowFix.ENABLE),
     )
+
+
+def kept_in_float(operators: Sequence[Operator]) -> list[str]:
+    """Name the operators that stay in float: patch embedding and products of activations; see docs/deployment.md."""
+    patch_embedding = next(one.name for one in operators if one.kind in ('Conv', 'Convolution'))
+    return [patch_embedding, *products_of_activations(operators)]
 
 
 def products_of_activations(operators: Iterable[Operator]) -> list[str]:
