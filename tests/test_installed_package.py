@@ -14,6 +14,7 @@ from builds import build, copy_source
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from paths import ROOT
+from PIL import Image
 
 from eomt_mm import compat
 
@@ -37,6 +38,13 @@ def python(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     # Packages of a folder that a .pth file names are found, but its own .pth files, with our editable install, are not.
     (packages / 'others.pth').write_text(sysconfig.get_path('purelib'))
     return in_environment('scripts', folder) / 'python'
+
+
+@pytest.fixture(scope='module')
+def tools(python: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the installed tools."""
+    code = 'from eomt_mm.recipes.names import HOME; print(HOME)'
+    return Path(run(python, tmp_path_factory.mktemp('empty'), '-c', code).strip()) / 'tools'
 
 
 def in_environment(name: str, folder: Path) -> Path:
@@ -72,18 +80,30 @@ print(load_config('vit-m2f_dinov2-s_24e_coco-panoptic-640').model.type)
     packages = str(python.parents[1])
     lines = run(python, tmp_path, '-c', code).splitlines()[-4:]
     assert all(path.startswith(packages) for path in (*lines[0].split(), lines[1]))
-    assert lines[2] == 'videomt.detector' and 'eomt_mm.' in lines[3]
+    assert lines[2] == 'videomt.detector' and lines[3] == 'mmdet.ViTMask2Former'
 
 
-def test_the_video_demo_runs_without_a_clone(python: Path, tmp_path: Path) -> None:
-    home = Path(run(python, tmp_path, '-c', 'from eomt_mm.recipes.names import HOME; print(HOME)').strip())
+def test_tools_take_names_of_configs_without_a_clone(python: Path, tools: Path, tmp_path: Path) -> None:
+    def call(name: str, *words: str) -> str:
+        return run(python, tmp_path, str(tools / name), *words)
+
+    config = 'eomt_tiny_shapes-panoptic-128'
+    assert 'written: eomt.onnx' in call('export.py', config, 'none', '--out', 'eomt.onnx')
+    Image.new('RGB', (90, 60)).save(tmp_path / 'image.png')
+    assert 'image.png: ' in call('run_exported.py', 'eomt.onnx', 'image.png', '--out-dir', 'found', '--no-pictures')
+    quick = ['--size', '64', '--rounds', '1', '--threads', '1', '--no-memory']
+    assert '| timm | ' in call('benchmark/compare.py', 'forward', config, *quick)
+    assert '| vit-m2f_' in call('benchmark.py', config, 'vit-m2f_dinov2-s_24e_coco-panoptic-640', '--size', '64', '64')
+
+
+def test_the_video_demo_runs_without_a_clone(python: Path, tools: Path, tmp_path: Path) -> None:
     short = ['--max-iters', '6', '--num-train', '2', '--work-dir', 'demo']
-    last = run(python, tmp_path, str(home / 'tools' / 'make_demo.py'), '--video', *short).splitlines()[-1]
+    last = run(python, tmp_path, str(tools / 'make_demo.py'), '--video', *short).splitlines()[-1]
     assert re.fullmatch(r'demo: AP \d+\.\d on 1 held-out videos, tracks in demo/found/vis/\d+\.mp4', last)
     (film,) = (tmp_path / 'demo' / 'film' / 'valid' / 'JPEGImages').iterdir()
-    demo = [str(home / 'tools' / 'demo.py'), str(film), TINY, 'demo/train/iter_6.pth', '--out-dir', 'found']
+    demo = [str(tools / 'demo.py'), str(film), TINY, 'demo/train/iter_6.pth', '--out-dir', 'found']
     assert 'videos segmented (instance): 1' in run(python, tmp_path, *demo)
-    convert = str(home / 'projects' / 'videomt' / 'tools' / 'convert_videomt.py')
+    convert = str(tools.parent / 'projects' / 'videomt' / 'tools' / 'convert_videomt.py')
     run(python, tmp_path, convert, 'demo/train/iter_6.pth', 'converted.pth', '--config', TINY)
     assert (tmp_path / 'converted.pth').is_file()
 

@@ -57,6 +57,11 @@ def test_forward(compare: Callable[..., tuple[str, Any]]) -> None:
     assert all(len(side['seconds']) == 1 and side['memory'] is None for side in content['sides'])
 
 
+def test_a_peer_without_such_a_model_is_left_out(compare: Callable[..., tuple[str, Any]]) -> None:
+    _, content = compare('forward', CONFIGS['panoptic'], '--size', 64)
+    assert names(content) == ['eomt_mm', 'timm']
+
+
 def training_args(**changes: Any) -> Namespace:
     options = {key: int(value) for key, value in (text.split('=') for text in MODEL)}
     return Namespace(config=LEAF, size=64, batch=1, targets=3, cfg_options=options | changes)

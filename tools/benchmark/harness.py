@@ -16,6 +16,10 @@ Call = Callable[[], Any]
 CLEAR_REFS = Path('/proc/self/clear_refs')
 
 
+class LeftOut(Exception):
+    """A side cannot take part; the message gives the reason."""
+
+
 @dataclass(frozen=True)
 class Spread:
     """Median of values, with the quartiles around it."""

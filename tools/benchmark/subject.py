@@ -1,9 +1,11 @@
 """Compare one part of EoMT with its peers: check that results agree, time all sides in turns, measure their memory."""
 
 import argparse
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from torch import Tensor
 from benchmark import harness
 from benchmark.adapters import import_adapters
 from benchmark.forms import FORMS, is_form, left_out
-from benchmark.harness import CLEAR_REFS, Call, Measured, alternate, in_fresh_process
+from benchmark.harness import CLEAR_REFS, Call, LeftOut, Measured, alternate, in_fresh_process
 from benchmark.report import environment, markdown, megabytes, milliseconds, write_json
 from eomt_mm.fileio.writing import check_free
 from eomt_mm.options import ToolParser, whole_number
@@ -56,7 +58,10 @@ class Subject:
     sides: dict[str, Maker] = field(default_factory=dict)
 
     def side(self, name: str) -> Callable[[Maker], Maker]:
-        """Decorator for a side: a function that makes a call from the problem, or None if the side takes no part."""
+        """Decorator for a side: a function that makes a call from the problem, or None if the side takes no part.
+
+        If it raises :class:`~benchmark.harness.LeftOut`, the side is left out, and the reason is printed once.
+        """
 
         def add(make: Maker) -> Maker:
             self.sides[name] = make
@@ -66,8 +71,22 @@ class Subject:
 
     def calls(self, problem: Any) -> dict[str, Call]:
         """Make the calls of the sides that take part."""
-        made = {name: make(problem) for name, make in self.sides.items()}
-        return {name: call for name, call in made.items() if call is not None}
+        made = {}
+        for name, make in self.sides.items():
+            try:
+                call = make(problem)
+            except LeftOut as reason:
+                note(f'left out: {name}, {reason}')
+                continue
+            if call is not None:
+                made[name] = call
+        return made
+
+
+@cache
+def note(line: str) -> None:
+    """Print a line once."""
+    print(line, file=sys.stderr)
 
 
 SUBJECTS: dict[str, Subject] = {}  # by name; see :func:`load_subjects`

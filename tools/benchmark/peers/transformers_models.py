@@ -12,7 +12,7 @@ from torch import Tensor
 
 from benchmark.configs import class_counts
 from benchmark.forms import EAGER, Form, add_forms, in_torch
-from benchmark.harness import Call
+from benchmark.harness import Call, LeftOut
 from benchmark.kept import keep_queries
 from benchmark.subjects import network as ours
 from benchmark.subjects.head import POSTPROCESS
@@ -20,10 +20,17 @@ from eomt_mm.checkpoints.exporting import huggingface_model
 
 
 def network(problem: Namespace, size: int) -> Any:
-    """Build its model in eval mode, masks off, with the weights of :func:`benchmark.subjects.network.network`."""
+    """Build its model in eval mode, masks off, with the weights of :func:`benchmark.subjects.network.network`.
+
+    Raises:
+        LeftOut: it has no such model.
+    """
     model = ours.network(problem.cfg)
     num_heads = model.backbone.vit.blocks[0].attn.num_heads
-    weights, config = huggingface_model(model.state_dict(), img_size=size, num_heads=num_heads)
+    try:
+        weights, config = huggingface_model(model.state_dict(), img_size=size, num_heads=num_heads)
+    except ValueError as error:
+        raise LeftOut(str(error)) from error
     kind: Any = getattr(transformers, config['architectures'][0])
     theirs = kind(kind.config_class.from_dict(config, attn_implementation='sdpa'))
     theirs.load_state_dict(weights)
