@@ -228,5 +228,5 @@ def test_everything_runs_without_hosts() -> None:
         "hosts = {name.partition('.')[0] for name in sys.modules} & {'mmcv', 'mmengine', 'mmdet', 'mmseg'}\n"
         "sys.exit(f'imported {hosts}' if hosts else 0)"
     )
-    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -81,7 +81,7 @@ def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     content = torch.load(checkpoint, weights_only=True)
     torch.save({**content, 'message_hub': dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1])))}, checkpoint)
     command = [sys.executable, '-c', PROGRAM, str(config), str(checkpoint)]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return {name: words for name, _, words in (line.partition(' ') for line in result.stdout.splitlines())}
 
