@@ -3,10 +3,9 @@
 PYTHON ?= python3
 PYTHON_OLDEST ?= python3.10
 PYTHON_NEWEST ?= python3.13
-VENV ?= .venv
-ONEDL_VENV ?= .venv-onedl
 # Extra with the OpenMMLab packages: lite, or onedl for the maintained forks; each in an environment of its own.
 HOSTS ?= lite
+VENV ?= .venv$(if $(filter onedl,$(HOSTS)),-onedl)
 CONSTRAINTS := requirements/constraints.txt
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -23,7 +22,7 @@ MAKEFLAGS += --no-print-directory
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
 
-setup: $(INSTALLED) ## install into .venv, with pinned versions and test tools (PYTHON=python3.x chooses the interpreter)
+setup: $(INSTALLED) ## install into .venv (HOSTS=onedl: .venv-onedl), with pinned versions and test tools (PYTHON=python3.x chooses the interpreter)
 
 $(INSTALLED): EXTRAS := $(HOSTS),test
 $(RUNTIME): EXTRAS := $(HOSTS)
@@ -68,10 +67,10 @@ test-newest: ## fast tests with the newest versions, in .venv-newest (PYTHON_NEW
 	@$(MAKE) test VENV=$(VENV)-newest PYTHON=$(PYTHON_NEWEST) CONSTRAINTS=/dev/null
 
 test-onedl: ## fast tests with the maintained forks of the OpenMMLab packages, in .venv-onedl
-	@$(MAKE) test HOSTS=onedl VENV=$(ONEDL_VENV)
+	@$(MAKE) test HOSTS=onedl VENV=$(VENV:-onedl=)-onedl
 
 smoke-onedl: ## a few steps with them: import, demo, resume, a hostile checkpoint
-	@$(MAKE) smoke HOSTS=onedl VENV=$(ONEDL_VENV)
+	@$(MAKE) smoke HOSTS=onedl VENV=$(VENV:-onedl=)-onedl
 
 smoke: $(RUNTIME)
 	@$(BIN)/python tests/support/smoke.py

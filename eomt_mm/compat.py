@@ -24,7 +24,7 @@ class Family:
     Args:
         modules: for each module of the hosts, the distributions that install it and the versions that the tests run
             with, or that the hosts' own assertions require (mmdet 3.3.0: mmcv < 2.2). Our commands install the first.
-        compiled_ops: command that replaces mmcv by a build with its compiled ops.
+        compiled_ops: how to replace mmcv by a build with its compiled ops: a command, or the page that states it.
     """
 
     modules: dict[str, dict[str, str]]
@@ -40,7 +40,8 @@ FAMILIES = (
             'mmdet': {'mmdet': '>=3.3.0,<3.4'},
             'mmseg': {'mmsegmentation': '>=1.2.1,<1.3'},
         },
-        'pip uninstall -y mmcv-lite && pip install openmim "setuptools<81" && mim install "mmcv==2.1.0"',
+        # It depends on torch: mmcv 2.1.0 does not compile with torch 2.13 or newer.
+        'see "mmcv with compiled ops" in docs/installation.md',
     ),
     Family(
         {
@@ -196,7 +197,7 @@ def _check_opencv(rows: list[tuple[str, str, str]], remove: list[str], add: list
         return
     if len(set(found.values())) == 1:
         return
-    rows.append(('opencv', _listed(found), 'exactly one of its distributions'))
+    rows.append(('opencv', _listed(found), 'its distributions in one version'))
     remove += found
     add.append(OPENCV_DISTRIBUTIONS[0])
 

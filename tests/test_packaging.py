@@ -333,10 +333,18 @@ def test_make_alone_lists_the_targets() -> None:
     ],
 )
 def test_each_target_installs_first(target: str, extras: str, tmp_path: Path) -> None:
-    which = 'ONEDL_VENV' if 'onedl' in target else 'VENV'
-    done = make('-n', target, f'{which}={tmp_path / "venv"}')
-    assert f'{tmp_path}/venv/bin/python -m pip' in done.stdout
+    done = make('-n', target, f'VENV={tmp_path / "venv"}')
+    venv = f'{tmp_path}/venv{"-onedl" if "onedl" in target else ""}'
+    assert f'{venv}/bin/python -m pip' in done.stdout
     assert f"-e '.[{extras}]'" in done.stdout
+
+
+@pytest.mark.parametrize('target', ['setup', 'test', 'test-onedl', 'smoke-onedl'])
+def test_the_forks_never_enter_the_environment_of_openmmlab(target: str) -> None:
+    """Also where one of the environments is installed already."""
+    done = make('-Bn', target, 'HOSTS=onedl')
+    (install,) = [line for line in done.stdout.splitlines() if ' -e ' in line]
+    assert install.startswith('.venv-onedl/bin/python ') and '.[onedl' in install
 
 
 @pytest.mark.parametrize(

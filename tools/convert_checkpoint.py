@@ -54,6 +54,7 @@ from eomt_mm.checkpoints.class_names import check_names, stated_meta
 from eomt_mm.checkpoints.class_order import class_order_for, is_ade20k_panoptic
 from eomt_mm.checkpoints.describe import PUBLISHED
 from eomt_mm.checkpoints.exporting import export_huggingface, export_official
+from eomt_mm.checkpoints.files import weights_file
 from eomt_mm.checkpoints.importing import STAGES as IMPORT_STAGES, ImportReport, import_checkpoint
 from eomt_mm.core.geometry import Size
 from eomt_mm.fileio.writing import check_apart, check_free, written_aside
@@ -129,9 +130,9 @@ def write(
 def check_target(args: argparse.Namespace) -> None:
     """Reject arguments early that would otherwise fail only after the conversion."""
     dst = Path(args.dst)
-    if Path(args.src).exists() and dst.exists() and dst.samefile(args.src):
+    if any(src.exists() and dst.exists() and dst.samefile(src) for src in (Path(args.src), weights_file(args.src))):
         raise ValueError(f'DST {dst} is SRC: name another one')
-    check_apart([dst], filter(None, (args.base, args.config)))
+    check_apart([dst], [weights_file(args.base or ''), args.config or ''])
     if args.to != 'hf' and dst.suffix == '.safetensors':
         raise ValueError(f'DST {dst}: --to {args.to} writes a file of torch; name it *.pth or pytorch_model.bin')
     check_free(dst, folder=args.to == 'hf')

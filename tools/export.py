@@ -55,6 +55,7 @@ from eomt_mm.apis.calibration import SAMPLES, CalibrationImages  # isort: skip
 from eomt_mm.apis.exporting import metadata_of, network_of  # isort: skip
 from torch import nn
 
+from eomt_mm.checkpoints.files import weights_file
 from eomt_mm.export.program import export_program
 from eomt_mm.fileio.writing import check_apart, check_free
 
@@ -69,12 +70,11 @@ def check_target(args: argparse.Namespace) -> None:
         )
     for target in form.files(args.out):
         check_free(target)
-    check_apart(form.files(args.out), [args.config, args.checkpoint])
+    check_apart(form.files(args.out), [args.config, weights_file(args.checkpoint)])
     form.check(['--quantize'] if args.quantize else [])
     if bool(args.quantize) != bool(args.calibration) or (args.samples and not args.quantize):
         raise ValueError(
-            '--quantize int8 and --calibration FOLDER_OR_CONFIG need each other, and --samples needs both: give all, '
-            'or leave all out'
+            '--quantize int8 needs --calibration FOLDER_OR_CONFIG, and --calibration and --samples need --quantize int8'
         )
     if args.quantize and args.half:
         raise ValueError('--quantize int8 with --half: the parts that stay in float are float32; leave --half out')
@@ -105,7 +105,7 @@ def export(args: argparse.Namespace) -> list[str]:
     model: Any = built_model(args)
     network = network_of(model, args.size, args.with_postprocess, args.half)
     weights = None if args.checkpoint == 'none' else args.checkpoint
-    metadata = metadata_of(model, network, weights, args.dynamic_batch) | dict(quantised=args.quantize)
+    metadata = metadata_of(model, network, weights, args.dynamic_batch, args.quantize)
     program = export_program(network, args.dynamic_batch)
     batch = 'N' if args.dynamic_batch else 1
     told = [

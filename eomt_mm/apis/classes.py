@@ -6,7 +6,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS
 
-from eomt_mm.recipes.classes import LOADERS, counts, datasets_of, plain_meta
+from eomt_mm.recipes.classes import LOADERS, counts, datasets_of, plain_meta, unwrapped
 
 
 def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
@@ -15,8 +15,7 @@ def dataset_meta(dataset: dict[str, Any], scope: str) -> dict[str, Any]:
     Returns:
         ``classes``, ``palette``, ``thing_classes`` and ``stuff_classes``, where stated.
     """
-    while 'dataset' in dataset or 'datasets' in dataset:  # wrappers
-        dataset = dataset['dataset'] if 'dataset' in dataset else dataset['datasets'][0]
+    dataset = next(unwrapped(dataset))
     with DATASETS.switch_scope_and_registry(scope) as registry:
         meta = dict(getattr(registry.get(dataset['type']), 'METAINFO', {}))
     meta.update(dataset.get('metainfo') or {})

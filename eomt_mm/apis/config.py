@@ -15,7 +15,7 @@ from eomt_mm.apis.classes import check_classes, config_meta, label_names
 from eomt_mm.core.geometry import as_size
 from eomt_mm.hosts.install import install
 from eomt_mm.hosts.zip_backend import zip_root
-from eomt_mm.recipes.classes import LOADERS, apply_metainfo
+from eomt_mm.recipes.classes import LOADERS, apply_metainfo, unwrapped
 from eomt_mm.recipes.label_files import LABEL_KEYS, apply_label_files
 from eomt_mm.recipes.names import PROJECTS, find_config as find_config
 from eomt_mm.recipes.places import move_root, places, stated_root, walk
@@ -94,7 +94,7 @@ def load_config(
 def image_folder(cfg: Config) -> str:
     """Folder of a config's test images; for several data sets, their common parent folder."""
     folders = []
-    for dataset in _test_datasets(cfg):
+    for dataset in unwrapped(cfg.test_dataloader.dataset):
         prefix = dataset.get('data_prefix') or {}
         folders.append(osp.join(dataset.get('data_root') or '', prefix.get('img') or prefix.get('img_path') or ''))
     return osp.commonpath(map(osp.abspath, folders))
@@ -108,7 +108,7 @@ def check_data_apart(cfg: Config, folder: str) -> None:
             results are these annotations.
     """
     out = Path(folder).resolve()
-    for dataset in _test_datasets(cfg):
+    for dataset in unwrapped(cfg.test_dataloader.dataset):
         root, ann_file = Path(dataset.get('data_root') or ''), dataset.get('ann_file')
         names = [name for name in (dataset.get('data_prefix') or {}).values() if isinstance(name, str)]
         for place in [root / name for name in [*names, *([osp.dirname(ann_file)] if ann_file else [])]]:
@@ -117,17 +117,6 @@ def check_data_apart(cfg: Config, folder: str) -> None:
             of_results = any(part.parent == out and part.name.endswith('_results') for part in (data, *data.parents))
             if out == data or inside or of_results:
                 raise ValueError(f'{folder}: results may replace files of the data set in {place}: name another folder')
-
-
-def _test_datasets(cfg: Config) -> list[dict[str, Any]]:
-    """Configs of the test data sets, without wrappers."""
-    datasets, found = [cfg.test_dataloader.dataset], []
-    for dataset in datasets:
-        if 'dataset' in dataset or 'datasets' in dataset:
-            datasets += [dataset['dataset']] if 'dataset' in dataset else dataset['datasets']
-        else:
-            found.append(dataset)
-    return found
 
 
 def _settle_root(cfg: Config, old: str | None) -> None:

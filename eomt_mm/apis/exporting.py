@@ -65,7 +65,9 @@ def network_of(
     return ExportNetwork(model.backbone, head, fitting, mean, std, postprocess_of(head), with_postprocess, half)
 
 
-def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, dynamic_batch: bool) -> dict[str, Any]:
+def metadata_of(
+    model: Any, network: ExportNetwork, weights: str | Path | None, dynamic_batch: bool, quantised: str | None = None
+) -> dict[str, Any]:
     """Metadata of an exported file, with everything needed to use it, in JSON types.
 
     Args:
@@ -73,6 +75,7 @@ def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, 
         network: what :func:`network_of` made from the model.
         weights: checkpoint; None: random weights.
         dynamic_batch: whether the file takes batches of any size.
+        quantised: 'int8' if the file is written with calibration images; None: it is not quantised.
     """
     head, meta = head_of(model), model.dataset_meta
     classes = list(meta.get('classes') or map(str, range(head.num_classes)))
@@ -90,6 +93,7 @@ def metadata_of(model: Any, network: ExportNetwork, weights: str | Path | None, 
         input=dict(name=INPUT, dtype='uint8', layout='NCHW', channels='RGB', size=list(network.size)),
         dynamic_batch=dynamic_batch,
         half=network.dtype == torch.float16,
+        quantised=quantised,
         mean=network.mean.flatten().tolist(),
         std=network.std.flatten().tolist(),
         normalised_in_graph=True,

@@ -12,6 +12,7 @@ from mmengine.registry import INFERENCERS, MODELS, TRANSFORMS, DefaultScope
 from eomt_mm.apis.config import load_config
 from eomt_mm.checkpoints.class_names import placeholders
 from eomt_mm.options import AMP_DTYPES, TASKS
+from eomt_mm.recipes.classes import unwrapped
 
 Item = dict[str, Any]
 INSTANCE_SCORE_THR = 0.3  # as in mmdet's inferencer
@@ -189,9 +190,7 @@ def test_pipeline(cfg: Config) -> tuple[ImageLoader, Compose]:
     Raises:
         ValueError: the config has no test pipeline.
     """
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:  # wrappers
-        dataset = dataset['dataset']
+    dataset = next(unwrapped((cfg.get('test_dataloader') or {}).get('dataset', {})))
     if not dataset.get('pipeline'):
         raise ValueError(
             f'{name_of(cfg)} has no test_dataloader.dataset.pipeline, which states how images are resized: add it'

@@ -9,7 +9,7 @@ PUBLIC = {
     'delta': ('Weights',),
     'describe': ('describe',),
     'exporting': ('PIXELS', 'export_huggingface', 'export_official', 'huggingface_model', 'write_folder'),
-    'files': ('Checkpoint', 'State', 'read_checkpoint'),
+    'files': ('Checkpoint', 'State', 'read_checkpoint', 'weights_file'),
     'formats': ('EOMT', 'Format', 'Readable'),
     'huggingface': ('dinov2_rules', 'dinov3_rules'),
     'importing': ('ClassHead', 'ImportReport', 'import_checkpoint'),

@@ -72,7 +72,9 @@ def read_checkpoint(source: str | Path) -> Checkpoint:
         )
     config: dict[str, Any] = {}
     if path.is_dir():
-        folder, path = path, _file_of_folder(path)
+        folder, path = path, weights_file(path)
+        if path == folder:
+            raise FileNotFoundError(_without_weights(folder))
         if (folder / 'config.json').is_file():
             config = _read_config(folder / 'config.json')
     if path.name.endswith('.index.json'):
@@ -123,13 +125,16 @@ def local_path(source: str | Path) -> Path:
     return target
 
 
-def _file_of_folder(folder: Path) -> Path:
-    for name in FOLDER_FILES:
-        if (folder / name).is_file():
-            return folder / name
+def weights_file(source: str | Path) -> Path:
+    """The file that is read of a local checkpoint: of a folder, the first of ``FOLDER_FILES`` that it has."""
+    path = Path(source)
+    return next((path / name for name in FOLDER_FILES if (path / name).is_file()), path)
+
+
+def _without_weights(folder: Path) -> str:
     there = sorted(path.name for path in folder.iterdir())
     shown = ', '.join(there[:12]) + (', ...' if len(there) > 12 else '') or 'nothing'
-    raise FileNotFoundError(
+    return (
         f'folder {folder} has no weights: one of {", ".join(FOLDER_FILES)} is needed, found {shown}. '
         f'Give the file itself if it has another name'
     )

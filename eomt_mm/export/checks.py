@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.export.postprocess import Logits
@@ -31,7 +32,8 @@ def check_results(
         values that differ.
 
     Raises:
-        ValueError: float32 logits differ by more than ``TOLERANCE``, or are NaN; those of quantised files may differ.
+        ValueError: float32 logits differ by more than ``TOLERANCE`` (those of quantised files may), or logits of the
+            network or results of the file are NaN or infinite.
     """
     num_images = 2 if dynamic_batch else 1
     images = network.example(num_images)
@@ -39,7 +41,10 @@ def check_results(
         images = torch.from_numpy(np.concatenate(list(islice(cycle(calibration), num_images))))
     results = open_session(path, torch.get_num_threads()).run(images.numpy())
     with torch.no_grad():
-        expected = network(images)
+        logits = network.logits(images)
+        expected = network.postprocess(*logits, network.size)
+    check_finite(path, 'PyTorch', logits)
+    check_finite(path, 'the runtime', map(torch.from_numpy, results.values()))
     found = {}
     for (name, values), ours in zip(results.items(), expected, strict=True):
         theirs = torch.from_numpy(values)
@@ -51,6 +56,24 @@ def check_results(
     if exact and not all(value <= TOLERANCE for value in found.values()):
         raise ValueError(
             f'the {path.suffix} file differs from PyTorch by {found}, relative to the largest value; allowed is '
-            f'{TOLERANCE}. No file was written: are there NaN or infinite weights? Try another version of the runtime'
+            f'{TOLERANCE}. No file was written: try another version of the runtime'
         )
     return found
+
+
+def check_finite(path: str | Path, name: str, values: Iterable[Tensor]) -> None:
+    """Refuse NaN and infinite values, which label maps would hide.
+
+    Args:
+        path: of the file that is not written then.
+        name: of what computed the values.
+        values: to check.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if not all(one.isfinite().all() for one in values):
+        raise ValueError(
+            f'{Path(path).name} is not written: in {name}, results are NaN or infinite. Check the weights; try without '
+            '--half'
+        )

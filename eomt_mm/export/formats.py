@@ -15,8 +15,8 @@ class Format:
     Attributes:
         name: as in ``tools/export.py --format``.
         suffix: of its files.
-        writer: 'module:function' of this package, with the signature of :func:`~eomt_mm.export.onnx.save_onnx`. Only
-            that module imports ``packages``.
+        writer: 'module:function' of this package, with the signature of :func:`~eomt_mm.export.onnx.save_onnx`, where
+            ``calibration`` is missing unless '--quantize' is in ``options``. Only that module imports ``packages``.
         weights: name of the file of weights beside it, if there is one; {name} and {stem} are those of the file.
         packages: that the format needs, by import name.
         extra: of eomt_mm, which installs them.

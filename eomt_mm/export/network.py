@@ -70,17 +70,21 @@ class ExportNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Normalise, run :func:`~eomt_mm.core.network.eomt_forward`, and post-process its final prediction.
+        """Result of ``postprocess`` for the logits of images uint8 (N, 3, *size), RGB."""
+        return self.postprocess(*self.logits(images), self.size)
+
+    def logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalise, and run :func:`~eomt_mm.core.network.eomt_forward`; only its final prediction is used.
 
         Args:
             images: uint8 (N, 3, *size), RGB.
 
         Returns:
-            result of ``postprocess`` for class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
+            float32 class logits (N, Q, K + 1) and mask logits (N, Q, H/s, W/s).
         """
         inputs = (images.float() - self.mean) / self.std
         class_logits, mask_logits = eomt_forward(self.backbone, self.head, inputs.to(self.dtype))
-        return self.postprocess(class_logits[-1].float(), mask_logits[-1].float(), self.size)
+        return class_logits[-1].float(), mask_logits[-1].float()
 
     def example(self, num_images: int) -> Tensor:
         """Random images (num_images, 3, *size), the same each time."""

@@ -34,6 +34,7 @@ def save_onnx(
     """Write an ONNX file if onnx' checker accepts it and onnxruntime gives the same results as PyTorch.
 
     Weights beyond 1.5 GB go to ``<path>.data`` beside it, because an ONNX file is limited to 2 GB; move both together.
+    Otherwise an old file of that name is removed.
 
     Args:
         program: what :func:`~eomt_mm.export.program.export_program` made.
@@ -46,7 +47,7 @@ def save_onnx(
         see :func:`~eomt_mm.export.checks.check_results`.
 
     Raises:
-        ValueError: float32 logits differ, or the weights are too large to quantise.
+        ValueError: see :func:`~eomt_mm.export.checks.check_results`, or the weights are too large to quantise.
     """
     metadata = dict(metadata, opset=OPSET, steps=step_graphs(program, network))
     shapes = ({0: 'batch'},) if metadata['dynamic_batch'] else None
@@ -65,10 +66,12 @@ def save_onnx(
             onnx.save(quantised(converted, calibration), aside)
         onnx.checker.check_model(aside, full_check=True)
         found = check_results(network, aside, metadata['dynamic_batch'], calibration)
-        Path(path).unlink(missing_ok=True)  # an old file never lies beside new weights
+        Path(path).unlink(missing_ok=True)  # first: an old file never lies beside new weights
         data = f'{Path(path).name}.data'
         if (aside.parent / data).exists():
             os.replace(aside.parent / data, Path(path).parent / data)
+        else:
+            (Path(path).parent / data).unlink(missing_ok=True)
     return found
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram
 
+from eomt_mm.export.checks import check_finite
 from eomt_mm.export.metadata import KEY, as_text
 from eomt_mm.export.network import ExportNetwork
 from eomt_mm.fileio.writing import written_aside
@@ -36,7 +37,12 @@ def save_program(
 
     Returns:
         {}: PyTorch itself traced the program; it is not compared.
+
+    Raises:
+        ValueError: the network's logits are NaN or infinite.
     """
+    with torch.no_grad():
+        check_finite(path, 'PyTorch', network.logits(network.example(1)))
     with written_aside(path) as aside:
         torch.export.save(program, aside, extra_files={KEY: as_text(metadata)})
     return {}

@@ -114,14 +114,19 @@ def task_of(cfg: Recipe) -> str:
 
 
 def datasets_of(cfg: Recipe) -> Iterator[dict[str, Any]]:
-    """Yield the configs of all loaders' data sets, unwrapped."""
-    waiting = [cfg[loader]['dataset'] for loader in LOADERS if cfg.get(loader)]
-    while waiting:
-        dataset = waiting.pop()
-        inner = [dataset['dataset']] if 'dataset' in dataset else list(dataset.get('datasets', ()))
-        waiting += inner
-        if not inner:
-            yield dataset
+    """Yield the configs of all loaders' data sets, unwrapped; those of the test data come first."""
+    for loader in reversed(LOADERS):
+        if cfg.get(loader):
+            yield from unwrapped(cfg[loader]['dataset'])
+
+
+def unwrapped(dataset: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the configs of the data sets inside wrappers (RepeatDataset, ConcatDataset, ...), in order."""
+    inner = [dataset['dataset']] if 'dataset' in dataset else dataset.get('datasets')
+    if not inner:
+        yield dataset
+    for one in inner or ():
+        yield from unwrapped(one)
 
 
 def counts(cfg: Recipe) -> dict[str, str]:

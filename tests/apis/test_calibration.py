@@ -1,10 +1,12 @@
 """Calibration images: those of the inferencer, from a folder or the training data of a config."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from export_runs import config, image_file, options
+from input_files import write_video
 from paths import ROOT
 
 from eomt_mm.apis import EoMTInferencer, load_config
@@ -51,6 +53,53 @@ def test_training_images_of_a_config(coco_root: Path, tmp_path: Path) -> None:
     path.write_text(f"_base_ = ['{TOY}']\ndata_root = '{coco_root}'\n")
     found = set(map(Path, list_images(path)))
     assert len(found) == 5 and found < set((coco_root / 'train2017').iterdir())  # one has no target
+
+
+def test_the_config_itself_keeps_its_overrides(
+    coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However its path is spelt."""
+    (tmp_path / 'own.py').write_text(f"_base_ = ['{TOY}']\n")
+    (tmp_path / 'link.py').symlink_to('own.py')
+    (tmp_path / 'folder').mkdir()
+    monkeypatch.chdir(tmp_path)
+    cfg = load_config('own.py', data_root=coco_root)
+    for spelt in ('own.py', tmp_path / 'own.py', 'folder/../own.py', 'link.py'):
+        assert len(list_images(spelt, cfg)) == 5
+    cfg = load_config(TOY.stem, data_root=coco_root)
+    assert len(list_images(TOY.name, cfg)) == len(list_images(TOY, cfg)) == 5
+
+
+def test_training_images_inside_wrappers(coco_root: Path) -> None:
+    cfg = load_config(TOY, data_root=coco_root)
+    own = cfg.train_dataloader.dataset
+    first, rest = ({**own, 'indices': indices} for indices in ([0], [1, 2, 3, 4]))
+    repeated = dict(type='RepeatDataset', times=3, dataset=first)
+    cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[repeated, rest])
+    found = list_images(TOY, cfg)
+    cfg.train_dataloader.dataset = own
+    assert found == list_images(TOY, cfg) and len(found) == 5
+    cfg.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[cfg.test_dataloader.dataset])
+    assert len(list(CalibrationImages(cfg, TOY, samples=2))) == 2
+
+
+def test_data_without_images_and_videos_are_refused(
+    coco_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = load_config(TOY, data_root=coco_root)
+    cfg.train_dataloader.dataset.indices = []
+    with pytest.raises(
+        FileNotFoundError, match=r'the training data of config .*128\.py has no images: check its data_root'
+    ):
+        list_images(TOY, cfg)
+    write_video(tmp_path / 'a.mp4')
+    for source in (tmp_path / 'a.mp4', tmp_path / '*'):
+        with pytest.raises(ValueError, match=r'calibration source .*a\.mp4 is a video: give images'):
+            CalibrationImages(cfg, source)
+    clips = SimpleNamespace(data_list=[dict(images=[dict(img_path='0.jpg')])])
+    monkeypatch.setattr('eomt_mm.apis.calibration.DATASETS', SimpleNamespace(build=lambda _: clips))
+    with pytest.raises(ValueError, match=r'128\.py holds videos: give a folder of images'):
+        list_images(TOY)
 
 
 def test_mistakes_are_named(tmp_path: Path) -> None:

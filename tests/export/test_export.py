@@ -4,6 +4,7 @@ import json
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -13,9 +14,11 @@ from torch import Tensor, nn
 from eomt_mm.apis.exporting import metadata_of, network_of
 from eomt_mm.core.geometry import resize
 from eomt_mm.core.postprocess import instance_prediction, panoptic_prediction, semantic_scores
+from eomt_mm.export.checks import check_results
 from eomt_mm.export.metadata import FORMAT, KEY, as_text
 from eomt_mm.export.postprocess import PanopticMap, SemanticLabels, TopInstances
 from eomt_mm.export.program import export_program, run_program, save_program
+from eomt_mm.export.sessions import Session
 
 
 @pytest.mark.parametrize('size', [None, WIDE, 32])
@@ -106,6 +109,9 @@ def test_metadata_says_what_a_runtime_needs() -> None:
     assert meta['task'] == 'panoptic' and len(meta['classes']) == len(meta['palette']) == 133
     assert meta['num_things'] == 80 and (meta['score_thr'], meta['overlap_thr']) == (0.3, 0.1)
     assert meta['input']['size'] == list(WIDE) and meta['geometry'] == 'padding'
+    assert (
+        meta['quantised'] is None and metadata_of(built, network_of(built), None, True, 'int8')['quantised'] == 'int8'
+    )
     assert meta['mean'] == pytest.approx([123.675, 116.28, 103.53]) and meta['half'] and meta['postprocess_in_graph']
     built = model('semantic', 3)
     meta = metadata_of(built, network_of(built), None, False)
@@ -115,6 +121,24 @@ def test_metadata_says_what_a_runtime_needs() -> None:
         and not meta['postprocess_in_graph']
         and list(meta['outputs']) == ['class_logits', 'mask_logits']
     )
+
+
+@pytest.mark.parametrize('task', ['semantic', 'panoptic'])
+def test_weights_that_give_nan_are_refused(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A label map, which is whole numbers, does not show them."""
+    network = network_of(model(task, 2), with_postprocess=task == 'semantic', half=task == 'panoptic')
+    network.head.class_predictor.bias.fill_(float('nan'))
+    session = Session(
+        dict(outputs=list(network.postprocess.outputs)),
+        lambda images: [value.nan_to_num(0).numpy() for value in network(torch.from_numpy(images))],
+    )
+    monkeypatch.setattr('eomt_mm.export.checks.open_session', lambda *_: session)
+    message = 'x.{} is not written: in PyTorch, results are NaN or infinite'
+    with pytest.raises(ValueError, match=message.format('onnx')):
+        check_results(network, tmp_path / 'x.onnx', dynamic_batch=True)
+    with pytest.raises(ValueError, match=message.format('pt2')):
+        save_program(Mock(), network, tmp_path / 'x.pt2', {})
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow  # the contract exports every architecture

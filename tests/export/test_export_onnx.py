@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import onnx
@@ -148,17 +149,55 @@ class Converted:
         onnx.save(onnx.helper.make_model(onnx.helper.make_graph([same], 'x', [value], [given])), path)
 
 
+NAN = 'x.onnx is not written: in the runtime, results are NaN or infinite'
+
+
+@pytest.mark.parametrize(
+    ('words', 'value', 'message'),
+    [
+        ([], 1e6, 'the .onnx file differs from PyTorch by'),
+        ([], np.nan, NAN),
+        (['--half'], np.inf, NAN),
+        (['--with-postprocess'], np.nan, NAN),
+    ],
+)
 def test_a_file_that_differs_from_pytorch_is_not_written(
-    run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: list[str], value: float, message: str, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / 'x.onnx').write_text('old')
     monkeypatch.setattr(tool('export'), 'export_program', lambda *args: None)
     monkeypatch.setattr('torch.onnx.export', lambda *args, **kwargs: Converted())
-    nan = Session(dict(outputs=['class_logits', 'mask_logits']), lambda images: [np.full(1, np.nan, np.float32)] * 2)
-    monkeypatch.setattr('eomt_mm.export.checks.open_session', lambda *args: nan)
-    with pytest.raises(SystemExit, match='^export: the .onnx file differs from PyTorch by'):
-        run('instance', 2, '--out', tmp_path / 'x.onnx', weights='none')
+    outputs = [str(number) for number in range(3 if '--with-postprocess' in words else 2)]
+    wrong = Session(dict(outputs=outputs), lambda images: [np.full(1, value, np.float32)] * len(outputs))
+    monkeypatch.setattr('eomt_mm.export.checks.open_session', lambda *args: wrong)
+    with pytest.raises(SystemExit, match=f'^export: {message}'):
+        run('instance', 2, *words, '--out', tmp_path / 'x.onnx', weights='none')
     assert [path.name for path in tmp_path.iterdir()] == ['x.onnx'] and (tmp_path / 'x.onnx').read_text() == 'old'
+
+
+def test_old_weights_beside_the_file_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the new file is checked; weights that were written aside replace them."""
+    path, data = tmp_path / 'x.onnx', tmp_path / 'x.onnx.data'
+    converted = Converted()
+    monkeypatch.setattr('torch.onnx.export', lambda *args, **kwargs: converted)
+    monkeypatch.setattr(export_onnx, 'step_graphs', lambda *args: {})
+    metadata = dict(dynamic_batch=False)
+
+    def save() -> None:
+        export_onnx.save_onnx(Mock(), network_of(model('instance', 2)), path, metadata)
+
+    data.write_text('old')
+    monkeypatch.setattr(export_onnx, 'check_results', Mock(side_effect=ValueError('differs')))
+    with pytest.raises(ValueError, match='differs'):
+        save()
+    assert data.read_text() == 'old'
+    monkeypatch.setattr(export_onnx, 'check_results', lambda *args: {})
+    save()
+    assert path.exists() and not data.exists()
+    write = converted.save
+    monkeypatch.setattr(converted, 'save', lambda at: (write(at), at.with_name(data.name).write_text('new')))
+    save()
+    assert data.read_text() == 'new'
 
 
 @pytest.mark.parametrize(

@@ -33,13 +33,18 @@ def test_runtimes_report_nothing_to_their_makers() -> None:
 
 
 @pytest.mark.parametrize(
-    ('format', 'out', 'weights'), [('openvino', 'm.xml', 'm.bin'), ('onnx', 'm.onnx', 'm.onnx.data')]
+    ('format', 'out', 'weights', 'checkpoint'),
+    [
+        ('openvino', 'm.xml', 'm.bin', 'm.bin'),
+        ('onnx', 'm.onnx', 'm.onnx.data', 'm.onnx.data'),
+        ('openvino', 'pytorch_model.xml', 'pytorch_model.bin', ''),  # the folder that holds it
+    ],
 )
 def test_weights_beside_the_file_never_replace_the_checkpoint(
-    format: str, out: str, weights: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    format: str, out: str, weights: str, checkpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / weights).write_text('weights')
-    words = [config('semantic', 2), tmp_path / weights, '--format', format, '--out', tmp_path / out]
+    words = [config('semantic', 2), tmp_path / checkpoint, '--format', format, '--out', tmp_path / out]
     monkeypatch.setattr('sys.argv', ['export.py', *map(str, words)])
     module = tool('export')
     with pytest.raises(SystemExit, match=f'^export: .*{weights} would replace the input'):

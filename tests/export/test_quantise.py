@@ -96,9 +96,9 @@ def test_with_postprocessing(task: str, run: Callable[..., str], tmp_path: Path)
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['--quantize', 'int8'], 'need each other'),
-        (['--calibration', 'photos'], 'need each other'),
-        (['--samples', '5'], '--samples needs both'),
+        (['--quantize', 'int8'], '--quantize int8 needs --calibration'),
+        (['--calibration', 'photos'], '--calibration and --samples need --quantize int8'),
+        (['--samples', '5'], '--calibration and --samples need --quantize int8'),
         (['--quantize', 'int8', '--calibration', 'photos', '--half'], '--half: the parts that stay in float'),
         (['--quantize', 'int8', '--calibration', 'none'], "input '.*none' does not exist"),
         (['--quantize', 'int8', '--calibration', 'none.py'], 'none.py'),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from benchmark.harness import Call
 from eomt_mm.apis.inferencer_parts import lacks_bfloat16
 from eomt_mm.export import ExportNetwork
+from eomt_mm.export.formats import FORMATS, OPTIONS as EXPORT_OPTIONS
 from eomt_mm.export.metadata import INPUT
 
 Outputs = tuple[Tensor, ...]
@@ -28,16 +29,20 @@ class Form:
     """A form in which a network runs on the CPU, beside eager PyTorch in float32.
 
     Attributes:
-        packages: needed, by import name.
         precision: 'f32', 'bf16' or 'int8'.
         format: of the exported file, see :mod:`eomt_mm.export.formats`; '': PyTorch.
         compiled: by ``torch.compile``.
     """
 
-    packages: tuple[str, ...] = ()
     precision: str = 'f32'
     format: str = ''
     compiled: bool = False
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """Packages that the form needs, by import name."""
+        runtime = FORMATS[self.format].packages if self.format else ()
+        return (*runtime, *(EXPORT_OPTIONS['--quantize'][0] if self.precision == 'int8' else ()))
 
     @property
     def lacking(self) -> str:
@@ -51,17 +56,15 @@ class Form:
 
 
 EAGER = Form()
-ONNX = ('onnx', 'onnxscript', 'onnxruntime')
-OPENVINO = (*ONNX, 'openvino')
 FORMS = {
     'bf16': Form(precision='bf16'),
     'compiled': Form(compiled=True),
     'compiled-bf16': Form(precision='bf16', compiled=True),
-    'onnxruntime': Form(ONNX, format='onnx'),
-    'onnxruntime-int8': Form((*ONNX, 'nncf'), 'int8', 'onnx'),
-    'openvino': Form(OPENVINO, format='openvino'),
-    'openvino-bf16': Form(OPENVINO, 'bf16', 'openvino'),
-    'openvino-int8': Form((*OPENVINO, 'nncf'), 'int8', 'openvino'),
+    'onnxruntime': Form(format='onnx'),
+    'onnxruntime-int8': Form('int8', 'onnx'),
+    'openvino': Form(format='openvino'),
+    'openvino-bf16': Form('bf16', 'openvino'),
+    'openvino-int8': Form('int8', 'openvino'),
 }
 OPTIONS = {
     '--forms': dict(

@@ -43,6 +43,7 @@ import torch
 from videomt.checkpoints import export_huggingface, import_videomt
 
 from eomt_mm.checkpoints.class_names import check_names
+from eomt_mm.checkpoints.files import weights_file
 from eomt_mm.fileio.writing import check_apart, check_free, written_aside
 from eomt_mm.hosts.install import install
 
@@ -56,7 +57,7 @@ def convert(args: argparse.Namespace) -> str:
     """
     install()  # checkpoints of our trainings contain mmengine's log
     check_free(args.dst, folder=args.to == 'hf')
-    check_apart([args.dst], filter(None, (args.src, args.base, args.config)))
+    check_apart([args.dst], [weights_file(args.src), weights_file(args.base or ''), args.config or ''])
     model: Any = init_model(load_config(args.config, read_options(args.cfg_options))) if args.config else None
     expected = model.state_dict() if model else None
     state, report = import_videomt(args.src, expected, not args.no_class_head, args.base, args.weights)

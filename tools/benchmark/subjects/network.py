@@ -229,10 +229,11 @@ def file_to_panoptic_in(form: Form, problem: Namespace) -> Call:
         model.extract_feat = in_torch(form, model.extract_feat)
         return file_to_panoptic_of(model, problem)
     made = network_of(model)
-    metadata, wanted = metadata_of(model, made, None, False), FORMATS[form.format]
+    quantised, wanted = 'int8' if form.precision == 'int8' else None, FORMATS[form.format]
+    metadata = metadata_of(model, made, None, False, quantised)
     path = Path(problem.folder.name) / f'{form.format}-{form.precision}{wanted.suffix}'
     images = [pixels for _, _, pixels in run_exported.windows(run_exported.read_image(problem.path), metadata)]
-    calibration = [images] if form.precision == 'int8' else []
+    calibration = [images] if quantised else []
     wanted.save(export_program(made), made, path, metadata, *calibration)
     precision = 'bf16' if form.precision == 'bf16' else 'f32'
     runner = run_exported.open_model(path, precision, torch.get_num_threads())
