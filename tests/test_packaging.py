@@ -260,6 +260,8 @@ def test_pages_name_the_lowest_python_and_torch() -> None:
     (python,) = {found for text in pages.values() for found in re.findall(r'Python (\d\.\d+) or newer', text)}
     assert SpecifierSet(f'>={python}') == SpecifierSet(importlib.metadata.metadata('eomt_mm')['Requires-Python'])
     assert f'torch {lower_bounds("runtime")["torch"]} or newer' in pages['installation.md']
+    (pin,) = requirements('constraints')['torch'].specifier
+    assert f'This installs torch {pin.version}' in pages['installation.md']
 
 
 def test_constraints_hold_one_mmcv_per_family_and_one_version_of_opencv() -> None:

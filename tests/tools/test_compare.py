@@ -234,13 +234,14 @@ def test_bfloat16_is_a_further_side(compare: Callable[..., tuple[str, Any]], mon
 
 def test_what_cannot_run_here_is_left_out_with_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(forms, 'lacks_bfloat16', lambda: True)
-    monkeypatch.setattr(forms, 'find_spec', lambda name: None if name == 'openvino' else True)
-    args = Namespace(forms=['bf16', 'compiled', 'onnxruntime', 'openvino', 'openvino-bf16'])
+    monkeypatch.setattr(forms, 'find_spec', lambda name: None if name in ('openvino', 'nncf') else True)
+    args = Namespace(forms=['bf16', 'compiled', 'onnxruntime', 'openvino', 'openvino-bf16', 'onnxruntime-int8'])
     assert forms.chosen(args) == ['compiled', 'onnxruntime']
     assert forms.left_out(args) == [
         'left out: bf16, this processor has no bfloat16 instructions',
         'left out: openvino, openvino is not installed',
         'left out: openvino-bf16, openvino is not installed',
+        'left out: onnxruntime-int8, nncf is not installed',
     ]
     assert {*forms.chosen(Namespace(forms=['all']))} >= {'compiled', 'onnxruntime'}
     assert forms.chosen(Namespace()) == []

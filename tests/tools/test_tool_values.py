@@ -117,10 +117,12 @@ def test_results_never_replace_inputs(
     with pytest.raises(SystemExit, match='run_exported: .*a.png would replace the input'):
         tool('run_exported.py', tmp_path / 'x.onnx', image.parent, '--out-dir', image.parent)
     (tmp_path / 'link.pth').symlink_to(model[1])
-    with pytest.raises(SystemExit, match='link.pth (would replace the input|is SRC)'):
-        tool('convert_checkpoint.py', model[1], tmp_path / 'link.pth')
-    with pytest.raises(SystemExit, match='link.pth would replace the input'):
-        tool(ROOT / 'projects' / 'videomt' / 'tools' / 'convert_videomt.py', model[1], tmp_path / 'link.pth')
+    (tmp_path / 'pytorch_model.bin').symlink_to(model[1])  # what is read if the folder is given
+    for source, target in ((model[1], 'link.pth'), (tmp_path, 'pytorch_model.bin')):
+        with pytest.raises(SystemExit, match=f'{target} (would replace the input|is SRC)'):
+            tool('convert_checkpoint.py', source, tmp_path / target)
+        with pytest.raises(SystemExit, match=f'{target} would replace the input'):
+            tool(ROOT / 'projects' / 'videomt' / 'tools' / 'convert_videomt.py', source, tmp_path / target)
     assert image.read_bytes() == before
 
 
