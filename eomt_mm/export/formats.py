@@ -51,7 +51,7 @@ class Format:
             missing = [name for name in packages if find_spec(name) is None]
             if missing:
                 raise ImportError(
-                    f"{wanted} needs {', '.join(missing)}, of the extra [{extra}]: pip install -e '.[{extra}]'"
+                    f"{wanted} needs {', '.join(missing)}, of the extra [{extra}]: pip install 'eomt_mm[{extra}]'"
                 )
 
     @property
