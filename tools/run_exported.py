@@ -7,11 +7,8 @@ Examples:
 
 Runtimes are onnxruntime (.onnx) and openvino (.xml, with its .bin file beside it). For each image, OUT_DIR gets a
 picture with the segments, and a JSON file that lists them: class, score, area, box and mask (COCO's uncompressed run
-lengths). For each video it gets a folder with the same for each frame, named by its number. Segments without a pixel
-in the image are left out. Files that cannot be read are reported and skipped; the exit code is then 1.
-
-The exported file contains all rules: the metadata states how images are prepared, and holds the steps of the
-post-processing as small graphs.
+lengths). For each video it gets a folder, such as clip.mp4, with the same for each frame, named by its number. Segments
+without a pixel in the image are left out. Files that cannot be read are reported and skipped; the exit code is then 1.
 """
 
 import argparse
@@ -23,6 +20,7 @@ import math
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,16 +35,18 @@ except ImportError as error:
 
 Array = np.ndarray
 Size = tuple[int, int]  # (height, width) in pixels
-Graph = Callable[[dict[str, Array]], Iterable[Array]]  # from inputs by name to outputs in order
-Call = Callable[..., dict[str, Array]]  # the same, with named outputs
-Reader = Callable[[Path | bytes], tuple[Graph, str]]  # from a file, or an ONNX file's content, to graph and metadata
-KEY = 'eomt_mm.json'
-FORMAT = 2
+Graph = Callable[..., dict[str, Array]]  # from inputs to outputs, by name
+Read = tuple[Graph, str, list[int | None], list[str]]  # graph, metadata, shape of the input, names of the outputs
+Reader = Callable[[Path | bytes], Read]  # of a file, or of an ONNX file's content
+KEY, FORMAT = 'eomt_mm.json', 2
 # As in eomt_mm; docs/inference.md gives the reasons.
 MAX_PIXELS, VARIABLE, MAX_ASPECT = 120_000_000, 'EOMT_MM_MAX_PIXELS', 20
 BITS_VARIABLE = 'EOMT_MM_IMAGE_BITS'
+SETTINGS = {VARIABLE: (MAX_PIXELS, range(1, 10**18)), BITS_VARIABLE: (0, range(9, 17))}  # default and allowed values
+FORMATS = ('PNG', 'JPEG', 'TIFF', 'WEBP', 'BMP', 'GIF', 'PPM', 'JPEG2000', 'AVIF')  # Pillow's others run interpreters
 IMAGE_SUFFIXES = ('.bmp', '.jfif', '.jpe', '.jpeg', '.jpg', '.pgm', '.png', '.ppm', '.tif', '.tiff', '.webp')
 VIDEO_SUFFIXES = ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm')
+EXACT = ('.avi', '.m4v', '.mov', '.mp4')  # these state their number of frames; of others, OpenCV estimates it
 PROVIDERS = ('CUDAExecutionProvider', 'CPUExecutionProvider')
 STRIP = 2**22  # values that a step computes at once: 16 MB
 # Okabe and Ito, "Color Universal Design", 2008: assigned to things in turn.
@@ -55,19 +55,12 @@ COLOURS = ((213, 94, 0), (0, 114, 178), (240, 228, 66), (204, 121, 167), (86, 18
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of the image, without its mask, because the masks of many segments of a large image fill the memory.
+    """A segment of the image, without its mask, because the masks of many segments of a large image fill the memory."""
 
-    Attributes:
-        label: class index.
-        score: in [0, 1], or None (semantic).
-        size: (H, W) of the image.
-        counts: of the mask in COCO's uncompressed run lengths: column by column, pixels outside and inside in turns.
-    """
-
-    label: int
-    score: float | None
-    size: Size
-    counts: Array
+    label: int  # class index
+    score: float | None  # in [0, 1], or None (semantic)
+    size: Size  # of the image
+    counts: Array  # COCO's uncompressed run lengths of the mask: column by column, pixels outside and inside in turns
 
     @classmethod
     def of(cls, label: int, score: float | None, mask: Array) -> 'Segment':
@@ -98,19 +91,28 @@ def corners(size: Size, window: Size) -> list[tuple[int, int]]:
     return [(top, left) for top in sides[0] for left in sides[1]]
 
 
+def setting(variable: str) -> int:
+    """Whole number in an environment variable, or its default."""
+    (default, allowed), stated = SETTINGS[variable], os.environ.get(variable)
+    if stated and not (re.fullmatch('[0-9]{1,18}', stated) and int(stated) in allowed):
+        raise ValueError(f'{variable}={stated}: a whole number from {allowed[0]} to {allowed[-1]}')
+    return int(stated or default)
+
+
+def check_pixels(width: int, height: int) -> None:
+    if width * height > (limit := setting(VARIABLE)):
+        raise ValueError(f'{width} x {height} pixels; the limit is {limit}, {VARIABLE} raises it')
+
+
 def read_image(path: Path) -> Image.Image:
     """Read an image file as RGB, rotated according to EXIF; reject files with too many pixels before decoding."""
-    limit = int(os.environ.get(VARIABLE) or MAX_PIXELS)
     Image.MAX_IMAGE_PIXELS = None  # Pillow's own limit differs, and at first only warns
     try:
-        with Image.open(path) as image:
-            if image.width * image.height > limit:
-                raise ValueError(f'{image.width} x {image.height} pixels; the limit is {limit}, {VARIABLE} raises it')
+        with Image.open(path, formats=FORMATS) as image:
+            check_pixels(*image.size)
             return to_8_bits(ImageOps.exif_transpose(image), bits_of(image, path)).convert('RGB')
-    except FileNotFoundError as error:
-        raise ValueError(f'image {path} does not exist') from error
     except Exception as error:  # Pillow passes on its codecs' errors
-        raise ValueError(f'image {path} cannot be read ({error})') from error
+        raise ValueError(f'image {path} cannot be read ({said(error)})') from error
 
 
 def bits_of(image: Image.Image, path: Path) -> int:
@@ -124,7 +126,7 @@ def bits_of(image: Image.Image, path: Path) -> int:
         return 32 if content[content.find(b'av1C') + 6] & 0x60 else 8
     if image.format == 'JPEG2000':
         return 8 if content[content.find(b'\xff\x4f\xff\x51') + 42] & 0x7F < 8 else 32
-    found = re.match(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s', content[:1000])
+    found = re.match(rb'P[2356](?:\s|#[^\n]*\n)+(?:\d+(?:\s|#[^\n]*\n)+){2}(\d+)\s', content[:1000])
     return 8 if found is None or int(found[1]) < 256 else 32  # Pillow rescales the values of deeper ones, too
 
 
@@ -132,15 +134,11 @@ def to_8_bits(image: Image.Image, bits: int) -> Image.Image:
     """Reduce an image to 8 bits per channel; reject deeper images unless the number of bits in use is stated."""
     if bits <= 8:
         return image
-    used, values = int(os.environ.get(BITS_VARIABLE) or 0), np.asarray(image)
-    if bits > 16 or not 8 < used <= 16 or values.dtype.kind not in 'iu' or (image.mode == 'RGB' and used < 16):
-        raise ValueError(
-            f'it has more than 8 bits per channel: convert it, or state how many bits its pixels use '
-            f'in the environment variable {BITS_VARIABLE} (9 to 16; of colours only 16)'
-        )
-    if image.mode == 'RGB':  # Pillow keeps the upper 8 of 16
-        return image
-    return Image.fromarray(np.minimum(values >> (used - 8), 255).astype(np.uint8))
+    used, values = setting(BITS_VARIABLE), np.asarray(image)
+    if bits > 16 or not used or values.dtype.kind not in 'iu' or (image.mode == 'RGB' and used < 16):
+        raise ValueError(f'it has more than 8 bits per channel: convert it, or set {BITS_VARIABLE} (colours: only 16)')
+    # Of colours, Pillow has kept the upper 8 bits of 16.
+    return image if image.mode == 'RGB' else Image.fromarray(np.minimum(values >> (used - 8), 255).astype(np.uint8))
 
 
 def resized(size: Size, meta: dict[str, Any]) -> Size:
@@ -183,11 +181,10 @@ def unpadded(masks: Array, size: Size, meta: dict[str, Any]) -> tuple[Array, Arr
     return rows, columns.T
 
 
-def strips(rows: Array, values: int) -> Iterator[slice]:
-    """Yield slices of ``rows`` that are computed together, for a number of values in each row of the image."""
+def strips(rows: Array, values: int) -> list[slice]:
+    """Slices of ``rows`` that are computed together, for a number of values in each row of the image."""
     step = max(1, STRIP // values)
-    for top in range(0, len(rows), step):
-        yield slice(top, top + step)
+    return [slice(top, top + step) for top in range(0, len(rows), step)]
 
 
 @dataclass(frozen=True)
@@ -195,37 +192,8 @@ class Model:
     """A file of tools/export.py: its metadata, network, and the steps of its post-processing by name."""
 
     meta: dict[str, Any]
-    network: Call
-    steps: dict[str, Call]
-
-
-def label_map(model: Model, image: Image.Image) -> Array:
-    """Class of every pixel (H, W); scores of overlapping windows are averaged."""
-    size, meta = (image.height, image.width), model.meta
-    (height, width), (h, w) = meta['input']['size'], resized(size, meta)
-    scores = np.zeros((len(meta['classes']), max(h, height), max(w, width)), np.float32)
-    coverage = np.zeros(scores.shape[1:], np.float32)
-    if meta['postprocess_in_graph'] and coverage.shape != (height, width):
-        raise ValueError(
-            f'an image of {image.width} x {image.height} pixels takes several windows, and their scores are not in the '
-            f'outputs of this file: export it without --with-postprocess'
-        )
-    for top, left, pixels in windows(image, meta):  # one by one: memory does not grow with their number
-        found = model.network(images=pixels)
-        if meta['postprocess_in_graph']:
-            return nearest(found['label_map'][0], size, meta)
-        logits = {name: values[0] for name, values in found.items()}
-        rows, columns = (
-            bilinear(*sides) for sides in zip(logits['mask_logits'].shape[1:], (height, width), strict=True)
-        )
-        place = np.s_[..., top : top + height, left : left + width]
-        scores[place] += model.steps['class_scores'](**logits, rows=rows, columns=columns.T)['scores']
-        coverage[place] += 1
-    scores /= coverage
-    scores, rows, columns = scores[:, :h, :w], bilinear(h, size[0]), bilinear(w, size[1]).T
-    strip = model.steps['best_class']
-    parts = [rows[part] for part in strips(rows, len(scores) * max(w, size[1]))]
-    return np.concatenate([strip(scores=scores, rows=part, columns=columns)['label_map'] for part in parts])
+    network: Graph
+    steps: dict[str, Graph]
 
 
 def nearest(maps: Array, size: Size, meta: dict[str, Any]) -> Array:
@@ -236,8 +204,30 @@ def nearest(maps: Array, size: Size, meta: dict[str, Any]) -> Array:
 
 
 def semantic(model: Model, image: Image.Image) -> Iterator[Segment]:
-    """Semantic segments: one for each class that occurs."""
-    labels = label_map(model, image)
+    """Semantic segments: one for each class that occurs; scores of overlapping windows are averaged."""
+    size, meta = (image.height, image.width), model.meta
+    (height, width), (h, w) = meta['input']['size'], resized(size, meta)
+    scores = np.zeros((len(meta['classes']), max(h, height), max(w, width)), np.float32)
+    coverage = np.zeros(scores.shape[1:], np.float32)
+    if meta['postprocess_in_graph'] and coverage.shape != (height, width):
+        raise ValueError('the image takes several windows, and they need logits: export it without --with-postprocess')
+    for top, left, pixels in windows(image, meta):  # one by one: memory does not grow with their number
+        logits = {name: values[0] for name, values in model.network(images=pixels).items()}
+        if meta['postprocess_in_graph']:
+            labels = nearest(logits['label_map'], size, meta)
+            break
+        sides = zip(logits['mask_logits'].shape[1:], (height, width), strict=True)
+        rows, columns = (bilinear(*pair) for pair in sides)
+        place = np.s_[..., top : top + height, left : left + width]
+        scores[place] += model.steps['class_scores'](**logits, rows=rows, columns=columns.T)['scores']
+        coverage[place] += 1
+    else:
+        scores /= coverage
+        scores, rows, columns = scores[:, :h, :w], bilinear(h, size[0]), bilinear(w, size[1]).T
+        parts = [rows[part] for part in strips(rows, len(scores) * max(w, size[1]))]
+        strip = model.steps['best_class']
+        labels = np.concatenate([strip(scores=scores, rows=part, columns=columns)['label_map'] for part in parts])
+    del scores, coverage
     for k in np.bincount(labels.ravel()).nonzero()[0]:
         yield Segment.of(int(k), None, labels == k)
 
@@ -301,13 +291,7 @@ def segment(model: Model, image: Image.Image) -> list[Segment]:
 
 
 def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
-    """Open a file of tools/export.py.
-
-    Args:
-        path: .onnx or .xml file.
-        precision: 'f32', or 'bf16' of OpenVINO, on processors that compute with it.
-        threads: 0: the runtime's own choice.
-    """
+    """Open a file of tools/export.py; 'bf16' is for OpenVINO, 0 threads are the runtime's choice."""
     runtimes = {'.onnx': ('onnxruntime', onnx_reader), '.xml': ('openvino', openvino_reader)}
     if path.suffix not in runtimes:
         raise ValueError(f'model {path}: .onnx and .xml files of tools/export.py are read')
@@ -322,21 +306,35 @@ def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
     except ModuleNotFoundError as error:
         raise ValueError(f'{error}: pip install {name}') from error
     try:
-        graph, text = read(path)
-    except Exception as error:  # runtimes' errors have no common class, and many lines
-        raise ValueError(f'model {path} cannot be read ({" ".join(str(error).split())}): export it again') from error
-    meta = json.loads(text or '{}')
+        graph, text, shape, outputs = read(path)
+        meta = json.loads(text or '{}')
+        check(meta, shape[2:], outputs)
+        steps = {name: read(base64.b64decode(step['onnx']))[0] for name, step in meta['steps'].items()}
+    except Exception as error:  # runtimes' errors have no common class
+        raise ValueError(f'model {path} cannot be read here: {said(error)}: export it again') from error
+    return Model(meta, graph, steps)
+
+
+def check(meta: dict[str, Any], size: list[int | None], outputs: list[str]) -> None:
+    """Check the metadata of a graph with these outputs, and with an input of this (height, width), None: any."""
     if meta.get('format') != FORMAT:
-        raise ValueError(f'model {path} has metadata of format {meta.get("format")}, read is {FORMAT}: export it again')
-    steps = {
-        name: named(read(base64.b64decode(step['onnx']))[0], step['outputs']) for name, step in meta['steps'].items()
-    }
-    return Model(meta, named(graph, meta['outputs']), steps)
+        raise ValueError(f'metadata of format {meta.get("format")}, read is {FORMAT}')
+    sides = zip(meta['input']['size'], size, strict=True)
+    fits = (
+        all(type(side) is int and 0 < side <= 2**13 and fixed in (side, None) for side, fixed in sides)
+        and list(meta['outputs']) == outputs and {*map(type, meta['classes'])} <= {str}
+        and meta['task'] in SEGMENTS and meta['geometry'] in ('padding', 'windows')
+        and all(len(colour) == 3 and {*map(type, colour)} == {int} for colour in meta['palette'])
+        and [type(meta[key]) for key in ('classes', 'palette', 'num_things', 'postprocess_in_graph')]
+        == [list, list, int, bool]
+    )  # fmt: skip
+    if not fits:
+        raise ValueError('its metadata do not fit its graph')
 
 
-def named(graph: Graph, outputs: Iterable[str]) -> Call:
-    """Name the outputs of a graph."""
-    return lambda **inputs: dict(zip(outputs, graph(inputs), strict=True))
+def said(error: Exception) -> str:
+    """What an error says, as one line."""
+    return ' '.join((str(error) if isinstance(error, OSError | ValueError) else repr(error)).split())
 
 
 def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
@@ -347,10 +345,12 @@ def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
     options.intra_op_num_threads = threads
     providers = [name for name in PROVIDERS if name in onnxruntime.get_available_providers()]
 
-    def read(source: Path | bytes) -> tuple[Graph, str]:
+    def read(source: Path | bytes) -> Read:
         content = source if isinstance(source, bytes) else str(source)
         session = onnxruntime.InferenceSession(content, options, providers=providers)
-        return lambda inputs: session.run(None, inputs), session.get_modelmeta().custom_metadata_map.get(KEY, '')
+        text, names = session.get_modelmeta().custom_metadata_map.get(KEY, ''), [x.name for x in session.get_outputs()]
+        shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
+        return lambda **inputs: dict(zip(names, session.run(None, inputs), strict=True)), text, shape, names
 
     return read
 
@@ -366,12 +366,14 @@ def openvino_reader(openvino: Any, precision: str, threads: int) -> Reader:
     if threads:
         settings['INFERENCE_NUM_THREADS'] = threads
 
-    def read(source: Path | bytes) -> tuple[Graph, str]:
+    def read(source: Path | bytes) -> Read:
         graph = core.read_model(source)
         exact = dict(settings, INFERENCE_PRECISION_HINT='f32') if isinstance(source, bytes) else settings
         compiled = core.compile_model(graph, 'CPU', exact)
         text = graph.get_rt_info(KEY).astype(str) if graph.has_rt_info(KEY) else ''
-        return lambda inputs: compiled(inputs).values(), text
+        shape = [side.get_length() if side.is_static else None for side in compiled.inputs[0].partial_shape]
+        names = [output.get_any_name() for output in compiled.outputs]
+        return lambda **inputs: dict(zip(names, compiled(inputs).values(), strict=True)), text, shape, names
 
     return read
 
@@ -425,22 +427,52 @@ def write(path: Path, content: bytes) -> None:
         aside.unlink(missing_ok=True)
 
 
-def find_files(given: Iterable[Path], out_dir: Path) -> dict[Path, Path]:
-    """Find images and videos, in folders in order of their names; map each to its results, without suffix."""
-    results: dict[Path, Path] = {}
+def identity(path: Path) -> tuple[int, int] | None:
+    """What all names of a file or folder share; None if there is none."""
+    found = os.stat(path) if os.path.exists(path) else None
+    return found and (found.st_dev, found.st_ino)
+
+
+def listed(folder: Path, out_dir: Path) -> Iterator[Path]:
+    """Yield images and videos below a folder, without those in ``out_dir``, and subfolders that cannot be read."""
+    own, unreadable = identity(out_dir), list[Path]()
+    for parent, folders, names in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
+        folders[:] = [name for name in folders if own is None or identity(Path(parent, name)) != own]
+        for path in (Path(parent, name) for name in folders + names):
+            is_folder, known = os.path.isdir(path), path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+            if (
+                known and not is_folder and (os.path.isfile(path) or not os.path.exists(path))
+            ):  # broken links fail later
+                yield path
+            elif path.is_symlink() if is_folder else known:
+                print(f'run_exported: {path} is left out: a link to a folder, or no file', file=sys.stderr)
+    yield from unreadable
+
+
+def find_files(given: Iterable[Path], out_dir: Path, ends: Iterable[str]) -> dict[Path, Path]:
+    """Find images and videos, in folders in order of their names; map each to its results, without one of ``ends``."""
+    wholes: dict[Path, tuple[Path, Path]] = {}
     for path in given:
-        below = [file for file in sorted(path.rglob('*')) if file.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES]
-        inside = path.resolve() in out_dir.resolve().parents  # leave out earlier results
-        files = [path] if path.is_file() else [file for file in below if not (inside and out_dir in file.parents)]
+        files = sorted(listed(path, out_dir)) if path.is_dir() else [path] if path.is_file() else []
         if not files:
             raise ValueError(f'{path} {"has no image or video" if path.is_dir() else "does not exist"}: name another')
         for file in files:
             whole = out_dir / (file.relative_to(path) if path.is_dir() else file.name)
-            name = whole.with_suffix('')
-            results.setdefault(file, whole if name in results.values() else name)
-    for out in results.values():
-        for target in (Path(f'{out}.png'), Path(f'{out}.json')):
-            if target.exists() and any(target.samefile(file) for file in results if file.exists()):
+            wholes.setdefault(file.parent.resolve() / file.name, (file, whole))
+    results, used, counts = dict(wholes.values()), set[str](), Counter[Path]()
+    videos = {file for file in results if file.suffix.lower() in VIDEO_SUFFIXES}
+    for file, whole in sorted(results.items(), key=lambda item: item[0] in videos):  # last: folders that no other has
+        end = '/' if file in videos else ''
+        name = whole if end else whole.with_suffix('')
+        while f'{name}{end}'.casefold() in used or (end and name.is_file()):
+            counts[whole] += 1
+            name = whole if counts[whole] == 1 else Path(f'{whole}_{counts[whole]}')
+        used |= {f'{name}{end}'.casefold(), f'{name.parent}/'.casefold()}
+        results[file] = name
+    inputs = {identity(file) for file in results} - {None}
+    for file, out in results.items():
+        for target in out.glob('*') if file in videos else [Path(f'{out}{end}') for end in ends]:
+            if target.suffix.lower() in ends and identity(target) in inputs:
                 raise ValueError(f'{target} would replace the input: name another folder with --out-dir')
     return results
 
@@ -455,28 +487,34 @@ def images_of(path: Path, out: Path) -> Iterator[tuple[Path, Image.Image]]:
     except ModuleNotFoundError as error:
         raise ValueError(f'video {path} needs OpenCV: pip install opencv-python') from error
     capture, number = cv2.VideoCapture(str(path)), 0
+    facts = cv2.CAP_PROP_FRAME_COUNT, cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
     try:
+        stated, width, height = (int(capture.get(fact)) for fact in facts)
+        check_pixels(width, height)
         while (frame := capture.read())[0]:
             yield out / f'{number:06d}', Image.fromarray(np.ascontiguousarray(frame[1][..., ::-1]))
             number += 1
     finally:
         capture.release()
-    if number == 0:
-        raise ValueError(f'video {path} cannot be read: convert it, for instance with ffmpeg to H.264 in .mp4')
+    if number < max(1, stated):
+        lost = f'video {path} cannot be read whole, but {number} of {max(0, stated)} frames: convert it (ffmpeg, .mp4)'
+        if number == 0 or path.suffix.lower() in EXACT:
+            raise ValueError(lost)
+        print(f'run_exported: {lost}', file=sys.stderr)
 
 
 def run(model: Model, path: Path, out: Path, score_thr: float | None) -> int:
     """Segment an image or video; write the results, without pictures if ``score_thr`` is None; count the segments."""
-    count = 0
+    count, task = 0, model.meta['task']
     for name, image in images_of(path, out):
         segments = segment(model, image)
         count += len(segments)
         if score_thr is not None:
-            content, shown = io.BytesIO(), [s for s in segments if s.score is None or s.score >= score_thr]
+            content, shown = io.BytesIO(), [s for s in segments if task != 'instance' or (s.score or 0) >= score_thr]
             drawn(image, shown, model.meta).save(content, 'PNG')
             write(Path(f'{name}.png'), content.getvalue())
         found = [described(one, model.meta) for one in segments]
-        write(Path(f'{name}.json'), json.dumps(dict(image=path.name, task=model.meta['task'], segments=found)).encode())
+        write(Path(f'{name}.json'), json.dumps(dict(image=path.name, task=task, segments=found)).encode())
     return count
 
 
@@ -490,20 +528,21 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--precision', choices=['f32', 'bf16'], default='f32', help='bf16: OpenVINO, recent processors')
     parser.add_argument('--threads', type=int, default=0, help="default: the runtime's choice")
     args = parser.parse_args()
-    if not 0 <= args.score_thr <= 1:
-        parser.error(f'argument --score-thr: {args.score_thr} is not in [0, 1]')
-    if args.threads < 0:
-        parser.error(f'argument --threads: {args.threads} is below 0')
+    if not 0 <= args.score_thr <= 1 or args.threads < 0:
+        parser.error(f'--score-thr {args.score_thr} is not in [0, 1], or --threads {args.threads} is below 0')
     return args
 
 
 def main() -> None:
     args = parse_args()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors='backslashreplace')  # for names of files that are not UTF-8
     try:
-        results = find_files(args.inputs, args.out_dir)
+        list(map(setting, SETTINGS))  # mistakes in them are one error
+        results = find_files(args.inputs, args.out_dir, ('.json',) if args.no_pictures else ('.json', '.png'))
         model = open_model(args.model, args.precision, args.threads)
     except Exception as error:  # runtimes' errors have no common class
-        sys.exit(f'run_exported: {error}')
+        sys.exit(f'run_exported: {said(error)}')
     failed = 0
     for path, out in results.items():
         try:
@@ -511,7 +550,7 @@ def main() -> None:
             print(f'{path}: {count} segments; {out}{"/*" if path.suffix.lower() in VIDEO_SUFFIXES else ""}.json')
         except Exception as error:
             failed += 1
-            print(f'run_exported: {error}', file=sys.stderr)
+            print(f'run_exported: {"" if f" {path} " in str(error) else f"{path}: "}{said(error)}', file=sys.stderr)
     if failed:
         sys.exit(f'run_exported: {failed} of {len(results)} files could not be segmented')
 

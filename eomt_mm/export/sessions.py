@@ -1,6 +1,5 @@
 """Open exported files on the CPU, whatever their format; each runtime is imported only for its own files."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from eomt_mm.export.metadata import FORMAT, INPUT, KEY
+from eomt_mm.export.metadata import INPUT, KEY, from_text
 
 Array = np.ndarray
 Graph = Callable[[Array], Iterable[Array]]  # from images uint8 (N, 3, H, W) to outputs in order
+Opened = tuple[str, Graph, list[int | None], list[str]]  # metadata, graph, shape of the input, names of the outputs
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ def open_session(path: str | Path, threads: int = 0) -> Session:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file has another format, or no metadata of this version.
+        ValueError: the file has another format, is damaged, or has no metadata of this version.
         ImportError: the runtime is missing.
     """
     path = Path(path)
@@ -54,18 +54,15 @@ def open_session(path: str | Path, threads: int = 0) -> Session:
     if not is_exported(path):
         raise ValueError(f'exported file {path}: give one of {", ".join(OPENERS)}')
     try:
-        text, graph = OPENERS[path.suffix](path, threads)
+        text, graph, shape, outputs = OPENERS[path.suffix](path, threads)
+        return Session(from_text(text, shape[2:], outputs), graph)
     except ImportError:
         raise
     except Exception as error:  # runtimes' errors have no common class, and many lines
         raise ValueError(f'{path} cannot be read ({" ".join(str(error).split())}): export it again') from error
-    metadata = json.loads(text or '{}')
-    if metadata.get('format') != FORMAT:
-        raise ValueError(f'{path} has metadata of format {metadata.get("format")}, read is {FORMAT}: export it again')
-    return Session(metadata, graph)
 
 
-def _open_onnx(path: Path, threads: int) -> tuple[str, Graph]:
+def _open_onnx(path: Path, threads: int) -> Opened:
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -73,10 +70,12 @@ def _open_onnx(path: Path, threads: int) -> tuple[str, Graph]:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     text = session.get_modelmeta().custom_metadata_map.get(KEY, '')
-    return text, lambda images: session.run(None, {INPUT: images})
+    outputs = [output.name for output in session.get_outputs()]
+    shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
+    return text, lambda images: session.run(None, {INPUT: images}), shape, outputs
 
 
-def _open_openvino(path: Path, threads: int) -> tuple[str, Graph]:
+def _open_openvino(path: Path, threads: int) -> Opened:
     import openvino
 
     core = openvino.Core()
@@ -84,7 +83,9 @@ def _open_openvino(path: Path, threads: int) -> tuple[str, Graph]:
     text = model.get_rt_info([KEY]).astype(str) if model.has_rt_info([KEY]) else ''
     settings: dict[str, Any] = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads)
     compiled = core.compile_model(model, 'CPU', settings)
-    return text, lambda images: compiled({INPUT: images}).values()
+    shape = [side.get_length() if side.is_static else None for side in compiled.inputs[0].partial_shape]
+    outputs = [output.get_any_name() for output in compiled.outputs]
+    return text, lambda images: compiled({INPUT: images}).values(), shape, outputs
 
 
-OPENERS: dict[str, Callable[[Path, int], tuple[str, Graph]]] = {'.onnx': _open_onnx, '.xml': _open_openvino}
+OPENERS: dict[str, Callable[[Path, int], Opened]] = {'.onnx': _open_onnx, '.xml': _open_openvino}

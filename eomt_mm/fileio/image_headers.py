@@ -29,7 +29,7 @@ TIFF_WIDTH, TIFF_HEIGHT, TIFF_BITS, TIFF_EXTRA = 256, 257, 258, 338  # tags; the
 # Start of codestream and of its sizes (Annex A.4.1, A.5.1).
 JPEG2000_SIZES = b'\xff\x4f\xff\x51'
 # Magic number, width, height and largest value, with comments in between (netpbm's pgm and ppm).
-PPM_HEADER = re.compile(rb'P[2356](?:\s+|#[^\n]*\n)+(?:\d+(?:\s+|#[^\n]*\n)+){2}(\d+)\s')
+PPM_HEADER = re.compile(rb'P[2356](?:\s|#[^\n]*\n)+(?:\d+(?:\s|#[^\n]*\n)+){2}(\d+)\s')
 
 
 def image_size(content: bytes) -> Size:

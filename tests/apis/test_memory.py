@@ -114,9 +114,7 @@ def test_runner_of_exported_files(task: str) -> None:
     )  # fmt: skip
     read = runner.onnx_reader(onnxruntime, 'f32', 1)
     sides = dict(Q=QUERIES, K=5, K1=6, h=16, w=16)
-    steps = {
-        name: runner.named(read(step_graph(step, sides))[0], step.outputs) for name, step in RULES[task].steps().items()
-    }
+    steps = {name: read(step_graph(step, sides))[0] for name, step in RULES[task].steps().items()}
     model = runner.Model(meta, lambda images: outputs, steps)
 
     def run(pixels: np.ndarray) -> None:

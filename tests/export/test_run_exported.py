@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from eomt_mm.apis.exporting import metadata_of, network_of
 from eomt_mm.apis.input_files import VIDEO_SUFFIXES
+from eomt_mm.apis.inputs import EXACT
 from eomt_mm.core.geometry import Windows
 from eomt_mm.datasets.loading import LoadImage
 from eomt_mm.datasets.transforms import ResizeToInput
@@ -27,6 +28,7 @@ from eomt_mm.export.formats import FORMATS
 from eomt_mm.export.metadata import FORMAT, KEY
 from eomt_mm.export.onnx import step_graphs
 from eomt_mm.export.program import export_program
+from eomt_mm.fileio.image_headers import PILLOW_FORMATS
 from eomt_mm.fileio.images import IMAGE_SUFFIXES, MAX_PIXELS, VARIABLE
 
 BLOCKED = """
@@ -231,8 +233,8 @@ def test_folders_and_videos(exported: Any, tmp_path: Path, run: Any, capsys: pyt
             run(path, folder, '--out-dir', out, '--threads', 1)
     told = capsys.readouterr()
     assert 'b.jpg cannot be read' in told.err and 'broken.mp4 cannot be read' in told.err
-    written = {file.relative_to(out).as_posix() for file in out.rglob('*.*')}
-    names = ('a', 'a.png', 'sub/a', 'film/000000', 'film/000001')
+    written = {file.relative_to(out).as_posix() for file in out.rglob('*.*') if file.is_file()}
+    names = ('a', 'a.png', 'sub/a', 'film.mp4/000000', 'film.mp4/000001')
     assert written == {f'{name}{suffix}' for name in names for suffix in ('.json', '.png')}
     run(path, folder / 'a.png', folder / 'film.mp4', '--out-dir', tmp_path / 'alone', '--no-pictures')
     assert not list((tmp_path / 'alone').rglob('*.png')) and len(list((tmp_path / 'alone').rglob('*.json'))) == 3
@@ -307,6 +309,7 @@ def test_bf16_where_the_processor_has_none_is_refused(able: str, message: str) -
 def test_limits_are_those_of_the_package() -> None:
     runner = tool('run_exported')
     assert (runner.IMAGE_SUFFIXES, runner.VIDEO_SUFFIXES) == (IMAGE_SUFFIXES, VIDEO_SUFFIXES)
+    assert runner.EXACT == EXACT and set(runner.FORMATS) == {'PNG', 'JPEG', 'TIFF', 'WEBP', *PILLOW_FORMATS}
     resize = ResizeToInput(64, 'cover')
     assert (MAX_PIXELS, VARIABLE, resize.max_aspect) == (runner.MAX_PIXELS, runner.VARIABLE, runner.MAX_ASPECT)
 

@@ -43,10 +43,11 @@ def found_by_runner(
         return dict(class_logits=class_logits[None], mask_logits=mask_logits[None])
 
     def in_torch(step: Any) -> Any:
-        def graph(inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
-            return [x.numpy() for x in step(*(torch.from_numpy(inputs[name].copy()) for name in step.inputs))]
+        def graph(**inputs: np.ndarray) -> dict[str, np.ndarray]:
+            results = step(*(torch.from_numpy(inputs[name].copy()) for name in step.inputs))
+            return {name: x.numpy() for name, x in zip(step.outputs, results, strict=True)}
 
-        return runner.named(graph, step.outputs)
+        return graph
 
     meta = dict(
         task=task, postprocess_in_graph=False, classes=list(range(CLASSES)), num_things=THINGS, input=dict(size=INPUT),

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFile
 
+from eomt_mm.fileio.image_headers import bits_per_channel
 from eomt_mm.fileio.images import (
     MAX_PIXELS,
     VARIABLE,
@@ -130,6 +131,12 @@ def test_declared_sizes_are_refused_before_decoding(kind: str, size: tuple[int, 
     ) as error:
         decode_image(declaring(kind, *size), 'image a', decode)
     assert VARIABLE in str(error.value) and 'max_pixels' in str(error.value)
+
+
+@pytest.mark.parametrize('blank', [b' ', b'\n', b'#\n', b'# a\n '])
+def test_blanks_in_a_header_take_no_time(blank: bytes) -> None:
+    content = b'P6 ' + blank * 1010 + b'2 2 255\n' + bytes(12)
+    assert bits_per_channel(content) == 8 and check_image(content, 'image a') == (2, 2)
 
 
 def test_limit(monkeypatch: pytest.MonkeyPatch) -> None:

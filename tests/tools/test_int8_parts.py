@@ -69,7 +69,10 @@ def graph(outlier: float = 1.0, **metadata: Any) -> Any:
         opset_imports=[helper.make_opsetid('', 20)],
         ir_version=10,
     )
-    stated = dict(format=FORMAT, postprocess_in_graph=False, half=False, quantised=None) | metadata
+    stated = dict(
+        format=FORMAT, task='panoptic', classes=[], input=dict(size=[SIZE, SIZE]), dynamic_batch=False, half=False,
+        postprocess_in_graph=False, outputs=dict(class_logits='', mask_logits=''), quantised=None,
+    ) | metadata  # fmt: skip
     model.metadata_props.add(key=KEY, value=json.dumps(stated))
     return model
 

@@ -115,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
         if args.file.suffix != '.onnx':
             raise ValueError(f'{args.file}: give an ONNX file, whose nodes name the modules that they belong to')
         metadata = open_session(args.file).metadata
-        if metadata['postprocess_in_graph'] or metadata['half'] or metadata['quantised']:
+        if metadata['postprocess_in_graph'] or metadata['half'] or metadata.get('quantised'):
             raise ValueError(f'{args.file}: export it in float32, without --with-postprocess, --half and --quantize')
         cfg = load_config(args.config, dict(img_size=tuple(metadata['input']['size'])))
         images = list(CalibrationImages(cfg, args.images, args.samples))
