@@ -439,12 +439,10 @@ def listed(folder: Path, out_dir: Path) -> Iterator[Path]:
     for parent, folders, names in os.walk(folder, onerror=lambda error: unreadable.append(Path(error.filename))):
         folders[:] = [name for name in folders if own is None or identity(Path(parent, name)) != own]
         for path in (Path(parent, name) for name in folders + names):
-            is_folder, known = os.path.isdir(path), path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
-            if (
-                known and not is_folder and (os.path.isfile(path) or not os.path.exists(path))
-            ):  # broken links fail later
+            known = path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES
+            if known and (os.path.isfile(path) or not os.path.exists(path)):  # a broken link fails when it is read
                 yield path
-            elif path.is_symlink() if is_folder else known:
+            elif path.is_symlink() if os.path.isdir(path) else known:
                 print(f'run_exported: {path} is left out: a link to a folder, or no file', file=sys.stderr)
     yield from unreadable
 

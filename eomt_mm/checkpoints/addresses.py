@@ -14,7 +14,7 @@ import torch
 
 HUB = re.compile(r'hf://(?P<repo>[\w.-]+/[\w.-]+)(@(?P<revision>[\w./-]+))?')
 HUB_PAGE = re.compile(
-    r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:resolve|blob|tree)/(?P<revision>[\w.-]+).*)?/?(?:[?#].*)?'
+    r'https://(?:huggingface\.co|hf\.co)/(?P<repo>[\w.-]+/[\w.-]+)(?:/(?:resolve|blob|tree)/(?P<revision>[\w.-]+)(?:[^\w.\n-].*)?|/?(?:[?#].*)?)'
 )
 HUB_FILES = ['*.json', '*.safetensors', 'pytorch_model.bin']
 TIMEOUT = 60  # seconds without a byte
