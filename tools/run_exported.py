@@ -36,7 +36,7 @@ except ImportError as error:
 Array = np.ndarray
 Size = tuple[int, int]  # (height, width) in pixels
 Graph = Callable[..., dict[str, Array]]  # from inputs to outputs, by name
-Read = tuple[Graph, str, list[int | None], list[str]]  # graph, metadata, shape of the input, names of the outputs
+Read = tuple[Graph, str, list[int | None], list[set[str]]]  # graph, metadata, shape of the input, names of each output
 Reader = Callable[[Path | bytes], Read]  # of a file, or of an ONNX file's content
 KEY, FORMAT = 'eomt_mm.json', 2
 # As in eomt_mm; docs/inference.md gives the reasons.
@@ -315,14 +315,15 @@ def open_model(path: Path, precision: str = 'f32', threads: int = 0) -> Model:
     return Model(meta, graph, steps)
 
 
-def check(meta: dict[str, Any], size: list[int | None], outputs: list[str]) -> None:
-    """Check the metadata of a graph with these outputs, and with an input of this (height, width), None: any."""
+def check(meta: dict[str, Any], size: list[int | None], outputs: list[set[str]]) -> None:
+    """Check the metadata of a graph with this (height, width) of the input, None: any, and these names of outputs."""
     if meta.get('format') != FORMAT:
         raise ValueError(f'metadata of format {meta.get("format")}, read is {FORMAT}')
     sides = zip(meta['input']['size'], size, strict=True)
     fits = (
         all(type(side) is int and 0 < side <= 2**13 and fixed in (side, None) for side, fixed in sides)
-        and list(meta['outputs']) == outputs and {*map(type, meta['classes'])} <= {str}
+        and all(name in names for name, names in zip(meta['outputs'], outputs, strict=True))
+        and {*map(type, meta['classes'])} <= {str}
         and meta['task'] in SEGMENTS and meta['geometry'] in ('padding', 'windows')
         and all(len(colour) == 3 and {*map(type, colour)} == {int} for colour in meta['palette'])
         and [type(meta[key]) for key in ('classes', 'palette', 'num_things', 'postprocess_in_graph')]
@@ -337,6 +338,11 @@ def said(error: Exception) -> str:
     return ' '.join((str(error) if isinstance(error, OSError | ValueError) else repr(error)).split())
 
 
+def named(outputs: list[set[str]], run: Callable[[dict[str, Array]], Iterable[Array]]) -> Graph:
+    """Return the results of a runtime by every name of each output."""
+    return lambda **inputs: {k: values for names, values in zip(outputs, run(inputs), strict=True) for k in names}
+
+
 def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
     if precision != 'f32':
         raise ValueError(f'--precision {precision} is for OpenVINO: give an .xml file')
@@ -348,9 +354,10 @@ def onnx_reader(onnxruntime: Any, precision: str, threads: int) -> Reader:
     def read(source: Path | bytes) -> Read:
         content = source if isinstance(source, bytes) else str(source)
         session = onnxruntime.InferenceSession(content, options, providers=providers)
-        text, names = session.get_modelmeta().custom_metadata_map.get(KEY, ''), [x.name for x in session.get_outputs()]
+        text = session.get_modelmeta().custom_metadata_map.get(KEY, '')
+        outputs = [{output.name} for output in session.get_outputs()]
         shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
-        return lambda **inputs: dict(zip(names, session.run(None, inputs), strict=True)), text, shape, names
+        return named(outputs, lambda inputs: session.run(None, inputs)), text, shape, outputs
 
     return read
 
@@ -372,8 +379,8 @@ def openvino_reader(openvino: Any, precision: str, threads: int) -> Reader:
         compiled = core.compile_model(graph, 'CPU', exact)
         text = graph.get_rt_info(KEY).astype(str) if graph.has_rt_info(KEY) else ''
         shape = [side.get_length() if side.is_static else None for side in compiled.inputs[0].partial_shape]
-        names = [output.get_any_name() for output in compiled.outputs]
-        return lambda **inputs: dict(zip(names, compiled(inputs).values(), strict=True)), text, shape, names
+        outputs = [output.get_names() for output in compiled.outputs]  # an output can have several
+        return named(outputs, lambda inputs: compiled(inputs).values()), text, shape, outputs
 
     return read
 

@@ -1,7 +1,7 @@
 """Metadata of an exported file: one JSON text with everything that a runtime must know besides the graph."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 # Of ONNX' metadata_props, of OpenVINO's rt_info, and of the extra file in a torch.export program.
@@ -18,13 +18,13 @@ def as_text(metadata: dict[str, Any]) -> str:
     return json.dumps(metadata, ensure_ascii=False)
 
 
-def from_text(text: str, size: Sequence[int | None], outputs: Sequence[str]) -> dict[str, Any]:
+def from_text(text: str, size: Sequence[int | None], outputs: Sequence[Collection[str]]) -> dict[str, Any]:
     """Read the metadata of a graph, and check what its users read.
 
     Args:
         text: as stored; '' if there is none.
         size: (height, width) of the graph's input, None where the graph takes any.
-        outputs: names of the graph's outputs.
+        outputs: names of each of the graph's outputs.
 
     Raises:
         ValueError: the text is no JSON, of another format, incomplete, or that of another graph.
@@ -40,10 +40,18 @@ def from_text(text: str, size: Sequence[int | None], outputs: Sequence[str]) -> 
     wrong = [key for key, kind in KINDS.items() if type(metadata.get(key)) is not kind]
     wrong += ['classes'] if not all(isinstance(name, str) for name in metadata.get('classes') or ()) else []
     wrong += ['input'] if not _is_size_of(metadata.get('input'), size) else []
-    wrong += ['outputs'] if list(metadata.get('outputs') or ()) != list(outputs) else []
+    wrong += ['outputs'] if not _are_names_of(metadata.get('outputs'), outputs) else []
     if wrong:
         raise ValueError(f'its metadata do not fit its graph: {", ".join(wrong)}')
     return metadata
+
+
+def _are_names_of(stated: Any, outputs: Sequence[Collection[str]]) -> bool:
+    return (
+        isinstance(stated, dict)
+        and len(stated) == len(outputs)
+        and all(name in names for name, names in zip(stated, outputs, strict=True))
+    )
 
 
 def _is_size_of(stated: Any, size: Sequence[int | None]) -> bool:

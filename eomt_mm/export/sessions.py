@@ -11,7 +11,7 @@ from eomt_mm.export.metadata import INPUT, KEY, from_text
 
 Array = np.ndarray
 Graph = Callable[[Array], Iterable[Array]]  # from images uint8 (N, 3, H, W) to outputs in order
-Opened = tuple[str, Graph, list[int | None], list[str]]  # metadata, graph, shape of the input, names of the outputs
+Opened = tuple[str, Graph, list[int | None], list[set[str]]]  # metadata, graph, input's shape, names of each output
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _open_onnx(path: Path, threads: int) -> Opened:
     options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     text = session.get_modelmeta().custom_metadata_map.get(KEY, '')
-    outputs = [output.name for output in session.get_outputs()]
+    outputs = [{output.name} for output in session.get_outputs()]
     shape = [side if isinstance(side, int) else None for side in session.get_inputs()[0].shape]
     return text, lambda images: session.run(None, {INPUT: images}), shape, outputs
 
@@ -84,7 +84,7 @@ def _open_openvino(path: Path, threads: int) -> Opened:
     settings: dict[str, Any] = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=threads)
     compiled = core.compile_model(model, 'CPU', settings)
     shape = [side.get_length() if side.is_static else None for side in compiled.inputs[0].partial_shape]
-    outputs = [output.get_any_name() for output in compiled.outputs]
+    outputs = [output.get_names() for output in compiled.outputs]  # an output can have several
     return text, lambda images: compiled({INPUT: images}).values(), shape, outputs
 
 
