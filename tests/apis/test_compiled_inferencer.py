@@ -49,7 +49,8 @@ def check_batch_and_image_sizes(task: str, folder: Path, **options: Any) -> None
     assert not counters['graph_break']
 
 
-@pytest.mark.parametrize('task', [pytest.param('panoptic', marks=pytest.mark.slow), 'semantic'])
+@pytest.mark.slow
+@pytest.mark.parametrize('task', ['panoptic', 'semantic'])
 def test_batch_and_image_sizes(task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     without_code(monkeypatch)
     check_batch_and_image_sizes(task, tmp_path)
