@@ -523,6 +523,14 @@ def run(model: Model, path: Path, out: Path, score_thr: float | None) -> int:
     return count
 
 
+def note(line: str) -> None:
+    """Print a line; `| head` ends the listing, not the work."""
+    try:
+        print(line, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('model', type=Path, help='.onnx or .xml file; the files with its weights lie beside it')
@@ -552,7 +560,7 @@ def main() -> None:
     for path, out in results.items():
         try:
             count = run(model, path, out, None if args.no_pictures else args.score_thr)
-            print(f'{path}: {count} segments; {out}{"/*" if path.suffix.lower() in VIDEO_SUFFIXES else ""}.json')
+            note(f'{path}: {count} segments; {out}{"/*" if path.suffix.lower() in VIDEO_SUFFIXES else ""}.json')
         except Exception as error:
             failed += 1
             print(f'run_exported: {"" if f" {path} " in str(error) else f"{path}: "}{said(error)}', file=sys.stderr)

@@ -214,7 +214,17 @@ def test_environment_variables(name: str, value: str, run: Run, monkeypatch: pyt
     assert not Path('out').exists()
 
 
-@pytest.mark.skipif(sys.platform != 'linux', reason='names of files are UTF-8')
+def test_a_closed_listing_does_not_end_the_work(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)  # as `| head` does
+    for name in 'abc':
+        image(f'{name}.png')
+    with os.fdopen(writer, 'w') as closed:
+        monkeypatch.setattr(sys, 'stdout', closed)
+        assert run('a.png', 'b.png', 'c.png') == 0
+    assert len(list(Path('out').glob('*.json'))) == 3
+
+
 def test_names_that_are_not_utf8(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     image('a.png')
     name = os.fsdecode(b'in\xff.png')
