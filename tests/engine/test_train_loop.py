@@ -396,6 +396,7 @@ def test_epochs_decide_schedule_and_validation(tool: Callable, coco_root: Path, 
     assert learning_rates == pytest.approx([1e-3 * (1 - step / steps) ** 0.9 for step in range(steps)])
 
 
+@pytest.mark.slow
 def test_accumulation_with_a_loop_that_counts_micro_batches_is_refused(
     tool: Callable, coco_root: Path, tmp_path: Path
 ) -> None:

@@ -158,6 +158,7 @@ def test_program_runs_any_batch_and_carries_its_metadata(tmp_path: Path) -> None
     assert [path.name for path in tmp_path.iterdir()] == ['x.pt2']
 
 
+@pytest.mark.slow
 def test_tool_writes_a_half_program_with_results(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
     overrides = [f'{key}={value}' for key, value in options('semantic').items()]
     words = ['--format', 'torch-export', '--half', '--with-postprocess', '--out', str(tmp_path / 'x.pt2')]

@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from paths import ROOT
 
 from eomt_mm.export.metadata import FORMAT, INPUT, KEY
-from eomt_mm.export.quantise import kept_in_float, operators_of
+from eomt_mm.export.quantise import kept_in_float, operators_of, quantise
 
 SIZE = 8
 CHANNELS = 16
@@ -91,9 +91,20 @@ def test_patch_embedding_and_products_stay_in_float() -> None:
     assert kept_in_float(operators) == ['node_patches', 'node_affinity', 'node_mask_logits']
 
 
+def images_of(seed: int) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [rng.integers(0, 256, (1, 3, SIZE, SIZE), np.uint8) for _ in range(4)]
+
+
+def test_int8_is_near_the_float_results(int8_parts: Any) -> None:
+    model, images = graph(), images_of(0)
+    found = int8_parts.outputs_of(quantise(model, images), images)
+    assert all(0 < error < 0.1 for error in int8_parts.errors(found, int8_parts.outputs_of(model, images)))
+
+
+@pytest.mark.slow
 def test_the_part_with_an_outlier_is_found(int8_parts: Any) -> None:
-    rng = np.random.default_rng(1)
-    images = [rng.integers(0, 256, (1, 3, SIZE, SIZE), np.uint8) for _ in range(4)]
+    images = images_of(1)
     for image in images:
         image[:, 0] = 0
     found = int8_parts.compare(graph(outlier=200.0), images)
