@@ -132,7 +132,7 @@ def check_target(args: argparse.Namespace) -> None:
     dst = Path(args.dst)
     if any(src.exists() and dst.exists() and dst.samefile(src) for src in (Path(args.src), weights_file(args.src))):
         raise ValueError(f'DST {dst} is SRC: name another one')
-    check_apart([dst], [weights_file(args.base or ''), args.config or ''])
+    check_apart([dst], [weights_file(name) for name in (args.base, args.config) if name])
     if args.to != 'hf' and dst.suffix == '.safetensors':
         raise ValueError(f'DST {dst}: --to {args.to} writes a file of torch; name it *.pth or pytorch_model.bin')
     check_free(dst, folder=args.to == 'hf')
